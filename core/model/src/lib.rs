@@ -1,0 +1,39 @@
+//! The nouns and quantities of accelpool: devices, partitions, claims, leases, plans.
+//!
+//! Plain data, valid by construction. No serde, no async, no IO: what crosses a wire
+//! or a disk is its own versioned type elsewhere and converts into these.
+
+mod claim;
+mod device;
+mod fault;
+mod inventory;
+mod name;
+mod pci;
+mod plan;
+mod pool;
+mod quantity;
+mod sample;
+mod topology;
+
+pub use crate::claim::{
+    Allocation, Claim, Grant, GrantedDevice, Lease, LeaseState, Portion, Request, Share,
+    ShareClass, UnknownShareClass, Wanted,
+};
+pub use crate::device::{
+    Device, DeviceKind, DeviceNode, Enforcement, Enforcements, Injection, Mount, Partition,
+    PartitionProfile, Partitioning, Placements, UnknownDeviceKind, UnknownEnforcement,
+};
+pub use crate::fault::{Fault, FaultClass, RecoveryAction, Taint, TaintEffect, UnknownTaintEffect};
+pub use crate::inventory::{Inventory, Target};
+pub use crate::name::{
+    BootId, ClaimId, DeviceName, DeviceUuid, NameError, PartitionName, PoolName, ProfileName,
+    RequestName, ShareId, VendorName,
+};
+pub use crate::pci::{BadPciAddress, PciAddress};
+pub use crate::plan::{PartitionStep, Plan, Step};
+pub use crate::pool::{Exposure, Pool, Selector, Sharing, UnknownExposure, UnknownSharing};
+pub use crate::quantity::{
+    Bandwidth, ComputePermille, MemoryBytes, Placement, QuantityError, Weight,
+};
+pub use crate::sample::Sample;
+pub use crate::topology::{Link, LinkKind, NumaNode, PcieNode, Topology, UnknownLinkKind};

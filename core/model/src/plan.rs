@@ -1,0 +1,64 @@
+//! A plan: the steps that change the node, in order, as data.
+
+use std::fmt;
+
+use crate::{ClaimId, DeviceName, DeviceUuid, PartitionName, ProfileName};
+
+/// What is to be done, in order. Undone in reverse order when a step fails.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// The steps.
+    pub steps: Vec<Step>,
+}
+
+/// One change to the node. Each can be done twice without harm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Makes a partition exist. One that is there and complete counts as made.
+    CreatePartition(PartitionStep),
+    /// Makes a partition, whole or half-created, not exist. One that is gone counts as destroyed.
+    DestroyPartition(PartitionStep),
+    /// Writes the CDI spec of a claim's lease.
+    WriteSpec(ClaimId),
+    /// Removes the CDI spec of a claim.
+    RemoveSpec(ClaimId),
+}
+
+/// The partition that a step makes or unmakes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionStep {
+    /// Its name, for people.
+    pub name: PartitionName,
+    /// Its device's name, for people.
+    pub device: DeviceName,
+    /// Its device's identity.
+    pub uuid: DeviceUuid,
+    /// Its shape.
+    pub profile: ProfileName,
+    /// Where it lies.
+    pub start: u32,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreatePartition(step) => write!(f, "create partition {}", step.name),
+            Self::DestroyPartition(step) => write!(f, "destroy partition {}", step.name),
+            Self::WriteSpec(claim) => write!(f, "write CDI spec of {claim}"),
+            Self::RemoveSpec(claim) => write!(f, "remove CDI spec of {claim}"),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    /// One step a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, step) in self.steps.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{step}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,154 @@
+//! Pools: named sets of this node's devices with one exposure and one sharing policy.
+
+use std::{fmt, str::FromStr};
+
+use crate::{Device, DeviceKind, DeviceName, PoolName, VendorName};
+
+/// A named set of devices. A device belongs to the first pool whose selector takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// Its name.
+    pub name: PoolName,
+    /// Which devices it takes.
+    pub selector: Selector,
+    /// Where its devices are offered.
+    pub exposure: Exposure,
+    /// How its devices may be cut.
+    pub sharing: Sharing,
+}
+
+/// Which devices are meant: each field that is given must match.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Selector {
+    /// One of these names, if any is given.
+    pub names: Vec<DeviceName>,
+    /// Of this kind.
+    pub kind: Option<DeviceKind>,
+    /// Driven by this vendor's adapter.
+    pub vendor: Option<VendorName>,
+    /// With this text in the model's name, in any case.
+    pub model: Option<String>,
+}
+
+impl Selector {
+    /// True if `device` is meant.
+    #[must_use]
+    pub fn matches(&self, device: &Device) -> bool {
+        let model =
+            |text: &String| device.model.to_ascii_lowercase().contains(&text.to_ascii_lowercase());
+        (self.names.is_empty() || self.names.contains(&device.name))
+            && self.kind.is_none_or(|kind| kind == device.kind)
+            && self.vendor.as_ref().is_none_or(|vendor| *vendor == device.vendor)
+            && self.model.as_ref().is_none_or(model)
+    }
+}
+
+/// Where the devices of a pool are offered. Node-local claims can always ask for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Exposure {
+    /// As `ResourceSlices`.
+    #[default]
+    Dra,
+    /// As extended resources.
+    DevicePlugin,
+    /// As both, on one ledger.
+    Both,
+}
+
+/// A text that names no [`Exposure`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("exposure `{0}` is not known: use dra, device-plugin or both")]
+pub struct UnknownExposure(pub String);
+
+impl Exposure {
+    /// The exposure as the configuration writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dra => "dra",
+            Self::DevicePlugin => "device-plugin",
+            Self::Both => "both",
+        }
+    }
+}
+
+impl FromStr for Exposure {
+    type Err = UnknownExposure;
+    fn from_str(text: &str) -> Result<Self, UnknownExposure> {
+        match text {
+            "dra" => Ok(Self::Dra),
+            "device-plugin" => Ok(Self::DevicePlugin),
+            "both" => Ok(Self::Both),
+            other => Err(UnknownExposure(other.chars().take(32).collect())),
+        }
+    }
+}
+
+impl fmt::Display for Exposure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// How the devices of a pool may be cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Sharing {
+    /// Whole, shared or partitioned, as each claim asks.
+    #[default]
+    Any,
+    /// Only whole.
+    Exclusive,
+    /// Whole or shared, never partitioned.
+    Shares,
+    /// Whole or partitioned, never shared.
+    Partitions,
+}
+
+/// A text that names no [`Sharing`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("sharing `{0}` is not known: use any, exclusive, shares or partitions")]
+pub struct UnknownSharing(pub String);
+
+impl Sharing {
+    /// The policy as the configuration writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Exclusive => "exclusive",
+            Self::Shares => "shares",
+            Self::Partitions => "partitions",
+        }
+    }
+
+    /// True if shares are allowed.
+    #[must_use]
+    pub const fn allows_shares(self) -> bool {
+        matches!(self, Self::Any | Self::Shares)
+    }
+
+    /// True if partitions are allowed.
+    #[must_use]
+    pub const fn allows_partitions(self) -> bool {
+        matches!(self, Self::Any | Self::Partitions)
+    }
+}
+
+impl FromStr for Sharing {
+    type Err = UnknownSharing;
+    fn from_str(text: &str) -> Result<Self, UnknownSharing> {
+        match text {
+            "any" => Ok(Self::Any),
+            "exclusive" => Ok(Self::Exclusive),
+            "shares" => Ok(Self::Shares),
+            "partitions" => Ok(Self::Partitions),
+            other => Err(UnknownSharing(other.chars().take(32).collect())),
+        }
+    }
+}
+
+impl fmt::Display for Sharing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}

@@ -1,0 +1,1 @@
+//! Decisions, one pure function per file.

@@ -1,0 +1,34 @@
+//! Proves that the committed code was made from the `.proto` files beside it.
+//!
+//! `ACCELPOOL_UPDATE=1 cargo test -p accelpool-proto` writes it anew.
+
+use std::{fs, path::Path};
+
+/// Every `.proto` file that code is made from, relative to the crate.
+const FILES: [&str; 2] = ["accelpool/node/v1/node.proto", "accelpool/worker/v1/worker.proto"];
+
+#[test]
+fn committed_code_is_fresh() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let descriptors = protox::compile(FILES, [root]).expect("the .proto files compile");
+    let out = tempfile::tempdir().expect("a temporary folder can be made");
+    tonic_prost_build::configure()
+        .out_dir(out.path())
+        .compile_fds(descriptors)
+        .expect("code can be made from the descriptors");
+
+    for entry in fs::read_dir(out.path()).expect("the output folder can be read") {
+        let made = entry.expect("the output folder can be read").path();
+        let committed = root.join("src/gen").join(made.file_name().expect("a file has a name"));
+        let fresh = fs::read_to_string(&made).expect("made code is text");
+        if std::env::var_os("ACCELPOOL_UPDATE").is_some() {
+            fs::create_dir_all(root.join("src/gen")).expect("the folder can be made");
+            fs::write(&committed, &fresh).expect("the committed code can be written");
+        }
+        assert!(
+            fs::read_to_string(&committed).is_ok_and(|text| text == fresh),
+            "`{}` is stale: run `ACCELPOOL_UPDATE=1 cargo test -p accelpool-proto`",
+            committed.display()
+        );
+    }
+}
