@@ -1,0 +1,130 @@
+//! Where words go: answers to standard output, all else to standard error.
+//!
+//! Text from the daemon is cleaned before it reaches a terminal: a label or a reason may
+//! come from a tenant, and must not move the cursor.
+
+mod human;
+mod page;
+mod progress;
+mod table;
+mod tone;
+
+use std::{
+    error::Error,
+    io::{self, IsTerminal, Write},
+};
+
+use serde::Serialize;
+
+use crate::{
+    args::{ColorChoice, Format},
+    failure::Failure,
+};
+
+pub(crate) use self::{
+    human::{age, clean, list, memory, permille, timestamp},
+    page::Page,
+    progress::Progress,
+    table::{Cell, Column, Table},
+    tone::Tone,
+};
+
+/// What tables and paragraphs keep to, whatever the terminal: it fits a report and a ticket.
+pub(crate) const LINE_WIDTH: usize = 100;
+
+/// The streams of this program and the form its user wants.
+pub(crate) struct Console {
+    format: Format,
+    output_color: bool,
+    error_color: bool,
+    now_ms: u64,
+}
+
+impl Console {
+    /// The console for the options given; asks the streams whether they are terminals.
+    pub(crate) fn new(format: Format, color: ColorChoice, now_ms: u64) -> Self {
+        Self {
+            format,
+            output_color: tone::is_wanted(color, io::stdout().is_terminal()),
+            error_color: tone::is_wanted(color, io::stderr().is_terminal()),
+            now_ms,
+        }
+    }
+
+    /// The form that was asked for.
+    pub(crate) fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Prints an answer: the document in a form for programs, else what `write` puts on the page.
+    pub(crate) fn print(
+        &self,
+        document: &impl Serialize,
+        write: impl FnOnce(&mut Page),
+    ) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => self.print_json(document),
+            Format::Yaml => print_text(&serde_norway::to_string(document).map_err(Failure::Yaml)?),
+            Format::Table | Format::Wide => {
+                let wide = self.format == Format::Wide;
+                let mut page = Page::new(self.output_color, wide, self.now_ms);
+                write(&mut page);
+                print_text(page.text())
+            }
+        }
+    }
+
+    /// Prints a document for which there is no table.
+    pub(crate) fn print_json(&self, document: &impl Serialize) -> Result<(), Failure> {
+        let mut text = serde_json::to_string_pretty(document).map_err(Failure::Json)?;
+        text.push('\n');
+        print_text(&text)
+    }
+
+    /// Says something to the person, beside the answer.
+    pub(crate) fn note(&self, text: &str) {
+        // Where nobody can be told, there is nobody to tell that.
+        let _ = writeln!(io::stderr(), "{}", clean(text));
+    }
+
+    /// Says why a command failed, with every reason behind it, and what to try.
+    pub(crate) fn report(&self, failure: &Failure) {
+        if !failure.is_worth_words() {
+            return;
+        }
+        let mut message = clean(&failure.to_string()).into_owned();
+        if let Failure::HungUp(_) | Failure::Transport { .. } = failure {
+            // Their sources are layers of libraries that repeat each other.
+        } else {
+            let mut source = failure.source();
+            while let Some(reason) = source {
+                message.push_str(&format!(": {}", clean(&reason.to_string())));
+                source = reason.source();
+            }
+        }
+        let paint = |text: &str, tone: Tone| tone.paint(text, self.error_color);
+        let kind = match failure.code() {
+            Some(code) => format!("error[{code}]"),
+            None => "error".to_owned(),
+        };
+        let mut text = format!("{}: {message}\n", paint(&kind, Tone::Bad));
+        if let Some(hint) = failure.hint() {
+            text.push_str(&format!("{}: {}\n", paint("hint", Tone::Strong), clean(&hint)));
+        }
+        if let Some(code) = failure.code() {
+            text.push_str(&format!("{}: docs/errors/{code}.md\n", paint("help", Tone::Strong)));
+        }
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+
+    /// A progress line for calls; silent unless a person watches.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress::new(io::stderr().is_terminal())
+    }
+}
+
+/// Prints text as it is.
+pub(crate) fn print_text(text: &str) -> Result<(), Failure> {
+    let mut output = io::stdout().lock();
+    output.write_all(text.as_bytes()).and_then(|()| output.flush()).map_err(Failure::Output)
+}
