@@ -214,7 +214,6 @@ fn node(most: usize) -> impl Strategy<Value = (Vec<Free>, Vec<Link>)> {
 }
 
 /// A node, how many of its devices are wanted, and which must be among them.
-#[expect(clippy::type_complexity, reason = "a test's own data")]
 fn wanted(most: usize) -> impl Strategy<Value = (Vec<Free>, Vec<Link>, usize, Vec<usize>)> {
     node(most).prop_flat_map(|(free, links)| {
         let places: Vec<usize> = (0..free.len()).collect();
