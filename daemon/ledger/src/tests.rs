@@ -15,7 +15,7 @@ use accelpool_model::{
     Wanted, Weight,
 };
 
-use crate::{Ledger, Replayed, Write, verify_bytes};
+use crate::{Ledger, Write};
 
 fn boot(name: &str) -> BootId {
     name.parse().expect("a test's boot id is valid")
@@ -29,9 +29,11 @@ fn ledger_with(path: &Path, commits: &[&[Write]]) {
     }
 }
 
-/// What the bytes of a ledger file hold, or why they are refused.
-fn verified(bytes: &[u8]) -> Result<Replayed, String> {
-    verify_bytes(bytes).map_err(|error| error.to_string())
+/// A path for a ledger, in a folder that lasts as long as the first value.
+fn place() -> (tempfile::TempDir, std::path::PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let path = folder.path().join("ledger");
+    (folder, path)
 }
 
 /// A lease whose content depends on `number` in every part.

@@ -31,11 +31,15 @@ pub(super) fn salvage(bytes: Vec<u8>) -> Result<(Contents, Vec<Unreadable>), Ver
         Err(refusal @ (VerifyError::Damaged(_) | VerifyError::Newer(_))) => refusal,
     };
     let witnessed = container::read_first_page(&bytes).unwrap_or(0);
-    let by_rows = rows(bytes.clone()).map(|rows| Found::by_rows(&rows));
-    let found = match by_rows {
-        Some(found) if found.sequence >= witnessed => found,
-        Some(_) | None => Found::by_scan(&bytes, &refusal),
-    };
+    let by_scan = Found::by_scan(&bytes);
+    let by_rows = rows(bytes).map(|rows| Found::by_rows(&rows));
+    let newest = witnessed.max(by_scan.sequence);
+    let mut found = by_rows.filter(|found| found.sequence >= newest).unwrap_or(by_scan);
+    if found.unreadable.is_empty() {
+        // There is a reason why this ledger was refused, so somebody has to look at it.
+        let reason = format!("the ledger was refused ({refusal}){}", found.caution());
+        found.unreadable.push(Unreadable { record: "unknown".into(), reason });
+    }
     Ok(found.finish())
 }
 
@@ -52,6 +56,8 @@ fn rows(bytes: Vec<u8>) -> Option<Vec<(String, Vec<u8>)>> {
 /// The newest record of each key so far.
 #[derive(Default)]
 struct Found {
+    /// True if they were found by looking through the file.
+    searched: bool,
     sequence: u64,
     records: BTreeMap<Key, (u64, Record)>,
     unreadable: Vec<Unreadable>,
@@ -71,8 +77,8 @@ impl Found {
         found
     }
 
-    fn by_scan(bytes: &[u8], refusal: &VerifyError) -> Self {
-        let mut found = Self::default();
+    fn by_scan(bytes: &[u8]) -> Self {
+        let mut found = Self { searched: true, ..Self::default() };
         let mut at = 0;
         while let Some(start) = find(bytes, JSON_START, at) {
             at = start + 1;
@@ -80,14 +86,17 @@ impl Found {
                 found.keep(sequence, record);
             }
         }
-        found.unreadable.push(Unreadable {
-            record: "unknown".into(),
-            reason: format!(
-                "the ledger could not be read ({refusal}), so its file was searched for records: \
-                 some may be missing here, and leases that were released may be listed"
-            ),
-        });
         found
+    }
+
+    /// What to know of the records found.
+    fn caution(&self) -> &'static str {
+        if self.searched {
+            ", so its file was searched for records: some may be missing here, \
+             and leases that were released may be listed"
+        } else {
+            ", but its records could be read"
+        }
     }
 
     fn keep(&mut self, sequence: u64, record: Record) {

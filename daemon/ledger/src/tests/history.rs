@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use accelpool_model::{ClaimId, DeviceUuid, Lease, Taint};
 use proptest::prelude::*;
 
-use super::{boot, lease, put_taints, remove, taint};
+use super::{boot, lease, place, put_taints, remove, taint};
 use crate::{Ledger, Replayed, Write};
 
 #[derive(Debug, Clone)]
@@ -72,8 +72,7 @@ proptest! {
 
     #[test]
     fn what_was_committed_is_replayed(history in prop::collection::vec(event(), 0..24)) {
-        let folder = tempfile::tempdir().expect("a folder for the test");
-        let path = folder.path().join("ledger");
+        let (_folder, path) = place();
         let mut expected = Expected::default();
         let mut starts = 0;
         let mut open = || {
