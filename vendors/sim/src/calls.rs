@@ -14,7 +14,7 @@ use crate::{
 pub(crate) struct Steps<'a> {
     method: Method,
     device: Option<DeviceUuid>,
-    steps: Vec<&'a CallStep>,
+    acting: Vec<&'a CallStep>,
 }
 
 /// True if the script has a step that this call could be for.
@@ -29,7 +29,7 @@ pub(crate) fn count<'a>(
     method: Method,
     device: Option<&DeviceUuid>,
 ) -> Steps<'a> {
-    let mut steps = Vec::new();
+    let mut acting = Vec::new();
     for step in script.calls.iter().filter(|step| step.matches(method, device)) {
         let seen = state.calls.entry(step.id.clone()).or_default();
         let last = step.nth.saturating_add(step.times - 1);
@@ -38,10 +38,10 @@ pub(crate) fn count<'a>(
         }
         *seen += 1;
         if *seen >= step.nth {
-            steps.push(step);
+            acting.push(step);
         }
     }
-    Steps { method, device: device.cloned(), steps }
+    Steps { method, device: device.cloned(), acting }
 }
 
 impl CallStep {
@@ -53,12 +53,12 @@ impl CallStep {
 impl Steps<'_> {
     /// No steps.
     pub(crate) fn none(method: Method) -> Self {
-        Self { method, device: None, steps: Vec::new() }
+        Self { method, device: None, acting: Vec::new() }
     }
 
     /// Does what the steps do at that moment, in the order of the script. Holds no lock.
     pub(crate) fn act(&self, at: Moment) -> Result<(), VendorError> {
-        for step in self.steps.iter().filter(|step| step.at == at) {
+        for step in self.acting.iter().filter(|step| step.at == at) {
             match &step.effect {
                 Effect::Delay(delay) => thread::sleep(*delay),
                 Effect::Hang => loop {

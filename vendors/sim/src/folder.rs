@@ -192,7 +192,7 @@ mod tests {
         check("", Some(241));
         check("Character devices:\n  1 mem\n254 gpio\n\nBlock devices:\n241 x\n", Some(241));
         check("Character devices:\n241 hidraw\n240 x\n", Some(242));
-        let all: String = (240..=254).map(|major| format!("{major} x\n")).collect();
-        check(&all, None);
+        let all: Vec<String> = (240..=254).map(|major| format!("{major} x")).collect();
+        check(&all.join("\n"), None);
     }
 }

@@ -140,7 +140,7 @@ fn device(path: &str, raw: &raw::Device, model: &Model<'_>) -> Result<Device, Re
         uuid: parse(format!("{path}.uuid"), &raw.uuid)?,
         vendor: model.vendor.clone(),
         kind: model.kind,
-        model: model.raw.model.clone(),
+        model: model.raw.product.clone(),
         architecture: model.raw.architecture.clone(),
         pci,
         driver_version: model.raw.driver_version.clone(),
@@ -220,11 +220,9 @@ fn distinct(links: Vec<(String, Link)>) -> Result<Vec<Link>, Refusal> {
 }
 
 fn bandwidth(path: &str, rate: i64) -> Result<Bandwidth, Refusal> {
-    match u64::try_from(rate) {
-        Ok(rate @ 1..=BANDWIDTH_MAX) => Ok(Bandwidth::from_bytes_per_second(rate)),
-        Ok(_) | Err(_) => {
-            let path = format!("{path}.bandwidth_bytes_per_second");
-            Err(refuse(path, rate, format!("use 1 to {BANDWIDTH_MAX}")))
-        }
-    }
+    let valid = u64::try_from(rate).ok().filter(|rate| (1..=BANDWIDTH_MAX).contains(rate));
+    valid.map(Bandwidth::from_bytes_per_second).ok_or_else(|| {
+        let path = format!("{path}.bandwidth_bytes_per_second");
+        refuse(path, rate, format!("use 1 to {BANDWIDTH_MAX}"))
+    })
 }

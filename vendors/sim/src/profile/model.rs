@@ -40,7 +40,7 @@ impl<'a> Model<'a> {
     pub(super) fn read(path: &str, raw: &'a raw::Model) -> Result<Self, Refusal> {
         for (key, text) in [
             ("name", &raw.name),
-            ("model", &raw.model),
+            ("product", &raw.product),
             ("architecture", &raw.architecture),
             ("driver_version", &raw.driver_version),
         ] {

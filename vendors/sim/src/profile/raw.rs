@@ -22,7 +22,7 @@ pub(super) struct Model {
     pub(super) name: String,
     pub(super) vendor: String,
     pub(super) kind: String,
-    pub(super) model: String,
+    pub(super) product: String,
     pub(super) architecture: String,
     pub(super) driver_version: String,
     pub(super) memory: String,
