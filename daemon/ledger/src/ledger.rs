@@ -145,10 +145,10 @@ impl State {
     /// Length of all records once `changes` are made.
     fn bytes_after(&self, changes: &[Change]) -> usize {
         let mut bytes = self.bytes;
-        let mut changed = BTreeMap::new();
+        let mut replaced = BTreeMap::new();
         for change in changes {
             let (key, len) = change.len();
-            let before = changed.insert(key, len).or_else(|| self.lengths.get(key).copied());
+            let before = replaced.insert(key, len).or_else(|| self.lengths.get(key).copied());
             bytes = bytes - before.unwrap_or(0) + len;
         }
         bytes

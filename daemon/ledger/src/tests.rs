@@ -1,7 +1,9 @@
 //! What the ledger promises, held against files that time, power and people have worked on.
 
 mod damage;
+mod failing;
 mod files;
+mod golden;
 mod growth;
 mod history;
 mod power;

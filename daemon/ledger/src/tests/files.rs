@@ -66,7 +66,7 @@ fn another_version_is_ap0002() {
 #[test]
 fn something_else_is_ap0003() {
     check(|path| fs::write(path, "hello").expect("writable"), "AP0003", FOREIGN);
-    check(|path| fs::write(path, [0; 20_000]).expect("writable"), "AP0003", FOREIGN);
+    check(|path| fs::write(path, vec![0; 20_000]).expect("writable"), "AP0003", FOREIGN);
     check(|path| fs::create_dir(path).expect("a new folder"), "AP0003", FOREIGN);
     let redb = |path: &Path| drop(redb::Database::create(path).expect("a bare database"));
     check(redb, "AP0003", FOREIGN);

@@ -86,7 +86,9 @@ proptest! {
             match event {
                 Event::Commit(writes) => {
                     ledger.commit(&writes).expect("a small commit succeeds");
-                    writes.into_iter().for_each(|write| expected.apply(write));
+                    for write in writes {
+ expected.apply(write);
+ }
                 }
                 Event::Restart => {
                     drop(ledger);
