@@ -18,7 +18,7 @@ Exit codes:
   5  there is no such claim, device, partition or vendor
 
 Files:
-  /run/accelpool/node.sock  the daemon's socket, unless --socket or ACCELPOOL_SOCKET says otherwise
+  /run/accelpool/node.sock  the daemon's socket, unless --socket or ACCELPOOL_SOCKET is given
 
 Environment:
   ACCELPOOL_SOCKET  as --socket
@@ -29,7 +29,6 @@ Examples:
   accelpool devices                        what is there, who holds it, what is wrong with it
   accelpool explain train                  why claim `train` has what it has, or was refused
   accelpool claim create train --count 2   two whole devices that lie close together
-  podman run --device $(accelpool claim create one -o json | jq -r '.lease.allocations[0].cdi_id') ...
   source <(accelpool completion bash)      completion for this shell";
 
 /// Shows and hands out the accelerators of this node.
@@ -80,7 +79,7 @@ pub(crate) enum Format {
 /// When to use colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum ColorChoice {
-    /// On a terminal, unless NO_COLOR is set
+    /// On a terminal, unless the variable `NO_COLOR` is set
     #[default]
     Auto,
     /// Always
@@ -102,6 +101,8 @@ pub(crate) enum Command {
     /// List the pools of the configuration and their devices
     #[command(visible_alias = "pool")]
     Pools,
+    /// Show the node as a tree with its links, or draw it
+    Topology(TopologyArguments),
     /// Tell a claim's story: what it holds, for whom, what enforces it, why it was refused
     Explain(ExplainArguments),
     /// Create or release node-local claims, without Kubernetes
@@ -115,6 +116,8 @@ pub(crate) enum Command {
     Status,
     /// Print everything the daemon knows as one document, for a bug report
     Snapshot,
+    /// Check this host and the daemon, with a remedy for each finding
+    Doctor(DoctorArguments),
     /// Close every handle on a vendor's devices, as before a driver change
     Quiesce(QuiesceArguments),
     /// Copy the ledger out of, or into, its file while the daemon is down
@@ -142,6 +145,13 @@ pub(crate) struct PartitionsArguments {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct TopologyArguments {
+    /// Draw the topology into this file instead; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ExplainArguments {
     /// The claim's name, or its UID in Kubernetes
     pub(crate) claim: String,
@@ -162,9 +172,9 @@ pub(crate) enum ClaimCommand {
 
 const CREATE_HELP: &str = "\
 Examples:
-  accelpool claim create train --count 4 --kind gpu          four whole GPUs that lie close together
-  accelpool claim create dev --memory 10Gi --compute 250     10 GiB and a quarter of one device's time
-  accelpool claim create test --partition 1g.10gb            one partition, made if need be
+  accelpool claim create train --count 4 --kind gpu       four whole GPUs that lie close together
+  accelpool claim create dev --memory 10Gi --compute 250  10 GiB and a quarter of a device's time
+  accelpool claim create test --partition 1g.10gb         one partition, made if need be
   accelpool claim create both --device gpu-0000-1b-00-0 --device gpu-0000-43-00-0";
 
 #[derive(Debug, Args)]
@@ -216,7 +226,6 @@ pub(crate) struct CreateArguments {
 
 /// What a device is.
 #[derive(Debug, Clone, Copy, ValueEnum)]
-#[expect(missing_docs, reason = "the names say it")]
 pub(crate) enum Kind {
     Gpu,
     Npu,
@@ -330,6 +339,13 @@ pub(crate) struct UntaintArguments {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    /// Check the host whose root folder this is, such as /host in a debug container
+    #[arg(long, value_name = "PATH", default_value = "/")]
+    pub(crate) root: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct QuiesceArguments {
     /// The vendor [default: all of them]
     pub(crate) vendor: Option<String>,
@@ -360,7 +376,6 @@ pub(crate) struct CompletionArguments {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-#[expect(missing_docs, reason = "the names say it")]
 pub(crate) enum Shell {
     Bash,
     Zsh,

@@ -32,7 +32,7 @@ use crate::{
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Changing may cut a partition, which takes a vendor's library several seconds.
-const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
+const CHANGE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// 10,000 leases of 8 allocations with labels take about 20 MiB.
 const ANSWER_BYTES_MAX: usize = 64 << 20;

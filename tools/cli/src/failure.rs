@@ -1,6 +1,7 @@
 //! Why a command failed, as an exit code and as words for the person at the terminal.
 
 use std::{
+    error::Error,
     io,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -92,7 +93,7 @@ impl Failure {
     /// A refusal, or the loss of the connection: both arrive as a status.
     pub(crate) fn from_status(status: Status) -> Self {
         // A status that came over the wire has no source; one made on this side has.
-        match std::error::Error::source(&status) {
+        match status.source() {
             Some(_) => Self::HungUp(Box::new(status)),
             None => Self::Refused(Box::new(status)),
         }
@@ -171,6 +172,21 @@ impl Failure {
     }
 }
 
+/// The failure with every reason behind it, in one line.
+pub(crate) fn chain(failure: &Failure) -> String {
+    let mut message = failure.to_string();
+    // The sources of a lost connection are layers of libraries that repeat each other.
+    if !matches!(failure, Failure::HungUp(_) | Failure::Transport { .. }) {
+        let mut source = failure.source();
+        while let Some(reason) = source {
+            message.push_str(": ");
+            message.push_str(&reason.to_string());
+            source = reason.source();
+        }
+    }
+    message
+}
+
 const AGE_HINT: &str = "compare the versions of both programs with `accelpool status`";
 
 /// The exit code that stands for a gRPC code.
@@ -217,23 +233,22 @@ fn hint_for_status(status: &Status) -> Option<&'static str> {
 }
 
 fn hint_for_connect(path: &Path, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => format!(
-            "accelpoold is not running, or listens elsewhere than `{}`: \
-             systemctl start accelpoold, or give --socket",
-            path.display()
-        ),
-        io::ErrorKind::PermissionDenied => {
-            "join the group that may read: sudo usermod -aG accelpool $USER, then log in anew"
-                .to_owned()
-        }
-        io::ErrorKind::ConnectionRefused => {
-            "the socket is there but nobody listens, so accelpoold has stopped: \
-             systemctl start accelpoold, and journalctl -u accelpoold says why it stopped"
-                .to_owned()
-        }
-        _ => "see `accelpool doctor`".to_owned(),
+    if error.kind() == io::ErrorKind::NotFound {
+        let path = path.display();
+        return format!(
+            "accelpoold is not running, or listens elsewhere than `{path}`: \
+             systemctl start accelpoold, or give --socket"
+        );
     }
+    let hint = if error.kind() == io::ErrorKind::PermissionDenied {
+        "join the group that may read: sudo usermod -aG accelpool $USER, then log in anew"
+    } else if error.kind() == io::ErrorKind::ConnectionRefused {
+        "the socket is there but nobody listens, so accelpoold has stopped: \
+         systemctl start accelpoold, and journalctl -u accelpoold says why it stopped"
+    } else {
+        "`accelpool doctor` looks for what is wrong"
+    };
+    hint.to_owned()
 }
 
 /// True for `AP` and four digits: only such a code has a page.

@@ -9,10 +9,12 @@
 mod args;
 mod client;
 mod commands;
+mod doctor;
 mod document;
 mod failure;
 mod output;
 mod quantity;
+mod topology;
 
 use std::{process::ExitCode, time::SystemTime};
 

@@ -9,20 +9,17 @@ mod progress;
 mod table;
 mod tone;
 
-use std::{
-    error::Error,
-    io::{self, IsTerminal, Write},
-};
+use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
 use crate::{
     args::{ColorChoice, Format},
-    failure::Failure,
+    failure::{Failure, chain},
 };
 
 pub(crate) use self::{
-    human::{age, clean, list, memory, permille, timestamp},
+    human::{age, bandwidth, clean, list, memory, permille, timestamp},
     page::Page,
     progress::Progress,
     table::{Cell, Column, Table},
@@ -63,7 +60,7 @@ impl Console {
         write: impl FnOnce(&mut Page),
     ) -> Result<(), Failure> {
         match self.format {
-            Format::Json => self.print_json(document),
+            Format::Json => print_json(document),
             Format::Yaml => print_text(&serde_norway::to_string(document).map_err(Failure::Yaml)?),
             Format::Table | Format::Wide => {
                 let wide = self.format == Format::Wide;
@@ -74,57 +71,49 @@ impl Console {
         }
     }
 
-    /// Prints a document for which there is no table.
-    pub(crate) fn print_json(&self, document: &impl Serialize) -> Result<(), Failure> {
-        let mut text = serde_json::to_string_pretty(document).map_err(Failure::Json)?;
-        text.push('\n');
-        print_text(&text)
-    }
-
-    /// Says something to the person, beside the answer.
-    pub(crate) fn note(&self, text: &str) {
-        // Where nobody can be told, there is nobody to tell that.
-        let _ = writeln!(io::stderr(), "{}", clean(text));
-    }
-
     /// Says why a command failed, with every reason behind it, and what to try.
     pub(crate) fn report(&self, failure: &Failure) {
         if !failure.is_worth_words() {
             return;
         }
-        let mut message = clean(&failure.to_string()).into_owned();
-        if let Failure::HungUp(_) | Failure::Transport { .. } = failure {
-            // Their sources are layers of libraries that repeat each other.
-        } else {
-            let mut source = failure.source();
-            while let Some(reason) = source {
-                message.push_str(&format!(": {}", clean(&reason.to_string())));
-                source = reason.source();
-            }
-        }
-        let paint = |text: &str, tone: Tone| tone.paint(text, self.error_color);
-        let kind = match failure.code() {
-            Some(code) => format!("error[{code}]"),
-            None => "error".to_owned(),
+        let mut lines = Vec::new();
+        let mut say = |word: &str, tone: Tone, text: &str| {
+            lines.push(format!("{}: {}\n", tone.paint(word, self.error_color), clean(text)));
         };
-        let mut text = format!("{}: {message}\n", paint(&kind, Tone::Bad));
+        match failure.code() {
+            Some(code) => say(&format!("error[{code}]"), Tone::Bad, &chain(failure)),
+            None => say("error", Tone::Bad, &chain(failure)),
+        }
         if let Some(hint) = failure.hint() {
-            text.push_str(&format!("{}: {}\n", paint("hint", Tone::Strong), clean(&hint)));
+            say("hint", Tone::Strong, &hint);
         }
         if let Some(code) = failure.code() {
-            text.push_str(&format!("{}: docs/errors/{code}.md\n", paint("help", Tone::Strong)));
+            say("help", Tone::Strong, &format!("docs/errors/{code}.md"));
         }
-        let _ = io::stderr().write_all(text.as_bytes());
+        // Where nobody can be told, there is nobody to tell that.
+        let _ = io::stderr().write_all(lines.concat().as_bytes());
     }
+}
 
-    /// A progress line for calls; silent unless a person watches.
-    pub(crate) fn progress(&self) -> Progress {
-        Progress::new(io::stderr().is_terminal())
-    }
+/// Prints a document for which there is no table.
+pub(crate) fn print_json(document: &impl Serialize) -> Result<(), Failure> {
+    let mut text = serde_json::to_string_pretty(document).map_err(Failure::Json)?;
+    text.push('\n');
+    print_text(&text)
 }
 
 /// Prints text as it is.
 pub(crate) fn print_text(text: &str) -> Result<(), Failure> {
     let mut output = io::stdout().lock();
     output.write_all(text.as_bytes()).and_then(|()| output.flush()).map_err(Failure::Output)
+}
+
+/// Says something to the person, beside the answer.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", clean(text));
+}
+
+/// A progress line for calls; silent unless a person watches.
+pub(crate) fn progress() -> Progress {
+    Progress::new(io::stderr().is_terminal())
 }

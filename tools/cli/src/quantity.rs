@@ -20,7 +20,7 @@ const UNITS: [(&str, u64); 10] = [
 ];
 
 /// The longest wait that can be asked for: nothing that the daemon does takes longer.
-const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+const TIMEOUT_MAX: Duration = Duration::from_hours(1);
 
 /// Why a text is no quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -11,7 +11,7 @@ use crate::{
     client::Client,
     document::Lease,
     failure::Failure,
-    output::{Column, Console, Page, Table, Tone},
+    output::{Column, Console, Page, Table, Tone, note},
     quantity::Label,
 };
 
@@ -93,9 +93,10 @@ pub(super) async fn release(
     }
     console.print(&document, |page| {
         for claim in &document.claims {
-            let (word, tone) = match claim.released {
-                true => ("released", Tone::Good),
-                false => ("not there, nothing to release", Tone::Faint),
+            let (word, tone) = if claim.released {
+                ("released", Tone::Good)
+            } else {
+                ("not there, nothing to release", Tone::Faint)
             };
             page.spans(&[(&format!("claim {} ", claim.claim), Tone::Plain), (word, tone)]);
         }
@@ -107,7 +108,7 @@ pub(super) async fn release(
     }
     let exit = first.exit();
     for (name, failure) in &failures {
-        console.note(&format!("claim {name}:"));
+        note(&format!("claim {name}:"));
         console.report(failure);
     }
     Err(Failure::Several(failed, names.len(), exit))

@@ -7,7 +7,7 @@ use crate::{
     client::Client,
     document::{Allocation, Lease, Portion},
     failure::Failure,
-    output::{Cell, Column, Console, Table, Tone, age, memory, permille, timestamp},
+    output::{Cell, Column, Console, Table, Tone, age, memory, note, permille, timestamp},
 };
 
 #[derive(Serialize)]
@@ -18,7 +18,7 @@ struct Document {
 pub(super) async fn run(client: &Client, console: &Console) -> Result<(), Failure> {
     let document = Document { leases: client.leases().await? };
     if document.leases.is_empty() {
-        console.note("no claims");
+        note("no claims");
     }
     console.print(&document, |page| {
         if !document.leases.is_empty() {

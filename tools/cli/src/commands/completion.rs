@@ -12,14 +12,11 @@ use crate::{
 pub(super) fn run(shell: Shell) -> Result<(), Failure> {
     let mut command = Arguments::command();
     let mut script = Vec::new();
-    match shell {
-        Shell::Bash => {
-            clap_complete::generate(shells::Bash, &mut command, "accelpool", &mut script)
-        }
-        Shell::Zsh => clap_complete::generate(shells::Zsh, &mut command, "accelpool", &mut script),
-        Shell::Fish => {
-            clap_complete::generate(shells::Fish, &mut command, "accelpool", &mut script)
-        }
-    }
+    let shell = match shell {
+        Shell::Bash => shells::Shell::Bash,
+        Shell::Zsh => shells::Shell::Zsh,
+        Shell::Fish => shells::Shell::Fish,
+    };
+    clap_complete::generate(shell, &mut command, "accelpool", &mut script);
     print_text(&String::from_utf8_lossy(&script))
 }

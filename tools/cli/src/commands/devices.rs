@@ -6,7 +6,7 @@ use crate::{
     client::Client,
     document::{Device, Usage},
     failure::Failure,
-    output::{Cell, Column, Console, Table, Tone, list, memory, permille},
+    output::{Cell, Column, Console, Table, Tone, list, memory, note, permille},
 };
 
 #[derive(Serialize)]
@@ -17,7 +17,7 @@ struct Document {
 pub(super) async fn run(client: &Client, console: &Console) -> Result<(), Failure> {
     let document = Document { devices: client.devices().await? };
     if document.devices.is_empty() {
-        console.note("no devices");
+        note("no devices");
     }
     console.print(&document, |page| {
         if !document.devices.is_empty() {

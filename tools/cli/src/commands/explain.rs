@@ -84,10 +84,10 @@ fn write_lease(lease: &Lease, page: &mut Page) {
     ]);
     match labels(lease) {
         labels if labels.is_empty() => page.line("For: nobody is named (the claim has no labels)"),
-        labels => page.paragraph("For: ", &labels),
+        labels => page.paragraph(&[("For: ", Tone::Plain)], &labels),
     }
     if !lease.trouble.is_empty() {
-        page.spans(&[("Trouble: ", Tone::Bad), (&lease.trouble, Tone::Plain)]);
+        page.paragraph(&[("Trouble: ", Tone::Bad)], &lease.trouble);
     }
     page.heading("It holds");
     let mut table = Table::new(&[
@@ -126,7 +126,7 @@ fn write_nothing_held(document: &Document, page: &mut Page) {
     let refused = document.events.iter().rev().find(|event| event.kind == "refused");
     if let Some(event) = refused {
         let first = format!("Refused {} ago: ", age(event.unix_ms, page.now_ms()));
-        page.paragraph(&first, &event_text(event));
+        page.paragraph(&[(&first, Tone::Bad)], &event_text(event));
         if !event.error_code.is_empty() {
             page.line(&format!("What to do: docs/errors/{}.md", event.error_code));
         }
@@ -166,8 +166,14 @@ fn write_limits(allocation: &Allocation, page: &mut Page) {
         Portion::Unknown => ("unknown".to_owned(), "unknown".to_owned()),
     };
     let classes = &allocation.enforcement;
-    page.paragraph("  memory:  ", &format!("{memory_limit}; {}", enforcement(&classes.memory)));
-    page.paragraph("  compute: ", &format!("{compute_limit}; {}", enforcement(&classes.compute)));
+    let limits = [
+        ("  memory:  ", memory_limit, &classes.memory),
+        ("  compute: ", compute_limit, &classes.compute),
+    ];
+    for (lead, limit, class) in limits {
+        let tone = if class == "none" { Tone::Attention } else { Tone::Plain };
+        page.paragraph(&[(lead, tone)], &format!("{limit}; {}", enforcement(class)));
+    }
 }
 
 fn enforcement(class: &str) -> String {

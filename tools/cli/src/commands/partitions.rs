@@ -7,7 +7,7 @@ use crate::{
     client::Client,
     document::Partition,
     failure::Failure,
-    output::{Cell, Column, Console, Table, Tone, memory, permille},
+    output::{Cell, Column, Console, Table, Tone, memory, note, permille},
 };
 
 #[derive(Serialize)]
@@ -23,9 +23,9 @@ pub(super) async fn run(
     let possible = wanted.possible;
     let document = Document { partitions: client.partitions(wanted.device, possible).await? };
     if document.partitions.is_empty() && possible {
-        console.note("no partitions: no device here can be cut");
+        note("no partitions: no device here can be cut");
     } else if document.partitions.is_empty() {
-        console.note("no partitions; --possible lists those that could be made");
+        note("no partitions; --possible lists those that could be made");
     }
     console.print(&document, |page| {
         if !document.partitions.is_empty() {

@@ -6,7 +6,7 @@ use crate::{
     client::Client,
     document::Pool,
     failure::Failure,
-    output::{Column, Console, Table},
+    output::{Column, Console, Table, note},
 };
 
 #[derive(Serialize)]
@@ -17,7 +17,7 @@ struct Document {
 pub(super) async fn run(client: &Client, console: &Console) -> Result<(), Failure> {
     let document = Document { pools: client.pools().await? };
     if document.pools.is_empty() {
-        console.note("no pools");
+        note("no pools");
     }
     console.print(&document, |page| {
         if document.pools.is_empty() {

@@ -7,7 +7,7 @@ use crate::{
     client::Client,
     document::{Device, Finding, GetNodeResponse, GetTopologyResponse, Lease, Partition, Pool},
     failure::Failure,
-    output::Console,
+    output::{Console, print_json},
 };
 
 #[derive(Serialize)]
@@ -35,7 +35,7 @@ pub(super) async fn run(client: &Client, console: &Console) -> Result<(), Failur
     };
     match console.format() {
         // A snapshot is for programs and for people far away: there is no table of it.
-        Format::Table | Format::Wide => console.print_json(&document),
+        Format::Table | Format::Wide => print_json(&document),
         Format::Json | Format::Yaml => console.print(&document, |_| {}),
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     client::Client,
     document::{GetNodeResponse, VendorStatus},
     failure::Failure,
-    output::{Cell, Column, Console, Page, Table, Tone, age, timestamp},
+    output::{Cell, Column, Console, Page, Table, Tone, age, note, timestamp},
 };
 
 /// The version of this program.
@@ -21,7 +21,7 @@ struct Document {
 pub(super) async fn run(client: &Client, console: &Console) -> Result<(), Failure> {
     let document = Document { node: client.node().await?, cli_version: VERSION };
     if document.node.version != VERSION {
-        console.note(&format!(
+        note(&format!(
             "note: this program is version {VERSION}, accelpoold is {}",
             document.node.version
         ));

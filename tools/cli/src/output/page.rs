@@ -54,13 +54,18 @@ impl Page {
         self.spans(&[(text, Tone::Strong)]);
     }
 
-    /// Prose, wrapped; `first` stands before the first line and its width before the rest.
-    pub(crate) fn paragraph(&mut self, first: &str, text: &str) {
-        let indent = " ".repeat(first.width());
-        let width = LINE_WIDTH.saturating_sub(first.width());
-        for (index, line) in wrap(&clean(text), width).iter().enumerate() {
-            let lead = if index == 0 { first } else { &indent };
-            self.text.push_str(format!("{lead}{line}").trim_end());
+    /// Prose, wrapped; `lead` stands before the first line and its width before the rest.
+    pub(crate) fn paragraph(&mut self, lead: &[(&str, Tone)], text: &str) {
+        let lead_width = lead.iter().map(|(text, _)| text.width()).sum();
+        for (index, line) in wrap(&clean(text), LINE_WIDTH - lead_width).iter().enumerate() {
+            if index == 0 {
+                for (text, tone) in lead {
+                    self.text.push_str(&tone.paint(text, self.color));
+                }
+            } else {
+                self.text.push_str(&" ".repeat(lead_width));
+            }
+            self.text.push_str(line);
             self.text.push('\n');
         }
     }
@@ -125,7 +130,7 @@ mod tests {
     #[test]
     fn a_paragraph_hangs_under_its_first_line() {
         let mut page = Page::new(false, false, 0);
-        page.paragraph("  memory: ", &"word ".repeat(30));
+        page.paragraph(&[("  memory: ", Tone::Plain)], "word ".repeat(30).trim());
         let lines: Vec<&str> = page.text().lines().collect();
         assert_eq!(lines.len(), 2);
         assert!(lines[0].starts_with("  memory: word"));
