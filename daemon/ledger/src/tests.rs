@@ -8,6 +8,7 @@ mod growth;
 mod history;
 mod power;
 mod transfer;
+mod versions;
 
 use std::path::Path;
 
