@@ -48,6 +48,9 @@ pub enum XmlError {
     /// Not text.
     #[error("it is not UTF-8 text")]
     NotText,
+    /// An element with far more attributes than hwloc writes.
+    #[error("an element has too many attributes")]
+    TooManyAttributes,
     /// Not XML, or XML with more than a topology needs: entities, a document type of its own.
     #[error("it is not well-formed XML without entities")]
     Malformed(#[source] roxmltree::Error),

@@ -39,7 +39,8 @@ mod tests {
     #[test]
     fn other_texts_are_no_sets() {
         let long = ",".repeat(WORDS_MAX);
-        for text in ["", "3", "0x", "0x1ffffffff", "0xf...f", "0xf...f,0x1", "0x+1", "0x1 ", &long] {
+        for text in ["", "3", "0x", "0x1ffffffff", "0xf...f", "0xf...f,0x1", "0x+1", "0x1 ", &long]
+        {
             assert_eq!(members(text), None, "{text}");
         }
     }

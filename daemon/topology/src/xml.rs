@@ -17,6 +17,10 @@ pub(crate) const PCIE_NODES_MAX: usize = 4096;
 /// The most XML nodes: as many as fit into [`XML_BYTES_MAX`] when hwloc writes them.
 const XML_NODES_MAX: u32 = 500_000;
 
+/// The most equals signs from one `<` to the next, and so attributes of an element: hwloc
+/// writes at most 20, and the parser compares each attribute with all others.
+const EQUALS_MAX: usize = 256;
+
 /// The most bytes of an outside text that are shown again.
 const SHOWN_MAX: usize = 64;
 
@@ -32,6 +36,9 @@ pub(crate) fn parse(bytes: &[u8], origin: &str) -> Result<Topology, XmlError> {
     let text = std::str::from_utf8(bytes).map_err(|_| XmlError::NotText)?;
     if text.trim().is_empty() {
         return Err(XmlError::Empty);
+    }
+    if text.split('<').any(|part| part.matches('=').count() > EQUALS_MAX) {
+        return Err(XmlError::TooManyAttributes);
     }
     // Blanks instead of nothing: lines and columns in messages stay true.
     let text = text.replacen(DOCTYPE, &" ".repeat(DOCTYPE.len()), 1);
@@ -85,11 +92,7 @@ impl Reader {
     }
 
     /// Reads one object, and says what those below it take over.
-    fn read_object(
-        &mut self,
-        object: Node<'_, '_>,
-        mut above: Above,
-    ) -> Result<Above, XmlError> {
+    fn read_object(&mut self, object: Node<'_, '_>, mut above: Above) -> Result<Above, XmlError> {
         match object.attribute("type") {
             Some("NUMANode") => self.read_numa_node(object)?,
             Some("Bridge") => above.pcie = self.read_bridge(object, above)?,
@@ -126,10 +129,12 @@ impl Reader {
         // Upstream and downstream, each 0 for the host's side and 1 for PCI.
         match object.attribute("bridge_type") {
             Some("0-1") => {
-                let first_bus = required(object, "bridge_pci", first_bus)?;
-                // A domain beyond 16 bits is a storage controller's own (Intel VMD).
-                let Some(first_bus) = first_bus else { return Ok(above.pcie) };
-                self.add(above, None, format!("pci{first_bus}")).map(Some)
+                let Address::Of(first) = required(object, "bridge_pci", first_address)? else {
+                    return Ok(above.pcie);
+                };
+                // The kernel's name for it: `pci`, domain and bus.
+                let label = format!("pci{}", first.to_string().trim_end_matches(":00.0"));
+                self.add(above, None, label).map(Some)
             }
             Some("1-1") => self.read_device(object, above),
             _ => Err(value(object, "bridge_type")),
@@ -141,7 +146,9 @@ impl Reader {
         object: Node<'_, '_>,
         above: Above,
     ) -> Result<Option<usize>, XmlError> {
-        let Some(pci) = required(object, "pci_busid", address)? else { return Ok(above.pcie) };
+        let Address::Of(pci) = required(object, "pci_busid", address)? else {
+            return Ok(above.pcie);
+        };
         if !self.addresses.insert(pci) {
             return Err(XmlError::PciTwice(pci));
         }
@@ -181,11 +188,12 @@ impl Reader {
             let nodes = numbers(matrix, "indexes")?;
             let distances = numbers(matrix, "u64values")?;
             if nodes.is_empty() || distances.len() != nodes.len().saturating_mul(nodes.len()) {
-                return Err(value(matrix, "u64values"));
+                let found = format!("{} numbers", distances.len());
+                return Err(refused(matrix, "u64values", &found));
             }
-            for (from, row) in nodes.iter().zip(distances.chunks(nodes.len())) {
-                let from = u32::try_from(*from).ok().and_then(|from| self.numa.get_mut(&from));
-                let from = from.ok_or_else(|| value(matrix, "indexes"))?;
+            for (number, row) in nodes.iter().zip(distances.chunks(nodes.len())) {
+                let from = u32::try_from(*number).ok().and_then(|id| self.numa.get_mut(&id));
+                let from = from.ok_or_else(|| refused(matrix, "indexes", &number.to_string()))?;
                 let to = nodes.iter().filter_map(|to| u32::try_from(*to).ok());
                 from.distances = to.zip(row.iter().copied()).collect();
             }
@@ -213,27 +221,32 @@ fn required<T>(
 fn numbers(parent: Node<'_, '_>, what: &'static str) -> Result<Vec<u64>, XmlError> {
     let lists = parent.children().filter(|child| child.has_tag_name(what));
     let words = lists.flat_map(|list| list.text().unwrap_or_default().split_ascii_whitespace());
-    words.map(|word| word.parse().map_err(|_| value(parent, what))).collect()
+    words.map(|word| word.parse().map_err(|_| refused(parent, what, word))).collect()
 }
 
-/// A PCI address; the inner `None` for one with a domain beyond 16 bits.
-fn address(text: &str) -> Option<Option<PciAddress>> {
+/// A PCI address as hwloc writes it.
+enum Address {
+    Of(PciAddress),
+    /// A domain beyond 16 bits is a storage controller's own (Intel VMD): no accelerator is there.
+    Beyond,
+}
+
+fn address(text: &str) -> Option<Address> {
     let (domain, rest) = text.split_once(':')?;
     let hexadecimal = domain.bytes().all(|byte| byte.is_ascii_hexdigit());
     match domain.len() {
-        4 => text.parse().ok().map(Some),
-        5..=8 if hexadecimal && format!("0000:{rest}").parse::<PciAddress>().is_ok() => Some(None),
+        4 => text.parse().ok().map(Address::Of),
+        5..=8 if hexadecimal => address(&format!("0000:{rest}")).map(|_| Address::Beyond),
         _ => None,
     }
 }
 
-/// Domain and first bus of `0000:[15-1b]`, as in `0000:15`.
-fn first_bus(text: &str) -> Option<Option<String>> {
+/// The first address on the first bus of a range such as `0000:[15-1b]`.
+fn first_address(text: &str) -> Option<Address> {
     let (domain, buses) = text.split_once(":[")?;
     let (first, last) = buses.strip_suffix(']')?.split_once('-')?;
     address(&format!("{domain}:{last}:00.0"))?;
-    let first = address(&format!("{domain}:{first}:00.0"))?;
-    Some(first.map(|first| first.to_string()[..7].to_owned()))
+    address(&format!("{domain}:{first}:00.0"))
 }
 
 /// What a device is, from its class and its numbers: `0302 [10de:2330] [...] a1`.
@@ -260,11 +273,16 @@ fn class(text: &str) -> Option<String> {
     Some(format!("{word} {vendor}:{device}"))
 }
 
+/// The attribute `what` is absent, or it is not what it should be.
 fn value(element: Node<'_, '_>, what: &'static str) -> XmlError {
+    refused(element, what, element.attribute(what).unwrap_or_default())
+}
+
+fn refused(element: Node<'_, '_>, what: &'static str, text: &str) -> XmlError {
     let line = element.document().text_pos_at(element.range().start).row;
-    let text = shown(element.attribute(what).unwrap_or_default());
-    let element = element.attribute("type").unwrap_or_else(|| element.tag_name().name());
-    XmlError::Value { line, what, text, element: shown(element) }
+    let name = element.tag_name().name();
+    let element = element.attribute("type").filter(|_| name == "object").unwrap_or(name);
+    XmlError::Value { line, what, text: shown(text), element: shown(element) }
 }
 
 /// A text from outside, short enough to be shown and without control characters.
