@@ -51,6 +51,9 @@ pub enum XmlError {
     /// An element with far more attributes than hwloc writes.
     #[error("an element has too many attributes")]
     TooManyAttributes,
+    /// hwloc writes no namespaces.
+    #[error("it declares XML namespaces")]
+    Namespaces,
     /// Not XML, or XML with more than a topology needs: entities, a document type of its own.
     #[error("it is not well-formed XML without entities")]
     Malformed(#[source] roxmltree::Error),

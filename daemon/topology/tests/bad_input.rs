@@ -50,6 +50,7 @@ fn files_that_are_no_xml_are_refused() {
 #[test]
 fn other_xml_is_refused() {
     check("<svg/>", "its root element is `svg`, not `topology`");
+    check("<topology xmlns='urn:x'/>", "it declares XML namespaces");
     check("<topology/>", "its format version is `1`: capture it again with hwloc 2");
     check(
         "<topology version='3.0'/>",
