@@ -18,7 +18,10 @@ use std::{
 use accelpool_model::{DeviceUuid, ProfileName};
 use serde::{Deserialize, Serialize};
 
-use crate::{cut::Place, profile::Profile};
+use crate::{
+    cut::{Place, check_fits},
+    profile::Profile,
+};
 
 const VERSION: u32 = 1;
 
@@ -51,6 +54,12 @@ pub(crate) struct State {
     pub(crate) calls: BTreeMap<String, u64>,
     /// By device: when it was last sampled, in nanoseconds since boot.
     pub(crate) sampled_ns: BTreeMap<String, u64>,
+}
+
+/// The part of the file that all versions have.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
 }
 
 /// A partition that exists.
@@ -191,11 +200,12 @@ impl State {
         if text.len() as u64 > STATE_LEN_MAX {
             return Err(damaged(format!("it is longer than {STATE_LEN_MAX} bytes")));
         }
-        let state: Self = serde_json::from_str(text).map_err(|error| damaged(error.to_string()))?;
-        if state.version != VERSION {
-            let found = state.version;
-            return Err(damaged(format!("it has version {found}, this program reads {VERSION}")));
+        let malformed = |error: serde_json::Error| damaged(error.to_string());
+        let Version { version } = serde_json::from_str(text).map_err(malformed)?;
+        if version != VERSION {
+            return Err(damaged(format!("it has version {version}, this program reads {VERSION}")));
         }
+        let state: Self = serde_json::from_str(text).map_err(malformed)?;
         if state.profile != profile.name() {
             return Err(StateError::OtherProfile {
                 path: path.to_owned(),
@@ -206,11 +216,11 @@ impl State {
         if !(240..=254).contains(&state.major) {
             return Err(damaged(format!("major {} is not one of 240 to 254", state.major)));
         }
-        for partition in &state.partitions {
-            if !partition.is_of(profile) {
+        for (i, partition) in state.partitions.iter().enumerate() {
+            if !partition.fits(profile, &state.partitions[..i]) {
                 let PartitionRecord { device, profile, start, .. } = partition;
                 let place = format!("{profile} at {start} on {device}");
-                return Err(damaged(format!("the profile has no place {place}")));
+                return Err(damaged(format!("there is no room for {place}")));
             }
         }
         Ok(state)
@@ -252,13 +262,14 @@ impl PartitionRecord {
         Some(Place { profile, start: self.start })
     }
 
-    fn is_of(&self, profile: &Profile) -> bool {
+    /// True if it fits on its device beside `others`.
+    fn fits(&self, profile: &Profile, others: &[Self]) -> bool {
         let device = profile.devices().find(|device| device.uuid.as_str() == self.device);
-        let place = self.place();
-        let known = device.zip(place.as_ref()).and_then(|(device, place)| {
-            let known = device.profile(&place.profile)?;
-            Some(known.starts().contains(&place.start))
-        });
-        self.uuid.parse::<DeviceUuid>().is_ok() && known == Some(true)
+        let Some((device, place)) = device.zip(self.place()) else { return false };
+        let beside = others.iter().filter(|other| other.device == self.device);
+        let beside: Vec<Place> = beside.filter_map(Self::place).collect();
+        let new = others.iter().all(|other| other.uuid != self.uuid);
+        new && self.uuid.parse::<DeviceUuid>().is_ok()
+            && check_fits(device, &beside, &place).is_ok()
     }
 }

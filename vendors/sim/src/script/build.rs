@@ -88,10 +88,9 @@ fn place(path: &str, profile: &str, start: i64, device: &Device) -> Result<Place
         refuse(format!("{path}.profile"), profile, rule)
     })?;
     let starts = known.starts();
-    let start = u32::try_from(start).ok().filter(|start| starts.contains(start));
-    let start = start.ok_or_else(|| {
-        refuse(format!("{path}.start"), format!("{start:?}"), format!("use one of {starts:?}"))
-    })?;
+    let valid = u32::try_from(start).ok().filter(|start| starts.contains(start));
+    let start = valid
+        .ok_or_else(|| refuse(format!("{path}.start"), start, format!("use one of {starts:?}")))?;
     Ok(Place { profile: name, start })
 }
 

@@ -94,7 +94,7 @@ impl Broken {
             Defect::NoNodes => device.injection.nodes.clear(),
             Defect::NodeThatIsNotThere => device.injection.nodes[0].host_path.push('x'),
             Defect::TwoNodesAtOnePath => {
-                device.injection.nodes[0].container_path = "/dev/nvidiactl".to_owned();
+                device.injection.nodes[0] = device.injection.nodes[1].clone();
             }
             Defect::StartBeyondTheEnd => {
                 let profile = &mut device.partitioning.as_mut().unwrap().profiles[6];
