@@ -21,4 +21,4 @@ pub use crate::reconcile::{Outcome, Repair, plan_reconcile};
 pub use crate::release::{Release, plan_release, plan_undo};
 pub use crate::select::COUNT_MAX;
 pub use crate::taint::{is_recovered, taint_for, taint_for_loss};
-pub use crate::view::NodeView;
+pub use crate::view::{NodeView, check_possible};

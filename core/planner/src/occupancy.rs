@@ -32,7 +32,16 @@ impl<'a> Occupancy<'a> {
             .map(|allocation| Holder { claim: &claim.id, allocation });
         Self {
             device,
-            holders: view.holders_beside(claim, &device.name).chain(own).collect(),
+            holders: view.holders(&device.name, Some(&claim.id)).chain(own).collect(),
+            foreign: view.foreign_partitions(device).collect(),
+        }
+    }
+
+    /// What a claim that does not exist yet would find.
+    pub(crate) fn beside_all(view: NodeView<'a>, device: &'a Device) -> Self {
+        Self {
+            device,
+            holders: view.holders(&device.name, None).collect(),
             foreign: view.foreign_partitions(device).collect(),
         }
     }

@@ -14,7 +14,7 @@ use accelpool_model::{
 };
 
 pub use self::error::PrepareError;
-use crate::{NodeView, occupancy::Occupancy, select};
+use crate::{NodeView, occupancy::Occupancy, reconcile::plan_restore, select};
 
 /// The most requests that a claim may have; Kubernetes allows as many.
 pub const REQUESTS_MAX: usize = 32;
@@ -76,7 +76,7 @@ pub fn plan_prepare(
 
 /// The steps that make `lease` true from nothing: partitions first, the CDI spec last, so that
 /// no container can ask for a device that is not ready.
-pub(crate) fn plan_lease(lease: &Lease) -> Plan {
+fn plan_lease(lease: &Lease) -> Plan {
     let create = owned_partitions(lease).map(Step::CreatePartition);
     let spec = Step::WriteSpec(lease.claim.id.clone());
     Plan { steps: create.chain([spec]).collect() }
@@ -110,7 +110,7 @@ fn repeat(view: NodeView<'_>, lease: &Lease, claim: &Claim) -> Result<Prepare, P
     for allocation in &lease.allocations {
         device_of(view, &allocation.device)?;
     }
-    Ok(Prepare { lease: lease.clone(), plan: plan_lease(lease), repeated: true })
+    Ok(Prepare { lease: lease.clone(), plan: plan_restore(view, lease), repeated: true })
 }
 
 fn allocate_named(

@@ -103,16 +103,20 @@ fn restore(view: NodeView<'_>, lease: &Lease) -> Repair {
         // A spec on disk may still serve containers that run: it is left as it is.
         return Repair { claim, outcome: Outcome::Troubled(trouble), plan: Plan::default() };
     }
-    let exists = |step: &PartitionStep| {
-        let there = view.inventory.partition_at(&step.uuid, &step.profile, step.start);
-        there.is_some_and(|partition| partition.complete)
-    };
-    let missing = owned_partitions(lease).filter(|step| !exists(step)).flat_map(|step| {
-        // A half-created one stands in the way of a whole one.
-        let half = view.inventory.partition_at(&step.uuid, &step.profile, step.start).is_some();
-        let clear = half.then(|| Step::DestroyPartition(step.clone()));
-        clear.into_iter().chain([Step::CreatePartition(step)])
-    });
-    let steps = missing.chain([Step::WriteSpec(claim.clone())]).collect();
-    Repair { claim, outcome: Outcome::Restored, plan: Plan { steps } }
+    Repair { claim, outcome: Outcome::Restored, plan: plan_restore(view, lease) }
+}
+
+/// The steps that make `lease` true from whatever is left of it: only what is missing is made.
+pub(crate) fn plan_restore(view: NodeView<'_>, lease: &Lease) -> Plan {
+    let there =
+        |step: &PartitionStep| view.inventory.partition_at(&step.uuid, &step.profile, step.start);
+    let missing = owned_partitions(lease)
+        .filter(|step| !there(step).is_some_and(|partition| partition.complete))
+        .flat_map(|step| {
+            // A half-created one stands in the way of a whole one.
+            let clear = there(&step).is_some().then(|| Step::DestroyPartition(step.clone()));
+            clear.into_iter().chain([Step::CreatePartition(step)])
+        });
+    let spec = Step::WriteSpec(lease.claim.id.clone());
+    Plan { steps: missing.chain([spec]).collect() }
 }

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use accelpool_model::{
-    Allocation, Claim, ClaimId, Device, DeviceName, Inventory, Lease, Partition, Pool, Portion,
-    TaintEffect,
+    Allocation, ClaimId, Device, DeviceName, Inventory, Lease, Partition, Pool, Portion,
+    ProfileName, TaintEffect,
 };
+
+use crate::{PrepareError, occupancy::Occupancy};
 
 /// The node as a decision sees it: observed, promised and configured.
 #[derive(Debug, Clone, Copy)]
@@ -32,23 +34,21 @@ impl<'a> NodeView<'a> {
         self.pools.iter().find(|pool| pool.selector.matches(device))
     }
 
-    /// Everything that claims other than `claim` hold on `device`, in any lease state: what is
+    /// Everything that claims other than `but` hold on `device`, in any lease state: what is
     /// half prepared or half released is not free.
-    pub(crate) fn holders_beside(
+    pub(crate) fn holders(
         &self,
-        claim: &Claim,
         device: &DeviceName,
+        but: Option<&ClaimId>,
     ) -> impl Iterator<Item = Holder<'a>> {
-        let own = claim.id.clone();
-        let device = device.clone();
         self.leases
             .values()
-            .filter(move |lease| lease.claim.id != own)
+            .filter(move |lease| Some(&lease.claim.id) != but)
             .flat_map(|lease| {
                 let claim = &lease.claim.id;
                 lease.allocations.iter().map(move |allocation| Holder { claim, allocation })
             })
-            .filter(move |holder| holder.allocation.device == device)
+            .filter(move |holder| holder.allocation.device == *device)
     }
 
     /// Partitions of `device` that exist and belong to no lease: an operator made them.
@@ -72,6 +72,24 @@ impl<'a> NodeView<'a> {
         !self.inventory.lost.contains(&device.name)
             && !taints.is_some_and(|taints| taints.iter().any(|taint| kept_off(taint.effect)))
     }
+}
+
+/// Checks that a partition could be made for a new claim at this moment.
+///
+/// # Errors
+///
+/// The refusal that such a claim would get.
+pub fn check_possible(
+    view: NodeView<'_>,
+    device: &Device,
+    profile: &ProfileName,
+    start: u32,
+) -> Result<(), PrepareError> {
+    let unknown =
+        || PrepareError::UnknownProfile { device: device.name.clone(), profile: profile.clone() };
+    let partitioning = device.partitioning.as_ref().ok_or_else(unknown)?;
+    let shape = device.profile(profile).ok_or_else(unknown)?;
+    Occupancy::beside_all(view, device).check_partition(partitioning, shape, start).map(|_| ())
 }
 
 fn is_leased(leases: &BTreeMap<ClaimId, Lease>, partition: &Partition) -> bool {
