@@ -2,7 +2,10 @@
 
 use std::{error::Error, io, path::PathBuf};
 
-use crate::{XML_BYTES_MAX, xml::PCIE_NODES_MAX};
+use crate::{
+    XML_BYTES_MAX,
+    xml::{NUMA_NODES_MAX, PCIE_NODES_MAX},
+};
 
 /// Why [`crate::read`] has no topology to give.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +72,9 @@ pub enum XmlError {
     /// A host has memory, and memory has a node.
     #[error("it has no NUMA node")]
     NoNumaNode,
+    /// More nodes than the kernel has numbers for.
+    #[error("it has more than {NUMA_NODES_MAX} NUMA nodes")]
+    TooManyNumaNodes,
     /// One number, two nodes.
     #[error("it has two NUMA nodes of number {0}")]
     NumaNodeTwice(u32),

@@ -14,6 +14,9 @@ use crate::{XML_BYTES_MAX, XmlError, set};
 /// have a few hundred devices.
 pub(crate) const PCIE_NODES_MAX: usize = 4096;
 
+/// The most NUMA nodes: Linux has numbers for 1,024 (`MAX_NUMNODES`).
+pub(crate) const NUMA_NODES_MAX: usize = 1024;
+
 /// The most XML nodes: as many as fit into [`XML_BYTES_MAX`] when hwloc writes them.
 const XML_NODES_MAX: u32 = 500_000;
 
@@ -112,6 +115,9 @@ impl Reader {
     }
 
     fn read_numa_node(&mut self, object: Node<'_, '_>) -> Result<(), XmlError> {
+        if self.numa.len() == NUMA_NODES_MAX {
+            return Err(XmlError::TooManyNumaNodes);
+        }
         let id: u32 = required(object, "os_index", |text| text.parse().ok())?;
         let cpus = required(object, "cpuset", set::members)?;
         let memory_bytes = match object.attribute("local_memory") {

@@ -125,6 +125,13 @@ fn more_than_a_machine_has_is_refused() {
     let machine = format!("<object type='Machine'>{objects}</object>");
     check(format!("<topology version='2.0'>{machine}</topology>"), "it has no NUMA node");
 
+    let node = |id| format!("<object type='NUMANode' os_index='{id}' cpuset='0x0'/>");
+    let nodes = (0..1025).map(node).collect::<Vec<_>>().concat();
+    check(
+        format!("<topology version='2.0'><object type='Machine'>{nodes}</object></topology>"),
+        "it has more than 1024 NUMA nodes",
+    );
+
     let device = |index: usize| {
         let (bus, device, function) = (index >> 8, index >> 3 & 31, index & 7);
         format!(
