@@ -210,7 +210,7 @@ pub enum CommitError {
     /// The disk refused. Whether the writes are recorded is not known before the ledger is
     /// opened again, and until then every commit is refused.
     #[error("failed to write the ledger")]
-    Storage(#[source] EngineError),
+    Storage(#[source] io::Error),
 }
 
 impl CommitError {
@@ -220,6 +220,13 @@ impl CommitError {
         match self {
             Self::RecordTooLong { .. } | Self::Full { .. } => None,
             Self::Storage(_) => Some("AP0004"),
+        }
+    }
+
+    pub(crate) fn into_io(self) -> io::Error {
+        match self {
+            Self::Storage(source) => source,
+            Self::RecordTooLong { .. } | Self::Full { .. } => io::Error::other(self),
         }
     }
 }

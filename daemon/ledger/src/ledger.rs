@@ -81,9 +81,8 @@ impl Ledger {
         };
         let contents = verify::contents(file::read(path, &file)?)
             .map_err(|why| OpenLedgerError::refused(path, why))?;
-        let failed = |source| file::inaccessible(path, "write", source);
         let ledger = Self::start(Arc::new(FileDisk(file)), boot, &contents)
-            .map_err(|error| failed(std::io::Error::other(error)))?;
+            .map_err(|error| file::inaccessible(path, "write", error.into_io()))?;
         Ok((ledger, contents.into()))
     }
 
@@ -94,7 +93,7 @@ impl Ledger {
         contents: &Contents,
     ) -> Result<Self, CommitError> {
         let database = store::open(DatabasePart(Arc::clone(&disk)))
-            .map_err(|error| CommitError::Storage(error.into()))?;
+            .map_err(|error| CommitError::Storage(store::into_io(error)))?;
         let mut lengths = BTreeMap::new();
         for (key, record) in &contents.records {
             lengths.insert(key.clone(), record.encode(contents.sequence)?.len());
@@ -116,7 +115,8 @@ impl Ledger {
     pub fn commit(&self, writes: &[Write]) -> Result<(), CommitError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.broken {
-            return Err(CommitError::Storage("an earlier commit failed".into()));
+            let earlier = std::io::Error::other("an earlier commit failed");
+            return Err(CommitError::Storage(earlier));
         }
         let sequence = state.sequence + 1;
         let mut changes = Vec::with_capacity(writes.len() + 1);
@@ -130,8 +130,7 @@ impl Ledger {
         let start = Record::Start(Some(self.boot.clone()));
         changes.push(Change::Put(Key::Start, start.encode(sequence)?));
         let written = store::apply(&self.database, &changes).and_then(|()| {
-            container::write_witness(&self.disk, sequence)
-                .map_err(|error| CommitError::Storage(error.into()))
+            container::write_witness(&self.disk, sequence).map_err(CommitError::Storage)
         });
         match written {
             Ok(()) => state.advance(changes),
@@ -181,8 +180,7 @@ fn change(write: &Write, sequence: u64) -> Result<Change, CommitError> {
 /// Makes an empty ledger at `path`, and opens it.
 fn make(path: &Path) -> Result<std::fs::File, OpenLedgerError> {
     let empty = Contents { sequence: 0, boot: None, records: BTreeMap::new() };
-    let bytes = image(&empty)
-        .map_err(|error| file::inaccessible(path, "make", std::io::Error::other(error)))?;
+    let bytes = image(&empty).map_err(|error| file::inaccessible(path, "make", error.into_io()))?;
     // Another daemon may have made it meanwhile: then that one is opened, or found in use.
     file::write_new(path, &bytes)?;
     file::open(path, Purpose::Write)?
@@ -194,7 +192,7 @@ pub(crate) fn image(contents: &Contents) -> Result<Vec<u8>, CommitError> {
     let memory = Arc::new(MemoryDisk::new(container::first_page().to_vec()));
     let disk: Disk = memory.clone();
     let database = store::open(DatabasePart(Arc::clone(&disk)))
-        .map_err(|error| CommitError::Storage(error.into()))?;
+        .map_err(|error| CommitError::Storage(store::into_io(error)))?;
     let sequence = contents.sequence;
     let mut changes = Vec::with_capacity(contents.records.len() + 1);
     let start = Record::Start(contents.boot.clone());
@@ -203,8 +201,7 @@ pub(crate) fn image(contents: &Contents) -> Result<Vec<u8>, CommitError> {
     }
     store::apply(&database, &changes)?;
     drop(database);
-    container::write_witness(&disk, sequence)
-        .map_err(|error| CommitError::Storage(error.into()))?;
+    container::write_witness(&disk, sequence).map_err(CommitError::Storage)?;
     Ok(memory.to_vec())
 }
 

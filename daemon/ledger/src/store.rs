@@ -1,6 +1,6 @@
 //! The database: one table of records, read whole at the start and written by commits.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
 use accelpool_model::BootId;
 use redb::{
@@ -10,7 +10,7 @@ use redb::{
 
 use crate::{
     container::DatabasePart,
-    error::{CommitError, Damage, EngineError, OtherVersion, VerifyError, excerpt},
+    error::{CommitError, Damage, OtherVersion, VerifyError, excerpt},
     quiet,
     record::{Key, Record},
 };
@@ -110,11 +110,15 @@ pub(crate) fn apply(database: &Database, changes: &[Change]) -> Result<(), Commi
         write(&transaction, changes)?;
         Ok(transaction.commit()?)
     };
-    let storage = |error: EngineError| CommitError::Storage(error);
     match quiet::catch(commit) {
-        Ok(result) => result.map_err(|error| storage(error.into())),
-        Err(panic) => Err(storage(panic.into())),
+        Ok(result) => result.map_err(|error| CommitError::Storage(into_io(error))),
+        Err(panic) => Err(CommitError::Storage(io::Error::other(panic))),
     }
+}
+
+/// The operating system's answer where there is one, for that is what an operator looks for.
+pub(crate) fn into_io(error: redb::Error) -> io::Error {
+    if let redb::Error::Io(error) = error { error } else { io::Error::other(error) }
 }
 
 fn write(transaction: &WriteTransaction, changes: &[Change]) -> Result<(), redb::Error> {
