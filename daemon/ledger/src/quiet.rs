@@ -2,7 +2,7 @@
 //!
 //! redb reports most damage as an error, and asserts on some. Such a panic is an answer
 //! here, not a bug of the daemon, so it is caught and kept out of the log. Panics of other
-//! threads are printed as ever.
+//! threads are printed as ever. Needs `panic = "unwind"`, which is the default of all profiles.
 
 use std::{
     any::Any,
