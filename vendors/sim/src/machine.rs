@@ -16,7 +16,7 @@ use crate::{
     folder::{Folder, FolderError, free_major},
     profile::{Node, Profile, Unit},
     script::{Process, Script},
-    state::{DONE_MAX, Locked, PartitionRecord, State, StateError},
+    state::{IDS_MAX, Locked, PartitionRecord, State, StateError},
 };
 
 /// A simulated machine.
@@ -143,15 +143,21 @@ impl Machine {
 
     /// Notes that a script entry has happened and must not happen again.
     pub(crate) fn mark_done(&self, state: &mut State, id: &str) -> Result<(), VendorError> {
-        if state.done.len() >= DONE_MAX {
-            let folder = self.folder.path().display();
-            return Err(VendorError::Library(format!(
-                "{DONE_MAX} script entries have happened in `{folder}`: \
-                 delete its state.json to power-cycle the simulated machine"
-            )));
-        }
+        self.check_room(state.done.len())?;
         state.done.insert(id.to_owned());
         Ok(())
+    }
+
+    /// Checks that the state can take one more id beside `len`.
+    pub(crate) fn check_room(&self, len: usize) -> Result<(), VendorError> {
+        if len < IDS_MAX {
+            return Ok(());
+        }
+        let folder = self.folder.path().display();
+        Err(VendorError::Library(format!(
+            "{IDS_MAX} script entries have happened in `{folder}`: \
+             delete its state.json to power-cycle the simulated machine"
+        )))
     }
 
     /// The device of that identity, unless it is off the bus.

@@ -107,6 +107,7 @@ impl Sim {
         let script = self.script()?;
         let steps = if calls::concerns(&script, method, device) {
             let mut locked = self.machine.lock(&script)?;
+            self.machine.check_room(locked.state.calls.len())?;
             let steps = calls::count(&mut locked.state, &script, method, device);
             locked.save().map_err(MachineError::from)?;
             steps

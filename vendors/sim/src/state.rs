@@ -25,11 +25,12 @@ use crate::{
 
 const VERSION: u32 = 1;
 
-/// Longest state file that is read, in bytes: ten thousand ids and as many partitions.
-const STATE_LEN_MAX: u64 = 4 << 20;
+/// Longest state file that is read, in bytes: twice what all ids and partitions can take.
+const STATE_LEN_MAX: u64 = 8 << 20;
 
-/// The most script entries that can have happened between two power-ons.
-pub(crate) const DONE_MAX: usize = 10_000;
+/// The most faults and partitions, and the most call steps, that a script can have had between
+/// two power-ons: what keeps the file below its limit.
+pub(crate) const IDS_MAX: usize = 10_000;
 
 /// What has happened since power-on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -32,7 +32,12 @@ fn check(profile: &str, skipped: &[&str]) {
 /// Checks that `defect` is found, by the check that is there for it.
 #[track_caller]
 fn check_caught(defect: Defect, by: &str) {
-    let report = run("dgx-h100", |sim| Box::new(Broken::new(sim, defect)));
+    check_caught_on("dgx-h100", defect, by);
+}
+
+#[track_caller]
+fn check_caught_on(profile: &str, defect: Defect, by: &str) {
+    let report = run(profile, |sim| Box::new(Broken::new(sim, defect)));
     let failed: Vec<&str> = report.failed().map(|outcome| outcome.check).collect();
     assert!(failed.contains(&by), "{defect:?} passed {by}\n{report}");
 }
@@ -121,4 +126,8 @@ fn a_defect_in_partitions_is_caught() {
     check_caught(Defect::NumbersAnew, "neighbours_are_not_disturbed");
     check_caught(Defect::DestroysAll, "neighbours_are_not_disturbed");
     check_caught(Defect::EveryoneWins, "one_of_many_creations_wins");
+    // Slices with a place, slices that are only counted, one profile for all.
+    for profile in ["dgx-h100", "atlas-910b", "mi300x"] {
+        check_caught_on(profile, Defect::MakesRoomThatIsNotThere, "taken_slices_are_refused");
+    }
 }

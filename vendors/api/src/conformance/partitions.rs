@@ -105,11 +105,9 @@ fn fill_up(subject: &Subject<'_>, device: &Device) -> Result<(), Stop> {
             if made.iter().any(|one| excludes(device, &one.cleanup.place, &place)) {
                 continue;
             }
+            let cleanup = Cleanup::of(subject.vendor, device, &place);
             match subject.vendor.create_partition(&device.uuid, &place.profile, place.start) {
-                Ok(partition) => {
-                    let cleanup = Cleanup::of(subject.vendor, device, &place);
-                    made.push(Made { partition, cleanup });
-                }
+                Ok(partition) => made.push(Made { partition, cleanup }),
                 Err(VendorError::Occupied(_)) => break, // the device knows more rules than we do
                 Err(error) => return fail(format!("{place} on {}: {error}", device.name)),
             }

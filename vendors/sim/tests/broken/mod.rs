@@ -55,6 +55,7 @@ pub(crate) enum Defect {
     NumbersAnew,
     DestroysAll,
     EveryoneWins,
+    MakesRoomThatIsNotThere,
 }
 
 pub(crate) struct Broken {
@@ -190,6 +191,14 @@ impl Vendor for Broken {
                 let mut listed = self.sim.partitions(device)?.into_iter();
                 let same = |one: &Partition| one.profile == *profile && one.start == start;
                 listed.find(same).ok_or_else(|| VendorError::Occupied(device.clone()))
+            }
+            (Defect::MakesRoomThatIsNotThere, Err(VendorError::Occupied(_))) => {
+                let listed = self.sim.partitions(device)?;
+                let there = |one: &Partition| one.profile == *profile && one.start == start;
+                match listed.first() {
+                    Some(one) if !listed.iter().any(there) => Ok(one.clone()),
+                    Some(_) | None => Err(VendorError::Occupied(device.clone())),
+                }
             }
             (_, answer) => answer,
         }
