@@ -153,7 +153,9 @@ impl Owner {
             if let Err(error) =
                 committed.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
             {
-                answers.into_iter().for_each(|answer| answer(Err(NodeError::Ledger)));
+                for answer in answers {
+                    answer(Err(NodeError::Ledger));
+                }
                 return Err(error);
             }
             faults.pass("commit.after").await;
@@ -170,7 +172,9 @@ impl Owner {
         if changed {
             self.parts.revision.send_modify(|revision| *revision += 1);
         }
-        answers.into_iter().for_each(|answer| answer(Ok(())));
+        for answer in answers {
+            answer(Ok(()));
+        }
         for (claim, reply) in reads {
             // The reader may have hung up.
             let _ = reply.send(self.state(claim.as_ref()));
@@ -213,7 +217,7 @@ impl Owner {
                     self.reconcile(turn);
                 }
             }
-            Notice::Faulted { adapter, fault } => self.on_fault(&adapter, fault, turn),
+            Notice::Faulted { adapter, fault } => self.on_fault(&adapter, &fault, turn),
             Notice::Probed { device, action, probed } => {
                 self.on_probed(&device, action, probed, turn);
             }
@@ -324,7 +328,8 @@ impl Owner {
             None => {
                 lease.state = accelpool_model::LeaseState::Prepared;
                 self.put(lease.clone(), turn);
-                let targets: Vec<_> = lease.allocations.iter().map(|a| a.target()).collect();
+                let targets: Vec<_> =
+                    lease.allocations.iter().map(accelpool_model::Allocation::target).collect();
                 let targets = targets.join(", ");
                 self.note(claim, EventKind::Prepared, format!("granted {targets}"), "");
                 info!(%claim, devices = targets, "claim prepared");

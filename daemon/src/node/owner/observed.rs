@@ -80,7 +80,7 @@ impl Owner {
         let links = topology.links.clone();
         let mut inventory = Inventory::new(devices);
         inventory.links = links;
-        inventory.partitions = before.partitions.clone();
+        inventory.partitions.clone_from(&before.partitions);
         if let Some(partitions) = partitions {
             let own = self.memory.discoveries.get(adapter);
             let is_own = |uuid: &DeviceUuid| {
@@ -121,13 +121,13 @@ impl Owner {
         }
     }
 
-    pub(super) fn on_fault(&mut self, adapter: &VendorName, fault: Fault, turn: &mut Turn) {
+    pub(super) fn on_fault(&mut self, adapter: &VendorName, fault: &Fault, turn: &mut Turn) {
         let Some(device) = self.memory.inventory.device_by_uuid(&fault.device) else {
             debug!(vendor = %adapter, device = %fault.device, "fault of an unknown device");
             return;
         };
         let name = device.name.clone();
-        let Some(taint) = taint_for(&fault, now_ms()) else {
+        let Some(taint) = taint_for(fault, now_ms()) else {
             debug!(device = %name, code = fault.code, "a workload's own error");
             return;
         };
