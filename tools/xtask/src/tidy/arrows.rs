@@ -36,6 +36,25 @@ const LEDGER: &str = "accelpool-ledger";
 const TOPOLOGY: &str = "accelpool-topology";
 const GATE: &str = "accelpool-gate";
 const DAEMON: &str = "accelpool-daemon";
+const DRA_DRIVER: &str = "accelpool-dra-driver";
+const BENCHES: &str = "accelpool-benches";
+
+/// What the suites may import: every library, the daemon's too.
+const SUITES: &[&str] = &[
+    MODEL,
+    PLANNER,
+    TURNS,
+    VENDOR_API,
+    VENDOR_SIM,
+    VENDOR_NVIDIA,
+    SHIM,
+    PROTO,
+    LEDGER,
+    TOPOLOGY,
+    GATE,
+    DAEMON,
+    DRA_DRIVER,
+];
 
 /// Every crate, those that are still to come too.
 const PLACES: [Place; 18] = [
@@ -69,21 +88,11 @@ const PLACES: [Place; 18] = [
         ],
         "the one place where everything on a node meets",
     ),
-    place("accelpool-dra-driver", "dra-driver", &[PROTO, MODEL], "it meets the node by socket"),
+    place(DRA_DRIVER, "dra-driver", &[PROTO, MODEL], "it meets the node by socket"),
     place("accelpool-cli", "tools/cli", &[PROTO], "it meets the node by socket"),
     place("xtask", "tools/xtask", &[], "it looks at sources, not at programs"),
-    place(
-        "accelpool-benches",
-        "benches",
-        &[MODEL, PLANNER, TURNS, VENDOR_API, VENDOR_SIM, SHIM, PROTO, LEDGER, TOPOLOGY, GATE],
-        "it measures each part by itself and the programs from outside",
-    ),
-    place(
-        "accelpool-tests",
-        "tests",
-        &[MODEL, PLANNER, TURNS, VENDOR_API, VENDOR_SIM, PROTO, LEDGER, TOPOLOGY, GATE],
-        "it drives each part by itself and the programs from outside",
-    ),
+    place(BENCHES, "benches", SUITES, "it measures libraries, and programs from outside"),
+    place("accelpool-tests", "tests", SUITES, "it drives libraries, and programs from outside"),
 ];
 
 /// What the crates under `core/` may reach outside the workspace: errors, derived at
@@ -95,10 +104,10 @@ const CORE_EXTERNALS: [&str; 6] =
 const OWNERS: [(&str, &[&str]); 5] = [
     ("hwlocality", &[TOPOLOGY]),
     // The benches compare the ledger with bare commits.
-    ("redb", &[LEDGER, "accelpool-benches"]),
+    ("redb", &[LEDGER, BENCHES]),
     ("nvml-wrapper", &[VENDOR_NVIDIA]),
     ("nvml-wrapper-sys", &[VENDOR_NVIDIA]),
-    ("kube", &["accelpool-dra-driver"]),
+    ("kube", &[DRA_DRIVER]),
 ];
 
 /// Compares the workspace with the tables above.
