@@ -31,6 +31,8 @@ Examples:
   accelpool claim create train --count 2   two whole devices that lie close together
   source <(accelpool completion bash)      completion for this shell";
 
+const GLOBAL: &str = "Options of every command";
+
 /// Shows and hands out the accelerators of this node.
 #[derive(Debug, Parser)]
 #[command(name = "accelpool", version, after_help = EXAMPLES, after_long_help = [EXAMPLES, "\n\n", EXIT_CODES].concat())]
@@ -42,20 +44,20 @@ pub(crate) struct Arguments {
         global = true,
         env = "ACCELPOOL_SOCKET",
         value_name = "PATH",
-        hide_env_values = true
-    )]
+        hide_env_values = true,
+ help_heading = GLOBAL)]
     pub(crate) socket: Option<PathBuf>,
 
     /// Form of the answer; json and yaml are stable, tables are for people
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORM")]
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORM", help_heading = GLOBAL)]
     pub(crate) output: Format,
 
     /// When to use colour
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", help_heading = GLOBAL)]
     pub(crate) color: ColorChoice,
 
     /// How long to wait for the daemon, such as 30s or 2m [default: 10s to read, 60s to change]
-    #[arg(long, global = true, value_parser = parse_timeout, value_name = "TIME")]
+    #[arg(long, global = true, value_parser = parse_timeout, value_name = "TIME", help_heading = GLOBAL)]
     pub(crate) timeout: Option<Duration>,
 
     #[command(subcommand)]

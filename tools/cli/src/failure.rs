@@ -64,7 +64,7 @@ pub(crate) enum Failure {
     Incomplete(&'static str),
     #[error("claim `{0}` is not known: it holds nothing and nothing is remembered of it")]
     UnknownClaim(String),
-    #[error("errors were found: {0}")]
+    #[error("errors found: {0}")]
     Findings(usize),
     #[error("cannot write `{path}`")]
     WriteFile {

@@ -8,6 +8,7 @@ mod page;
 mod progress;
 mod table;
 mod tone;
+mod yaml;
 
 use std::io::{self, IsTerminal, Write};
 
@@ -61,7 +62,7 @@ impl Console {
     ) -> Result<(), Failure> {
         match self.format {
             Format::Json => print_json(document),
-            Format::Yaml => print_text(&serde_norway::to_string(document).map_err(Failure::Yaml)?),
+            Format::Yaml => print_text(&yaml::to_yaml(document).map_err(Failure::Yaml)?),
             Format::Table | Format::Wide => {
                 let wide = self.format == Format::Wide;
                 let mut page = Page::new(self.output_color, wide, self.now_ms);

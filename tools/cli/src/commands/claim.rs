@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use accelpool_proto::node::{self, request::Wanted};
 use serde::Serialize;
 
-use super::claims::holds;
+use super::claims::{enforced_cell, holds};
 use crate::{
     args::{CreateArguments, Enforcement},
     client::Client,
@@ -46,14 +46,16 @@ fn write_created(lease: &Lease, page: &mut Page) {
     page.gap();
     let mut table = Table::new(&[
         Column::new("DEVICE"),
-        Column::elastic("HOLDS", 10),
-        Column::new("MEMORY BY"),
-        Column::new("COMPUTE BY"),
+        Column::elastic("HOLDS", 19),
+        Column::narrow("ENFORCED BY", 10),
+        Column::wide("MEMORY BY"),
+        Column::wide("COMPUTE BY"),
     ]);
     for allocation in &lease.allocations {
         table.row([
             allocation.device.as_str().into(),
             holds(allocation).into(),
+            enforced_cell(allocation),
             allocation.enforcement.memory.as_str().into(),
             allocation.enforcement.compute.as_str().into(),
         ]);

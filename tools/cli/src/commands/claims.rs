@@ -7,7 +7,7 @@ use crate::{
     client::Client,
     document::{Allocation, Lease, Portion},
     failure::Failure,
-    output::{Cell, Column, Console, Table, Tone, age, memory, note, permille, timestamp},
+    output::{Cell, Column, Console, Page, Table, Tone, age, memory, note, permille, timestamp},
 };
 
 #[derive(Serialize)]
@@ -23,6 +23,7 @@ pub(super) async fn run(client: &Client, console: &Console) -> Result<(), Failur
     console.print(&document, |page| {
         if !document.leases.is_empty() {
             page.table(&table(&document.leases, page.now_ms()));
+            write_trouble(&document.leases, page);
         }
     })
 }
@@ -34,10 +35,11 @@ fn table(leases: &[Lease], now_ms: u64) -> Table {
         Column::new("STATE"),
         Column::new("AGE").right(),
         Column::new("DEVICE"),
-        Column::elastic("HOLDS", 10),
-        Column::new("MEMORY BY"),
-        Column::new("COMPUTE BY"),
-        Column::elastic("TROUBLE", 8),
+        Column::elastic("HOLDS", 19),
+        Column::narrow("ENFORCED BY", 10),
+        Column::wide("MEMORY BY"),
+        Column::wide("COMPUTE BY"),
+        Column::wide("TROUBLE"),
         Column::wide("REQUEST"),
         Column::wide("LABELS"),
         Column::wide("SINCE"),
@@ -57,6 +59,7 @@ fn table(leases: &[Lease], now_ms: u64) -> Table {
                 age(lease.since_unix_ms, now_ms).into(),
                 allocation.device.as_str().into(),
                 if allocation.device.is_empty() { "".into() } else { holds(allocation).into() },
+                enforced_cell(allocation),
                 enforcement_cell(&allocation.enforcement.memory),
                 enforcement_cell(&allocation.enforcement.compute),
                 Cell::toned(&lease.trouble, Tone::Bad),
@@ -94,6 +97,28 @@ pub(super) fn labels(lease: &Lease) -> String {
 pub(super) fn state_cell(lease: &Lease) -> Cell {
     let tone = if lease.state == "prepared" { Tone::Plain } else { Tone::Attention };
     Cell::toned(&lease.state, tone)
+}
+
+/// What is wrong with leases, in full: a table has no room for it.
+fn write_trouble(leases: &[Lease], page: &mut Page) {
+    let mut in_trouble = leases.iter().filter(|lease| !lease.trouble.is_empty()).peekable();
+    if in_trouble.peek().is_some() {
+        page.heading("Trouble");
+    }
+    for lease in in_trouble {
+        page.paragraph(&[(&format!("  {}: ", lease.claim), Tone::Bad)], &lease.trouble);
+    }
+}
+
+/// Both enforcement classes: one word if they are the same, else memory's before compute's.
+pub(super) fn enforced_cell(allocation: &Allocation) -> Cell {
+    let classes = &allocation.enforcement;
+    if classes.memory == classes.compute {
+        return enforcement_cell(&classes.memory);
+    }
+    let is_weak = classes.memory == "none" || classes.compute == "none";
+    let tone = if is_weak { Tone::Attention } else { Tone::Plain };
+    Cell::toned(&format!("{}/{}", classes.memory, classes.compute), tone)
 }
 
 /// An enforcement class; one that holds nobody back stands out.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     client::Client,
-    document::{Device, Usage},
+    document::{Device, Taint, Usage},
     failure::Failure,
     output::{Cell, Column, Console, Table, Tone, list, memory, note, permille},
 };
@@ -30,26 +30,30 @@ pub(super) async fn run(client: &Client, console: &Console) -> Result<(), Failur
 pub(super) fn table(devices: &[Device]) -> Table {
     let mut table = Table::new(&[
         Column::new("NAME"),
-        Column::new("KIND"),
+        Column::wide("KIND"),
         Column::elastic("MODEL", 12),
         Column::new("MEMORY").right(),
         Column::new("USE"),
-        Column::new("HELD"),
-        Column::elastic("CLAIMS", 12),
-        Column::elastic("TAINTS", 12),
+        Column::if_filled("HELD", 14),
+        Column::narrow("CLAIMS", 14),
+        Column::wide("CLAIMS"),
+        Column::narrow("TAINTS", 12),
+        Column::wide("TAINTS"),
         Column::wide("NUMA"),
         Column::wide("POOL"),
         Column::wide("VENDOR"),
         Column::wide("ARCHITECTURE"),
         Column::wide("DRIVER"),
         Column::wide("PARTITIONING"),
-        Column::wide("SHARE ENFORCEMENT"),
+        Column::wide("SHARE MEMORY BY"),
+        Column::wide("SHARE COMPUTE BY"),
         Column::wide("CLIQUE"),
         Column::wide("PCI"),
         Column::wide("UUID"),
     ]);
     for device in devices {
         let enforcement = &device.share_enforcement;
+        let claims = &device.usage.claims;
         table.row([
             device.name.as_str().into(),
             device.kind.as_str().into(),
@@ -57,15 +61,18 @@ pub(super) fn table(devices: &[Device]) -> Table {
             memory(device.memory_bytes).into(),
             use_cell(device),
             held(&device.usage).into(),
-            list(&device.usage.claims, 2).into(),
-            taints_cell(device),
+            list(claims, 1).into(),
+            claims.join(", ").into(),
+            taints_cell(device, |taint| taint.key.clone()),
+            taints_cell(device, |taint| format!("{}:{}", taint.key, taint.effect)),
             device.numa_node.map(|node| node.to_string()).unwrap_or_default().into(),
             device.pool.as_str().into(),
             device.vendor.as_str().into(),
             device.architecture.as_str().into(),
             device.driver_version.as_str().into(),
             device.partitioning.as_ref().map_or("", |cut| cut.scheme.as_str()).into(),
-            format!("memory {}, compute {}", enforcement.memory, enforcement.compute).into(),
+            enforcement.memory.as_str().into(),
+            enforcement.compute.as_str().into(),
             device.fabric_clique.as_deref().unwrap_or_default().into(),
             device.pci_address.as_str().into(),
             device.uuid.as_str().into(),
@@ -87,17 +94,18 @@ fn use_cell(device: &Device) -> Cell {
     Cell::toned(&device.usage.mode, tone)
 }
 
-/// How much the leases hold.
-pub(super) fn held(usage: &Usage) -> String {
-    if usage.memory_bytes == 0 && usage.compute_permille == 0 {
+/// How much of a device in parts the leases hold; a whole one is held whole.
+fn held(usage: &Usage) -> String {
+    let is_nothing = usage.memory_bytes == 0 && usage.compute_permille == 0;
+    if is_nothing || usage.mode == "whole" {
         return String::new();
     }
     format!("{} {}", memory(usage.memory_bytes), permille(usage.compute_permille))
 }
 
-fn taints_cell(device: &Device) -> Cell {
-    let taints: Vec<String> =
-        device.taints.iter().map(|taint| format!("{}:{}", taint.key, taint.effect)).collect();
+/// The taints, each by `words`; red if one of them keeps work off.
+fn taints_cell(device: &Device, words: impl Fn(&Taint) -> String) -> Cell {
+    let taints: Vec<String> = device.taints.iter().map(words).collect();
     let is_harmless = device.taints.iter().all(|taint| taint.effect == "None");
-    Cell::toned(&list(&taints, 2), if is_harmless { Tone::Attention } else { Tone::Bad })
+    Cell::toned(&taints.join(", "), if is_harmless { Tone::Attention } else { Tone::Bad })
 }

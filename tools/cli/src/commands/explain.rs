@@ -5,14 +5,13 @@ use serde::Serialize;
 use super::{
     claim::write_command,
     claims::{holds, labels},
-    devices::held,
-    taint::taints,
+    taint::write_taints,
 };
 use crate::{
     client::Client,
     document::{Allocation, Device, Event, Lease, Portion},
     failure::Failure,
-    output::{Cell, Column, Console, Page, Table, Tone, age, memory, permille, timestamp},
+    output::{Column, Console, Page, Table, Tone, age, memory, permille, timestamp},
 };
 
 #[derive(Serialize)]
@@ -75,7 +74,7 @@ fn write_lease(lease: &Lease, page: &mut Page) {
         (&lease.state, tone),
         (
             &format!(
-                ", held since {} ({})",
+                ", held since {} ({} ago)",
                 timestamp(lease.since_unix_ms),
                 age(lease.since_unix_ms, page.now_ms())
             ),
@@ -137,21 +136,21 @@ fn write_device(document: &Document, device: &Device, page: &mut Page) {
     page.heading(&format!("On {}", device.name));
     let form = [device.model.as_str(), &memory(device.memory_bytes)].join(", ");
     page.line(&format!("  {form}"));
-    let held = match held(&device.usage) {
-        held if held.is_empty() => String::new(),
-        held => format!(", {held} held in all"),
-    };
-    page.line(&format!("  used {}{held}", device.usage.mode));
+    let usage = &device.usage;
+    page.line(&format!(
+        "  used {}: all claims together hold {} of its memory and {} of its time",
+        usage.mode,
+        memory(usage.memory_bytes),
+        permille(usage.compute_permille)
+    ));
     if !device.present {
-        page.spans(&[("  the device is gone from the bus", Tone::Bad)]);
+        page.spans(&[("  it is gone from the bus", Tone::Bad)]);
     }
     let own = document.lease.iter().flat_map(|lease| &lease.allocations);
     for allocation in own.filter(|allocation| allocation.device == device.name) {
         write_limits(allocation, page);
     }
-    if !device.taints.is_empty() {
-        page.indented_table(2, &taints(device, page.now_ms()));
-    }
+    write_taints(device, page);
     write_neighbours(document, device, page);
 }
 
@@ -162,7 +161,7 @@ fn write_limits(allocation: &Allocation, page: &mut Page) {
             (memory(*memory_bytes), permille(*compute_permille))
         }
         Portion::Partition { profile, .. } => (profile.clone(), profile.clone()),
-        Portion::Whole => ("all".to_owned(), "all".to_owned()),
+        Portion::Whole => ("all of it".to_owned(), "all of it".to_owned()),
         Portion::Unknown => ("unknown".to_owned(), "unknown".to_owned()),
     };
     let classes = &allocation.enforcement;
@@ -223,26 +222,18 @@ fn write_history(events: &[Event], page: &mut Page) {
         page.line("  nothing is remembered: the daemon started after it was prepared");
         return;
     }
-    let mut table = Table::new(&[
-        Column::new("WHEN"),
-        Column::new("AGE").right(),
-        Column::new("EVENT"),
-        Column::elastic("MESSAGE", 20),
-    ]);
+    let kind_width = events.iter().map(|event| event.kind.len()).max().unwrap_or(0);
     for event in events {
         let tone = match event.kind.as_str() {
             "refused" | "failed" => Tone::Bad,
             "repaired" | "recovered" => Tone::Attention,
             _ => Tone::Plain,
         };
-        table.row([
-            timestamp(event.unix_ms).into(),
-            age(event.unix_ms, page.now_ms()).into(),
-            Cell::toned(&event.kind, tone),
-            event_text(event).into(),
-        ]);
+        let age = age(event.unix_ms, page.now_ms());
+        let when = format!("  {}  {age:>4}  ", timestamp(event.unix_ms));
+        let kind = format!("{:kind_width$}  ", event.kind);
+        page.paragraph(&[(&when, Tone::Plain), (&kind, tone)], &event_text(event));
     }
-    page.indented_table(2, &table);
 }
 
 fn event_text(event: &Event) -> String {

@@ -55,7 +55,7 @@ fn write(node: &GetNodeResponse, page: &mut Page) {
         Column::new("STATE"),
         Column::new("DEVICES").right(),
         Column::new("RESTARTS").right(),
-        Column::elastic("LAST ERROR", 10),
+        Column::if_filled("LAST ERROR", 10),
     ]);
     for vendor in &node.vendors {
         table.row([

@@ -8,7 +8,7 @@ use crate::{
     client::Client,
     document::Device,
     failure::Failure,
-    output::{Cell, Column, Console, Page, Table, Tone, age},
+    output::{Console, Page, Tone, age},
 };
 
 #[derive(Serialize)]
@@ -45,25 +45,19 @@ fn write(device: &Device, page: &mut Page) {
         return;
     }
     page.line(&format!("{} is tainted:", device.name));
-    page.indented_table(2, &taints(device, page.now_ms()));
+    write_taints(device, page);
 }
 
-/// The taints of a device, one a row.
-pub(super) fn taints(device: &Device, now_ms: u64) -> Table {
-    let mut table = Table::new(&[
-        Column::new("TAINT"),
-        Column::new("EFFECT"),
-        Column::new("AGE").right(),
-        Column::elastic("REASON", 20),
-    ]);
+/// The taints of a device, each with its whole reason.
+pub(super) fn write_taints(device: &Device, page: &mut Page) {
     for taint in &device.taints {
         let tone = if taint.effect == "None" { Tone::Attention } else { Tone::Bad };
-        table.row([
-            taint.key.as_str().into(),
-            Cell::toned(&taint.effect, tone),
-            age(taint.since_unix_ms, now_ms).into(),
-            taint.reason.as_str().into(),
-        ]);
+        let age = age(taint.since_unix_ms, page.now_ms());
+        let lead = [
+            ("  tainted ", Tone::Plain),
+            (&*format!("{}:{}", taint.key, taint.effect), tone),
+            (&*format!(" for {age}: "), Tone::Plain),
+        ];
+        page.paragraph(&lead, &taint.reason);
     }
-    table
 }

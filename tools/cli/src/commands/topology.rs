@@ -24,6 +24,10 @@ pub(super) async fn run(
             note(&format!("drew {} devices into {}", topology.devices.len(), path.display()));
             Ok(())
         }
+        None if groups.is_empty() => {
+            note("no NUMA nodes and no devices");
+            console.print(&topology, |_| {})
+        }
         None => console.print(&topology, |page| {
             write_tree(&groups, page);
             write_matrix(&groups, &topology.links, page);

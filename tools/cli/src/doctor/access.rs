@@ -82,7 +82,8 @@ pub(super) fn judge_socket(path: &Path, socket: Option<&Socket>, group: Option<u
         return Finding::error(
             "socket",
             format!("`{path}` does not exist or is out of your reach"),
-            "systemctl start accelpoold; if it does not stay, journalctl -u accelpoold says why",
+            "systemctl start accelpoold, or give its socket with --socket; \
+             journalctl -u accelpoold says why it stopped",
         );
     };
     if !socket.right_type {

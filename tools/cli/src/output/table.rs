@@ -9,6 +9,9 @@ use super::{LINE_WIDTH, Tone, clean};
 
 const GAP: usize = 2;
 
+/// What stands in a field that has nothing to say.
+const EMPTY: &str = "-";
+
 /// What is left of a column that must give way though it should not.
 const WIDTH_MIN: usize = 4;
 
@@ -18,24 +21,54 @@ pub(crate) struct Column {
     title: &'static str,
     /// The width down to which it may be cut.
     cut_to: Option<usize>,
-    wide_only: bool,
+    place: Place,
     right: bool,
 }
 
+/// The forms of a table that a column stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Always,
+    /// Unless nobody has anything to say in it; always in the wide form.
+    IfFilled,
+    Narrow,
+    Wide,
+}
+
 impl Column {
+    const fn at(title: &'static str, place: Place) -> Self {
+        Self { title, cut_to: None, place, right: false }
+    }
+
     /// A column that is shown in full.
     pub(crate) const fn new(title: &'static str) -> Self {
-        Self { title, cut_to: None, wide_only: false, right: false }
+        Self::at(title, Place::Always)
     }
 
     /// A column that may be cut to `width`.
     pub(crate) const fn elastic(title: &'static str, width: usize) -> Self {
-        Self { title, cut_to: Some(width), wide_only: false, right: false }
+        let mut column = Self::at(title, Place::Always);
+        column.cut_to = Some(width);
+        column
+    }
+
+    /// An elastic column that is left out of the narrow form if all its fields are empty.
+    pub(crate) const fn if_filled(title: &'static str, width: usize) -> Self {
+        let mut column = Self::elastic(title, width);
+        column.place = Place::IfFilled;
+        column
+    }
+
+    /// An elastic column for which the wide form has others.
+    pub(crate) const fn narrow(title: &'static str, width: usize) -> Self {
+        let mut column = Self::elastic(title, width);
+        column.place = Place::Narrow;
+        column
     }
 
     /// A column of the wide form only.
     pub(crate) const fn wide(title: &'static str) -> Self {
-        Self { title, cut_to: None, wide_only: true, right: false }
+        Self::at(title, Place::Wide)
     }
 
     /// The column with its text at the right edge, as for numbers.
@@ -56,7 +89,7 @@ impl Cell {
     /// A field in a tone.
     pub(crate) fn toned(text: &str, tone: Tone) -> Self {
         if text.is_empty() {
-            return Self { text: "-".to_owned(), tone: Tone::Faint };
+            return Self { text: EMPTY.to_owned(), tone: Tone::Faint };
         }
         Self { text: clean(text).into_owned(), tone }
     }
@@ -90,7 +123,7 @@ impl Table {
     /// The text, `indent` columns to the right.
     pub(crate) fn render(&self, indent: usize, wide: bool, color: bool) -> String {
         let shown: Vec<usize> =
-            (0..self.columns.len()).filter(|at| wide || !self.columns[*at].wide_only).collect();
+            (0..self.columns.len()).filter(|at| self.is_shown(*at, wide)).collect();
         let mut widths: Vec<usize> = shown.iter().map(|at| self.natural_width(*at)).collect();
         if !wide {
             self.fit(&shown, &mut widths, LINE_WIDTH.saturating_sub(indent));
@@ -111,6 +144,15 @@ impl Table {
             text.push('\n');
         }
         text
+    }
+
+    fn is_shown(&self, at: usize, wide: bool) -> bool {
+        match self.columns[at].place {
+            Place::Always => true,
+            Place::IfFilled => wide || self.rows.iter().any(|row| row[at].text != EMPTY),
+            Place::Narrow => !wide,
+            Place::Wide => wide,
+        }
     }
 
     fn natural_width(&self, at: usize) -> usize {
@@ -193,6 +235,21 @@ mod tests {
     fn the_wide_form_cuts_nothing() {
         let text = table().render(0, true, false);
         assert!(text.contains(&"x".repeat(200)) && text.contains("MORE"));
+    }
+
+    #[test]
+    fn a_column_without_words_is_left_out() {
+        let mut table = Table::new(&[
+            Column::new("A"),
+            Column::if_filled("TROUBLE", 8),
+            Column::narrow("SHORT", 8),
+            Column::wide("LONG"),
+        ]);
+        table.row(["a".into(), "".into(), "s".into(), "l".into()]);
+        assert_eq!(table.render(0, false, false), "A  SHORT\na  s\n");
+        assert_eq!(table.render(0, true, false), "A  TROUBLE  LONG\na  -        l\n");
+        table.row(["b".into(), "broken".into(), "s".into(), "l".into()]);
+        assert!(table.render(0, false, false).contains("broken"));
     }
 
     #[test]

@@ -98,6 +98,18 @@ fn a_matrix_says_how_each_pair_speaks() {
 }
 
 #[test]
+fn a_large_matrix_is_split_to_fit_the_page() {
+    let names: Vec<String> = (0..16).map(|at| format!("gpu-0000-{at:02x}-00-0")).collect();
+    let devices = names.iter().map(|name| device(name, "", Some(0))).collect();
+    let pairs = names.iter().flat_map(|a| names.iter().map(move |b| link(a, b, 64)));
+    let topology = GetTopologyResponse { devices, ..GetTopologyResponse::default() };
+    let mut page = Page::new(false, false, 0);
+    write_matrix(&arrange(&topology), &pairs.collect::<Vec<_>>(), &mut page);
+    assert!(page.text().lines().all(|line| line.len() <= 100), "{}", page.text());
+    assert_eq!(page.text().matches("xgmi 64").count(), 16 * 15);
+}
+
+#[test]
 fn a_tree_that_is_none_ends() {
     let mut topology = node();
     topology.pcie_nodes[0].parent = Some(1);

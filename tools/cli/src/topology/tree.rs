@@ -6,8 +6,9 @@ use crate::{
     output::{Page, Tone, list, memory},
 };
 
-/// Columns for a device's model, and for its holders and taints; with the deepest branch and
-/// the longest name that a device may have by address they fill a line of 100.
+/// Columns for a device's name, its model, and its holders: with the deepest branch they
+/// fill a line of 100.
+const NAME_WIDTH: usize = 16;
 const MODEL_WIDTH: usize = 24;
 const WORDS_WIDTH: usize = 26;
 
@@ -48,10 +49,12 @@ const fn arm(is_last: bool) -> (&'static str, &'static str) {
 }
 
 fn write_device(device: &Device, lead: &str, page: &mut Page) {
+    // A longer name takes its room from the model.
+    let model_width = (MODEL_WIDTH + NAME_WIDTH).saturating_sub(device.name.len()).min(MODEL_WIDTH);
     let form = format!(
-        "{lead}{}  {:MODEL_WIDTH$}  {:>7}  ",
+        "{lead}{}  {:model_width$}  {:>7}  ",
         device.name,
-        cut(&device.model, MODEL_WIDTH),
+        cut(&device.model, model_width),
         memory(device.memory_bytes),
     );
     let (word, tone) = match device.usage.mode.as_str() {
@@ -61,7 +64,10 @@ fn write_device(device: &Device, lead: &str, page: &mut Page) {
     };
     let holders = match device.usage.claims.as_slice() {
         [] => String::new(),
-        claims => cut(&format!(" by {}", list(claims, 1)), WORDS_WIDTH),
+        claims => {
+            let word = if device.present { "by" } else { "but held by" };
+            cut(&format!(" {word} {}", list(claims, 1)), WORDS_WIDTH)
+        }
     };
     page.spans(&[(&form, Tone::Plain), (word, tone), (&holders, Tone::Plain)]);
     for taint in &device.taints {

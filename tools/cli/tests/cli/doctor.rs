@@ -31,9 +31,11 @@ fn furnish(root: &Path) {
     write("sys/module/nvidia/version", "550.54.15\n");
 }
 
+/// Runs the doctor in the root folder, so that no path of this machine is in its words.
 fn doctor(root: &Path, form: &str) -> Outcome {
     let mut command = accelpool("".as_ref());
-    command.env_remove("ACCELPOOL_SOCKET").args(["doctor", "-o", form, "--root"]).arg(root);
+    command.env_remove("ACCELPOOL_SOCKET").args(["doctor", "-o", form, "--root", "."]);
+    command.current_dir(root);
     Outcome::from(command.output().unwrap())
 }
 
@@ -60,7 +62,6 @@ fn without_a_daemon_the_host_is_still_examined() {
     check("doctor-down.table", &outcome.text(root.path()));
     assert_eq!(outcome.exit, Some(1));
     for line in outcome.stdout.lines() {
-        let line = line.replace(root.path().to_str().unwrap(), "$DIR");
         assert!(line.chars().count() <= 100, "{line}");
     }
 }

@@ -57,7 +57,7 @@ impl Fake {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let gate = Arc::new(Notify::new());
         let service = Service { state, asked: asked.clone(), gate: gate.clone() };
-        let (stop, stopped) = oneshot::channel::<()>();
+        let (stop, end) = oneshot::channel::<()>();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let path = socket.clone();
         let thread = thread::spawn(move || {
@@ -67,10 +67,10 @@ impl Fake {
                 ready.send(()).unwrap();
                 let server = Server::builder().add_service(NodeServer::new(service));
                 tokio::select! {
-                    served = server.serve_with_incoming(UnixListenerStream::new(listener)) => {
-                        served.unwrap();
+                    ended = server.serve_with_incoming(UnixListenerStream::new(listener)) => {
+                        ended.unwrap();
                     }
-                    _ = stopped => {}
+                    _ = end => {}
                 }
             });
         });

@@ -36,8 +36,9 @@ impl Outcome {
             text.push_str("--- stderr\n");
             text.push_str(&self.stderr);
         }
-        text.push_str(&format!("--- exit {}\n", self.exit.unwrap()));
-        mask(&text.replace(folder.to_str().unwrap(), "$DIR"))
+        let exit = self.exit.unwrap();
+        text = text.replace(folder.to_str().unwrap(), "$DIR");
+        mask(&[text, format!("--- exit {exit}\n")].concat())
     }
 }
 

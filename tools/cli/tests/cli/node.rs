@@ -33,16 +33,17 @@ pub(crate) struct State {
 
 /// Milliseconds since 1970, so long ago that the age is the same for the whole test.
 fn ago(seconds: u64) -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    u64::try_from((now - Duration::from_secs(seconds + MINUTE / 2)).as_millis()).unwrap()
+    let then = SystemTime::now() - Duration::from_secs(seconds + MINUTE / 2);
+    let then = then.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    u64::try_from(then.as_millis()).unwrap()
 }
 
 pub(crate) fn name(bus: &str) -> String {
     format!("gpu-0000-{bus}-00-0")
 }
 
-fn enforcements(memory: &str, compute: &str) -> Option<Enforcements> {
-    Some(Enforcements { memory: memory.into(), compute: compute.into() })
+fn enforcements(memory: &str, compute: &str) -> Enforcements {
+    Enforcements { memory: memory.into(), compute: compute.into() }
 }
 
 fn device(index: usize) -> Device {
@@ -75,7 +76,7 @@ fn device(index: usize) -> Device {
             uniform: false,
             profiles: vec![profile("1g.10gb", 10, 142, 1), profile("3g.40gb", 40, 428, 4)],
         }),
-        share_enforcement: enforcements("library", "none"),
+        share_enforcement: Some(enforcements("library", "none")),
         pool: "default".into(),
         present: true,
         taints: Vec::new(),
@@ -83,9 +84,9 @@ fn device(index: usize) -> Device {
     }
 }
 
-fn usage(mode: &str, gib: u64, compute_permille: u32, claims: &[&str]) -> Option<Usage> {
+fn usage(mode: &str, gib: u64, compute_permille: u32, claims: &[&str]) -> Usage {
     let claims = claims.iter().map(|claim| (*claim).to_owned()).collect();
-    Some(Usage { mode: mode.into(), memory_bytes: gib * GIB, compute_permille, claims })
+    Usage { mode: mode.into(), memory_bytes: gib * GIB, compute_permille, claims }
 }
 
 fn taint(key: &str, effect: &str, reason: &str, age: u64) -> Taint {
@@ -94,18 +95,19 @@ fn taint(key: &str, effect: &str, reason: &str, age: u64) -> Taint {
 
 fn devices() -> Vec<Device> {
     let mut devices: Vec<Device> = (0..8).map(device).collect();
-    devices[0].usage = usage("whole", 80, 1000, &["train"]);
-    devices[1].usage = usage("shared", 30, 750, &["dev-a", "dev-b", "notebook-of-somebody-else"]);
-    devices[2].usage = usage("partitioned", 10, 142, &[UID]);
+    devices[0].usage = Some(usage("whole", 80, 1000, &["train"]));
+    devices[1].usage =
+        Some(usage("shared", 30, 750, &["dev-a", "dev-b", "notebook-of-somebody-else"]));
+    devices[2].usage = Some(usage("partitioned", 10, 142, &[UID]));
     devices[3].taints =
         vec![taint("operator", "NoSchedule", "fan of slot 4 rattles, ticket 4711", HOUR * 3)];
-    devices[5].usage = usage("whole", 80, 1000, &["train"]);
+    devices[5].usage = Some(usage("whole", 80, 1000, &["train"]));
     devices[5].present = false;
     devices[5].taints = vec![
         taint("fell-off-bus", "NoExecute", "xid-79: GPU has fallen off the bus", MINUTE * 4),
         taint("link", "None", "nvlink 3 is down", MINUTE * 5),
     ];
-    devices[6].usage = usage("foreign", 10, 142, &[]);
+    devices[6].usage = Some(usage("foreign", 10, 142, &[]));
     devices
 }
 
@@ -127,7 +129,7 @@ fn allocation(claim: &str, request: &str, bus: &str, portion: Portion) -> Alloca
         device_uuid: format!("GPU-5a1b7e2c-0000-4000-8000-0000000000{bus}"),
         portion: Some(portion),
         share_id: None,
-        enforcement,
+        enforcement: Some(enforcement),
         cdi_id: format!("accelpool.dev/claim={claim}-{request}-{target}"),
     }
 }
@@ -348,6 +350,7 @@ pub(crate) fn empty() -> State {
         node: GetNodeResponse {
             version: "9.9.9".into(),
             state: "starting".into(),
+            started_unix_ms: ago(HOUR * 2),
             ..GetNodeResponse::default()
         },
         ..State::default()

@@ -31,9 +31,8 @@ fn start(fake: &Fake, arguments: &[&str]) -> (Child, File) {
 fn read_until(terminal: &mut File, word: &str) -> String {
     let mut seen = Vec::new();
     let mut buffer = [0; 256];
-    loop {
-        // A terminal that nobody writes to any more reads as an error.
-        let Ok(count) = terminal.read(&mut buffer) else { break };
+    // A terminal that nobody writes to any more reads as an error.
+    while let Ok(count) = terminal.read(&mut buffer) {
         seen.extend_from_slice(&buffer[..count]);
         if count == 0 || String::from_utf8_lossy(&seen).contains(word) {
             break;

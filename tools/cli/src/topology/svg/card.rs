@@ -35,8 +35,8 @@ pub(super) fn draw(placed: &Placed<'_>, canvas: &mut Canvas) {
     canvas.text((x + 18, y + 20), &cut(&device.name, 18), &name);
     let small = "font-size=\"10\" fill=\"#616e7c\"";
     canvas.text((x + 18, y + 35), &cut(&device.model, 24), small);
-    let (word, mode) = if device.present { (&*device.usage.mode, mode) } else { ("gone", TAINT) };
-    let style = format!("font-size=\"12\" font-weight=\"600\" fill=\"{mode}\"");
+    let (word, tone) = if device.present { (&*device.usage.mode, mode) } else { ("gone", TAINT) };
+    let style = format!("font-size=\"12\" font-weight=\"600\" fill=\"{tone}\"");
     canvas.text((x + 18, y + 55), word, &style);
     let style = "font-size=\"11\" text-anchor=\"end\"";
     canvas.text((x + WIDTH - 10, y + 55), &memory(device.memory_bytes), style);
@@ -44,7 +44,7 @@ pub(super) fn draw(placed: &Placed<'_>, canvas: &mut Canvas) {
     let compute = held.compute_permille;
     bar((x + 18, y + 71), "memory", (held.memory_bytes, device.memory_bytes), mode, canvas);
     bar((x + 18, y + 86), "compute", (u64::from(compute), 1000), mode, canvas);
-    let holders = cut(&list(&held.claims, 1), 22);
+    let holders = cut(&list(&held.claims, 1), 20);
     canvas.text((x + 18, y + 102), &holders, "font-size=\"11\"");
     draw_taint(placed, canvas);
     canvas.end_group();
@@ -71,7 +71,7 @@ fn draw_taint(placed: &Placed<'_>, canvas: &mut Canvas) {
         1 => String::new(),
         taints => format!(" +{}", taints - 1),
     };
-    let words = cut(&format!("{}: {}{more}", taint.key, taint.effect), 25);
+    let words = cut(&format!("{}: {}", taint.key, taint.effect), 23 - more.len().min(8)) + &more;
     let style = format!("fill=\"{TAINT}\"");
     canvas.rect((x + 6, y + HEIGHT - 24), (WIDTH - 12, 18), 4, &style);
     let style = "font-size=\"10\" font-weight=\"600\" fill=\"#ffffff\"";
