@@ -170,7 +170,7 @@ fn import(json: &Path, file: &Path) -> Result<(), Failure> {
     };
     source.take(IMPORT_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
     let made = accelpool_ledger::import(&text, file);
-    let summary = made.map_err(|error| Failure::new(&error, None))?;
+    let summary = made.map_err(|error| Failure::new(&error, error.code()))?;
     eprintln!(
         "`{}`: {} leases, {} tainted devices",
         file.display(),

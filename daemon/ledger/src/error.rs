@@ -289,3 +289,20 @@ pub enum ImportError {
 pub(crate) fn excerpt(text: &str) -> String {
     text.chars().take(80).flat_map(char::escape_debug).collect()
 }
+
+impl ImportError {
+    /// The stable code, for those that have a page in `docs/errors`.
+    #[must_use]
+    pub const fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Write(error) => Some(error.code()),
+            Self::Malformed(_)
+            | Self::Version(_)
+            | Self::Unreadable(_)
+            | Self::Record(_)
+            | Self::Duplicate(_)
+            | Self::TooLarge(_)
+            | Self::Exists(_) => None,
+        }
+    }
+}
