@@ -28,7 +28,7 @@ fn made(profile: &Profile, device: MemoryBytes) -> String {
 }
 
 /// The memory of a profile as its name has it: eighths of the device's memory, rounded up, times
-/// the device's whole gigabytes, also rounded up. So 9728 MiB of 81559 MiB are `10gb`.
+/// the device's whole gigabytes, also rounded up. So 9984 MiB of 81559 MiB are `10gb`.
 fn gigabytes(profile_mib: u64, device: MemoryBytes) -> u64 {
     let device_mib = (device.bytes() >> 20).max(1);
     let eighths = profile_mib.saturating_mul(8).div_ceil(device_mib).min(8);
@@ -66,15 +66,15 @@ mod tests {
 
     #[test]
     fn the_drivers_name_is_taken() {
-        check(Some("MIG 1g.10gb+me"), (7, 1, 9_728), "1g.10gb+me");
-        check(Some("1g.10gb"), (0, 1, 9_728), "1g.10gb");
-        check(Some("1g.24gb-me"), (13, 1, 9_728), "1g.24gb-no-me");
+        check(Some("MIG 1g.10gb+me"), (7, 1, 9_984), "1g.10gb+me");
+        check(Some("1g.10gb"), (0, 1, 9_984), "1g.10gb");
+        check(Some("1g.24gb-me"), (13, 1, 9_984), "1g.24gb-no-me");
     }
 
     #[test]
     fn without_one_it_is_made_as_the_driver_makes_it() {
-        check(None, (0, 1, 9_728), "1g.10gb");
-        check(None, (7, 1, 9_728), "1g.10gb+me");
+        check(None, (0, 1, 9_984), "1g.10gb");
+        check(None, (7, 1, 9_984), "1g.10gb+me");
         check(None, (9, 1, 20_096), "1g.20gb");
         check(None, (2, 3, 40_448), "3g.40gb");
         check(None, (4, 7, 81_152), "7g.80gb");
