@@ -152,11 +152,8 @@ impl Machine<'_> {
             pcie_root: fallback::pcie_root(self.roots, pci).map(|root| plain(&root)),
             fabric_clique: None,
             partitioning: None,
-            // Shares are kept apart by the shim alone: the driver has no quotas.
-            share_enforcement: Enforcements {
-                memory: accelpool_model::Enforcement::Library,
-                compute: accelpool_model::Enforcement::Library,
-            },
+            // The driver has no quotas: it keeps processes on one device apart, and no more.
+            share_enforcement: Enforcements::default(),
             injection: injection(nodes::of_device(self.roots, pci, minor), &self.mounts),
         }
     }

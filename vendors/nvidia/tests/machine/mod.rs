@@ -159,8 +159,16 @@ impl Machine {
 
     /// The device no longer answers on the bus.
     pub(crate) fn unplug(&self, pci: &str) {
-        let config = self.path("sys/bus/pci/devices").join(pci).join("config");
-        fs::write(config, [0xff; 64]).unwrap();
+        fs::write(self.config(pci), [0xff; 4]).unwrap();
+    }
+
+    /// The device answers again.
+    pub(crate) fn plug(&self, pci: &str) {
+        fs::write(self.config(pci), CONFIG).unwrap();
+    }
+
+    fn config(&self, pci: &str) -> PathBuf {
+        self.path("sys/bus/pci/devices").join(pci).join("config")
     }
 
     pub(crate) fn vendor(&self) -> Nvidia {
