@@ -68,6 +68,8 @@ pub(crate) struct Watch {
     /// Devices that are told to be off the bus, or that the library is of no use for.
     told_lost: BTreeSet<DeviceUuid>,
     told_unusable: bool,
+    /// Devices came or went: a library that was loaded before does not know those that came.
+    stale: bool,
     queue: VecDeque<VendorEvent>,
 }
 
@@ -106,6 +108,10 @@ pub(crate) fn next(
                 }
             }
         }
+        if std::mem::take(&mut locked(watch).stale) {
+            locked(watch).close();
+            library.close_if_open();
+        }
         if left.is_zero() {
             return Ok(locked(watch).queue.pop_front());
         }
@@ -129,6 +135,10 @@ impl Watch {
         self.looked = Some(Instant::now());
         if let Some(nvml) = nvml {
             self.told_unusable = false;
+            if self.set.as_ref().is_some_and(|set| !set.is_of(nvml)) {
+                self.close();
+                self.looked = Some(Instant::now());
+            }
             self.register(nvml);
         }
         let described = fallback::devices(roots);
@@ -139,6 +149,7 @@ impl Watch {
         }
         if self.present.as_ref().is_some_and(|last| *last != present) {
             self.push(VendorEvent::DevicesChanged);
+            self.stale = true;
         }
         self.present = Some(present);
         let known: Vec<_> = self.known.iter().map(|(pci, uuid)| (*pci, uuid.clone())).collect();

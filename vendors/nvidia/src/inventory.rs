@@ -80,7 +80,7 @@ pub(crate) fn find<'nvml>(
 /// Every device: those that the library answers for, then those that only procfs describes.
 pub(crate) fn devices(roots: &Roots, nvml: Option<&Nvml>) -> Result<Vec<Device>, VendorError> {
     let described = fallback::devices(roots);
-    let known = nvml.map(known).transpose().map_err(unusable)?.unwrap_or_default();
+    let known = nvml.map(known).transpose().map_err(|error| unusable(&error))?.unwrap_or_default();
     let driver_version = nvml
         .and_then(|nvml| nvml.driver_version().ok())
         .or_else(|| fallback::driver_version(roots))
@@ -103,7 +103,7 @@ pub(crate) fn devices(roots: &Roots, nvml: Option<&Nvml>) -> Result<Vec<Device>,
 }
 
 /// A library that cannot even say how many devices there are is of no use.
-fn unusable(error: CallError) -> VendorError {
+fn unusable(error: &CallError) -> VendorError {
     VendorError::Library(error.to_string())
 }
 
@@ -187,11 +187,11 @@ fn architecture(number: Option<u32>) -> &'static str {
 
 /// The part of the fabric that a device has joined: `<cluster>.<clique>`.
 ///
-/// A cluster of zeros is a node's own NVSwitches: every node says the same, so it names nothing
+/// A cluster of zeros is a node's own switches: every node says the same, so it names nothing
 /// that is shared between nodes, and inside the node the links tell who reaches whom.
 fn fabric_clique(gpu: Gpu<'_>) -> Option<String> {
     let fabric = gpu.fabric().ok().filter(|fabric| fabric.joined && fabric.cluster != [0; 16])?;
-    let hex: String = fabric.cluster.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = format!("{:032x}", u128::from_be_bytes(fabric.cluster));
     let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
     Some(format!("{}.{}", parts.join("-"), fabric.clique))
 }

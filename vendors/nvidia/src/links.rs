@@ -62,10 +62,9 @@ fn rates(gpu: Gpu<'_>, addresses: &[PciAddress]) -> Rates {
     for link in 0..LINKS_MAX {
         match gpu.link_is_up(link) {
             Ok(true) => {}
-            Ok(false) => continue,
             // Beyond the last link; or a device without any.
             Err(error) if error.is_invalid_argument() || error.is_unsupported() => break,
-            Err(_) => continue,
+            Ok(false) | Err(_) => continue,
         }
         let rate = link_rate(gpu, link);
         match gpu.link_end(link) {

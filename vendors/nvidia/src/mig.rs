@@ -18,7 +18,8 @@ use crate::{
     nodes,
     roots::Roots,
     sys::{
-        CallError, ComputeInstance, Gpu, GpuInstance, GpuInstancePlace, Nvml, Profile, ProfileKind,
+        CallError, ComputeInstance, Gpu, GpuInstance, GpuInstancePlace, MigDevice, Nvml, Profile,
+        ProfileKind,
     },
 };
 
@@ -160,7 +161,12 @@ pub(crate) fn destroy(
 ) -> Result<(), VendorError> {
     let about = |error: CallError| match error.about(device) {
         VendorError::InUse { device, .. } => VendorError::InUse { device, holder: holders(gpu) },
-        other => other,
+        other @ (VendorError::Unsupported(_)
+        | VendorError::UnknownDevice(_)
+        | VendorError::UnknownProfile { .. }
+        | VendorError::Occupied(_)
+        | VendorError::Library(_)
+        | VendorError::Failed { .. }) => other,
     };
     let memory = MemoryBytes::new(gpu.memory_total().unwrap_or_default());
     let offered = offered(gpu, memory).map_err(about)?;
@@ -236,7 +242,7 @@ struct Listing<'a> {
     pci: accelpool_model::PciAddress,
     mounts: Vec<accelpool_model::Mount>,
     /// UUIDs by GPU instance and compute instance.
-    uuids: Vec<((u32, u32), String)>,
+    uuids: Vec<MigDevice>,
 }
 
 impl<'a> Listing<'a> {

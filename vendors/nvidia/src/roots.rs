@@ -24,18 +24,20 @@ pub struct Roots {
     pub driver: PathBuf,
 }
 
-impl Default for Roots {
-    fn default() -> Self {
+impl Roots {
+    /// The machine whose file system is at `machine`, with the driver installed at `driver`.
+    ///
+    /// `machine` is `/`, or a folder that stands for a machine in a test or a demonstration.
+    #[must_use]
+    pub fn new(machine: &Path, driver: PathBuf) -> Self {
         Self {
-            sysfs: "/sys".into(),
-            procfs: "/proc".into(),
-            devfs: "/dev".into(),
-            driver: "/".into(),
+            sysfs: machine.join("sys"),
+            procfs: machine.join("proc"),
+            devfs: machine.join("dev"),
+            driver,
         }
     }
-}
 
-impl Roots {
     /// True if the kernel driver is loaded.
     pub(crate) fn has_driver(&self) -> bool {
         self.procfs.join("driver/nvidia").is_dir()

@@ -18,7 +18,7 @@ use nvml_wrapper_sys::bindings::{NvmlLib, nvmlDevice_t, nvmlReturn_t};
 pub(crate) use self::{
     event::{Event, EventSet},
     gpu::{Accounting, Gpu, LinkEnd, Process, Utilization},
-    mig::{ComputeInstance, GpuInstance, GpuInstancePlace, Profile, ProfileKind},
+    mig::{ComputeInstance, GpuInstance, GpuInstancePlace, MigDevice, Profile, ProfileKind},
 };
 
 /// `NVML_INIT_FLAG_NO_GPUS`: a driver that drives no GPU is no failure.
@@ -29,7 +29,7 @@ const DEVICES_MAX: u32 = 256;
 
 /// The largest string buffer in `nvml.h` (`NVML_DEVICE_NAME_V2_BUFFER_SIZE` and
 /// `NVML_DEVICE_UUID_V2_BUFFER_SIZE` are 96, a version has 80).
-const STRING_LEN: usize = 128;
+const STRING_LEN: c_uint = 128;
 
 /// Why a call into the library failed.
 #[derive(Debug, thiserror::Error)]
@@ -205,8 +205,8 @@ fn text(
     call: &'static str,
     fill: impl FnOnce(*mut c_char, c_uint) -> nvmlReturn_t,
 ) -> Result<String, CallError> {
-    let mut buffer = [0; STRING_LEN];
-    check(call, fill(buffer.as_mut_ptr(), STRING_LEN as c_uint))?;
+    let mut buffer = [0; STRING_LEN as usize];
+    check(call, fill(buffer.as_mut_ptr(), STRING_LEN))?;
     read_text(call, &buffer)
 }
 

@@ -13,7 +13,7 @@ use std::{
 use accelpool_model::{DeviceUuid, MemoryBytes, Sample};
 use accelpool_vendor_api::VendorError;
 
-use crate::sys::{Accounting, CallError, Gpu, Process, Utilization};
+use crate::sys::{Accounting, CallError, Gpu, MigDevice, Process, Utilization};
 
 /// When a device was sampled last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub(crate) fn sample(
     Ok((samples, now))
 }
 
-fn key(process: &Process, partitions: &[((u32, u32), String)]) -> Key {
+fn key(process: &Process, partitions: &[MigDevice]) -> Key {
     let known = process.place.and_then(|place| {
         let (_, uuid) = partitions.iter().find(|(known, _)| *known == place)?;
         uuid.parse().ok()
@@ -138,15 +138,15 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(samples: &[(u32, u64, u32)], expected: &[(u32, u64)]) {
+    fn check(samples: &[(u32, u64, u32)], expected: &[(u32, u128)]) {
         let samples = samples.iter().map(|(pid, timestamp_us, percent)| Utilization {
             pid: *pid,
             timestamp_us: *timestamp_us,
             percent: *percent,
         });
         let busy = sum(samples.collect(), 1000, 2000);
-        let busy: Vec<(u32, u64)> =
-            busy.into_iter().map(|(pid, busy)| (pid, busy.as_micros() as u64)).collect();
+        let busy: Vec<(u32, u128)> =
+            busy.into_iter().map(|(pid, busy)| (pid, busy.as_micros())).collect();
         assert_eq!(busy, expected);
     }
 

@@ -1,6 +1,6 @@
 //! XIDs: the driver's numbers for what went wrong, and whose fault each is.
 //!
-//! Sources: NVIDIA's catalog, https://docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html
+//! Sources: NVIDIA's catalog, <https://docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html>
 //! (its "resolution bucket": what `RESTART_APP` or `IGNORE` settles is the workload's affair),
 //! and the list that NVIDIA's own device plugin ignores (`internal/rm/health.go` of
 //! NVIDIA/k8s-device-plugin: 13, 31, 43, 45, 68, 109).

@@ -95,7 +95,9 @@ fn devices_stay_listed_without_a_library() {
     machine.remove_library();
     let devices = machine.vendor().discover().unwrap();
     let mut found = String::new();
-    devices.iter().for_each(|device| describe(&mut found, device));
+    for device in &devices {
+        describe(&mut found, device);
+    }
     let found = machine.neutral(&found);
     assert!(found == include_str!("golden/v100-no-library.txt"), "found:\n{found}");
 }

@@ -57,13 +57,14 @@ const SUITES: &[&str] = &[
 ];
 
 /// Every crate, those that are still to come too.
-const PLACES: [Place; 18] = [
+const PLACES: [Place; 19] = [
     place(MODEL, "core/model", &[], "nouns stand on nothing"),
     place(PLANNER, "core/planner", &[MODEL], "decisions know nouns alone"),
     place(TURNS, "core/turns", &[MODEL], "time-slicing policy knows nouns alone"),
     place(VENDOR_API, "vendors/api", &[MODEL], "the trait speaks in nouns"),
     place(VENDOR_SIM, "vendors/sim", &[VENDOR_API, MODEL], "an adapter never decides"),
     place(VENDOR_NVIDIA, "vendors/nvidia", &[VENDOR_API, MODEL], "an adapter never decides"),
+    place("accelpool-nvml-standin", "vendors/nvidia/standin", &[], "it stands for a foreign library"),
     place(SHIM, "vendors/shim", &[MODEL], "it runs inside the tenant's process"),
     place("accelpool-shim-cuda", "vendors/shim-cuda", &[SHIM, MODEL], "as its base does"),
     place(PROTO, "proto", &[], "wire types are no model types"),

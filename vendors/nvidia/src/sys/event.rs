@@ -47,6 +47,11 @@ impl EventSet {
         Ok(Self { nvml, set })
     }
 
+    /// True if the set keeps `nvml` loaded, and not one that was loaded earlier.
+    pub(crate) fn is_of(&self, nvml: &Arc<Nvml>) -> bool {
+        Arc::ptr_eq(&self.nvml, nvml)
+    }
+
     /// Adds those events of `gpu` that are `wanted` and that it can tell.
     ///
     /// True if there are any.

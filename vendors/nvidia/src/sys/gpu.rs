@@ -257,7 +257,7 @@ impl<'nvml> Gpu<'nvml> {
         self.field(field_id::NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, 0)
     }
 
-    /// The rate of the NVLinks in MB per second, which all links that are up have in common.
+    /// The rate of its links in MB per second, which all links that are up have in common.
     pub(crate) fn link_megabytes_per_second(self) -> Result<u64, CallError> {
         self.field(field_id::NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON, 0)
     }

@@ -61,6 +61,9 @@ pub(crate) struct GpuInstancePlace {
     pub(crate) size: u32,
 }
 
+/// GPU instance and compute instance of a MIG device, and its UUID.
+pub(crate) type MigDevice = ((u32, u32), String);
+
 /// A GPU instance.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GpuInstance<'nvml> {
@@ -144,7 +147,7 @@ impl<'nvml> Gpu<'nvml> {
         // SAFETY: the handle is live; there is room for far more places than a device has.
         check(CALL, unsafe { function(self.handle, profile, at, &raw mut count) })?;
         let count = limit(CALL, count, PLACES_MAX)? as usize;
-        Ok(places.iter().take(count).map(place).collect())
+        Ok(places.into_iter().take(count).map(place).collect())
     }
 
     /// The instances of a profile that exist, with compute instances or without.
@@ -188,11 +191,11 @@ impl<'nvml> Gpu<'nvml> {
         let empty = zeroed::<nvmlGpuInstanceInfo_t>();
         // SAFETY: the handle is live; the call writes one structure.
         let it = unsafe { get("nvmlGpuInstanceGetInfo", symbol, handle, empty) }?;
-        Ok(GpuInstance { nvml: self.nvml, handle, id: it.id, place: place(&it.placement) })
+        Ok(GpuInstance { nvml: self.nvml, handle, id: it.id, place: place(it.placement) })
     }
 
     /// UUIDs of the MIG devices, by GPU instance and compute instance.
-    pub(crate) fn mig_devices(self) -> Result<Vec<((u32, u32), String)>, CallError> {
+    pub(crate) fn mig_devices(self) -> Result<Vec<MigDevice>, CallError> {
         let raw = self.nvml.raw();
         let call = "nvmlDeviceGetMaxMigDeviceCount";
         // SAFETY: the handle is live; the call writes one number.
@@ -216,7 +219,7 @@ impl<'nvml> Gpu<'nvml> {
         Gpu::new(call, self.nvml, handle)
     }
 
-    fn mig_identity(self) -> Result<((u32, u32), String), CallError> {
+    fn mig_identity(self) -> Result<MigDevice, CallError> {
         let raw = self.nvml.raw();
         let call = "nvmlDeviceGetGpuInstanceId";
         // SAFETY: the handle is live; the call writes one number.
@@ -322,6 +325,6 @@ fn gone_is_none<T>(answer: Result<T, CallError>) -> Result<Option<T>, CallError>
     }
 }
 
-fn place(raw: &nvmlGpuInstancePlacement_t) -> GpuInstancePlace {
+fn place(raw: nvmlGpuInstancePlacement_t) -> GpuInstancePlace {
     GpuInstancePlace { start: raw.start, size: raw.size }
 }

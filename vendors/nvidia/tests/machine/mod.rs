@@ -144,7 +144,9 @@ impl Machine {
             let places: Vec<usize> =
                 windows.filter(|(_, bytes)| *bytes == spelt).map(|(place, _)| place).collect();
             assert!(!places.is_empty(), "the stand-in has no {name}");
-            places.into_iter().for_each(|place| library[place + 1] = b'x');
+            for place in places {
+                library[place + 1] = b'x';
+            }
         }
         fs::write(path, library).unwrap();
     }
@@ -172,16 +174,7 @@ impl Machine {
     }
 
     pub(crate) fn vendor(&self) -> Nvidia {
-        Nvidia::new(self.roots())
-    }
-
-    pub(crate) fn roots(&self) -> Roots {
-        Roots {
-            sysfs: self.path("sys"),
-            procfs: self.path("proc"),
-            devfs: self.path("dev"),
-            driver: self.path("driver"),
-        }
+        Nvidia::new(Roots::new(self.dir.path(), self.path("driver")))
     }
 
     /// A text with the paths of this machine made the same for every run.
