@@ -196,7 +196,7 @@ fn event(age: u64, kind: &str, message: &str, error_code: &str) -> Event {
 }
 
 fn stories(leases: &[Lease], devices: &[Device]) -> HashMap<String, ExplainClaimResponse> {
-    let too_much = "share of 90Gi is more than the 80Gi that gpu-0000-43-00-0 has";
+    let too_much = "memory of a share of device gpu-0000-43-00-0 must be 1 to 80Gi, not 90Gi";
     let story = |claim: &str, events: Vec<Event>| {
         let lease = leases.iter().find(|lease| lease.claim == claim).cloned();
         let is_held = |device: &&Device| {
@@ -209,7 +209,7 @@ fn stories(leases: &[Lease], devices: &[Device]) -> HashMap<String, ExplainClaim
         story(
             "dev-a",
             vec![
-                event(MINUTE * 20, "refused", too_much, "AP0103"),
+                event(MINUTE * 20, "refused", too_much, "AP0105"),
                 event(MINUTE * 12, "prepared", "share of gpu-0000-43-00-0", ""),
                 event(MINUTE * 2, "repaired", "CDI spec was gone and is written anew", ""),
             ],
@@ -219,8 +219,13 @@ fn stories(leases: &[Lease], devices: &[Device]) -> HashMap<String, ExplainClaim
         story(
             "greedy",
             vec![
-                event(MINUTE * 9, "refused", "8 devices are asked for, 2 are free", "AP0101"),
-                event(MINUTE * 5, "refused", too_much, "AP0103"),
+                event(
+                    MINUTE * 9,
+                    "refused",
+                    "no whole device is free: 2 match, 8 are asked for",
+                    "AP0109",
+                ),
+                event(MINUTE * 5, "refused", too_much, "AP0105"),
             ],
         ),
     ])
