@@ -126,6 +126,7 @@ fn write_lease(lease: &Lease, page: &mut Page) {
 fn part(allocation: &Allocation) -> String {
     match &allocation.portion {
         Portion::Unknown | Portion::Whole => holds(allocation),
+        Portion::Admin => "admin access: it may look and holds nothing".to_owned(),
         Portion::Partition { name, profile, adopted, .. } => {
             let fate = if *adopted { ", was there before and stays" } else { "" };
             format!("partition {name} ({profile}{fate})")
@@ -177,6 +178,8 @@ fn write_limits(allocation: &Allocation, page: &mut Page) {
             (memory(*memory_bytes), permille(*compute_permille))
         }
         Portion::Partition { profile, .. } => (profile.clone(), profile.clone()),
+        // Who holds nothing has no limits to enforce.
+        Portion::Admin => return,
         Portion::Whole => ("all of it".to_owned(), "all of it".to_owned()),
         Portion::Unknown => ("unknown".to_owned(), "unknown".to_owned()),
     };
