@@ -1,6 +1,7 @@
 //! The methods of the node API, each: check the caller, check the request, ask the node.
 
 mod diagnose;
+mod prefer;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -160,6 +161,16 @@ impl NodeApi for Service {
         Ok(Response::new(response::topology(&self.state().await?)))
     }
 
+    async fn prefer_devices(
+        &self,
+        request: Request<wire::PreferDevicesRequest>,
+    ) -> Result<Response<wire::PreferDevicesResponse>, Status> {
+        self.access.read(&request)?;
+        let state = self.state().await?;
+        let devices = prefer::prefer(&state.inventory, request.get_ref())?;
+        Ok(Response::new(wire::PreferDevicesResponse { devices }))
+    }
+
     type WatchNodeStream =
         Pin<Box<dyn Stream<Item = Result<wire::WatchNodeResponse, Status>> + Send>>;
 
@@ -168,6 +179,7 @@ impl NodeApi for Service {
         request: Request<wire::WatchNodeRequest>,
     ) -> Result<Response<Self::WatchNodeStream>, Status> {
         self.access.read(&request)?;
+        let possible = request.get_ref().possible;
         let service = self.clone();
         // The latest revision only: a slow reader skips what it has no time for.
         let states = WatchStream::new(self.node.revisions()).then(move |_| {
@@ -177,7 +189,7 @@ impl NodeApi for Service {
                 Ok(wire::WatchNodeResponse {
                     revision: state.revision,
                     devices: response::devices(&state),
-                    partitions: response::partitions(&state, "", true),
+                    partitions: response::partitions(&state, "", possible),
                     pools: response::pools(&state),
                     leases: response::leases(&state),
                 })

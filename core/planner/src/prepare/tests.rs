@@ -213,6 +213,21 @@ fn weaker_enforcement_than_demanded_is_refused() {
 }
 
 #[test]
+fn who_only_looks_is_in_nobodys_way() {
+    let look = |name: &str| Request { admin: true, ..named(name) };
+    check(&[lease("a")], look(GPU), &[SPEC]);
+    check(&[], look("gpu-0000-1b-00-0-mig-1g-10gb-0"), &[SPEC]);
+    let mut watcher = lease("w");
+    watcher.allocations[0].portion = Portion::Admin { partition: None };
+    check(&[watcher.clone()], named(GPU), &[SPEC]);
+    check(
+        &[watcher],
+        mig("7g.80gb", 0),
+        &["create partition gpu-0000-1b-00-0-mig-7g-80gb-0", SPEC],
+    );
+}
+
+#[test]
 fn a_repeated_claim_gets_the_same_lease() {
     let held = partition_lease("b", &[("1g.10gb", 0)], false);
     let again = node(std::slice::from_ref(&held)).plan(&held.claim).unwrap();
