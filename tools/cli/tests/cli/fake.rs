@@ -209,13 +209,6 @@ impl Node for Service {
         Err(Status::unimplemented("nobody here chooses"))
     }
 
-    async fn prefer_devices(
-        &self,
-        _: Request<node::PreferDevicesRequest>,
-    ) -> Result<Response<node::PreferDevicesResponse>, Status> {
-        Err(Status::unimplemented("the command line does not ask for this"))
-    }
-
     type WatchNodeStream =
         Pin<Box<dyn Stream<Item = Result<node::WatchNodeResponse, Status>> + Send>>;
 
