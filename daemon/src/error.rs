@@ -58,7 +58,7 @@ fn prepare_code(error: &PrepareError) -> &'static str {
         PrepareError::CutByHand { .. } => "AP0110",
         PrepareError::Busy(..) => "AP0111",
         PrepareError::TooManyLeases(_) => "AP0112",
-        PrepareError::UnknownProfile { .. } => "AP0113",
+        PrepareError::UnknownProfile { .. } | PrepareError::NoSuchProfile(_) => "AP0113",
     }
 }
 
@@ -67,7 +67,9 @@ fn prepare_code(error: &PrepareError) -> &'static str {
 fn wire_code(error: &NodeError) -> Code {
     match error {
         NodeError::Refused(error) => match error {
-            PrepareError::UnknownDevice(_) | PrepareError::UnknownProfile { .. } => Code::NotFound,
+            PrepareError::UnknownDevice(_)
+            | PrepareError::UnknownProfile { .. }
+            | PrepareError::NoSuchProfile(_) => Code::NotFound,
             PrepareError::MemoryOutOfRange { .. } | PrepareError::ShareOfPartition(_) => {
                 Code::InvalidArgument
             }
