@@ -12,7 +12,7 @@ use std::{
     thread,
 };
 
-use accelpool_proto::node::{Lease, PrepareClaimRequest};
+use accelpool_proto::node::{Lease, PrepareClaimRequest, Request};
 use accelpool_tests::{
     Client, Daemon, Faults, Home, page,
     requests::{any, claim, named, share},
@@ -66,6 +66,7 @@ fn day() -> Vec<Call> {
     ];
     vec![
         Call::Prepare(claim("whole", vec![named("gpu", WHOLE)])),
+        Call::Prepare(claim("look", vec![Request { admin: true, ..named("gpu", WHOLE) }])),
         Call::Prepare(claim("share-a", vec![share("gpu", SHARED, 8 << 30, 250)])),
         Call::Prepare(cut.clone()),
         Call::Prepare(claim("twice", twice)),
@@ -82,6 +83,7 @@ fn day() -> Vec<Call> {
         Call::Release("cut"),
         Call::Release("stubborn"),
         Call::Release("mixed"),
+        Call::Release("look"),
         Call::Release("share-b"),
     ]
 }
@@ -390,7 +392,7 @@ fn killed_while_partitions_are_made_anew() {
     let daemon = home.start();
     let picture = Picture::take(&home, &daemon.client());
     assert_eq!(picture.faults(), Vec::<String>::new());
-    assert_eq!(picture.leases, [lease.clone()]);
+    assert_eq!(picture.leases, std::slice::from_ref(&lease));
     assert_eq!(daemon.client().prepare(request).unwrap(), lease);
 }
 

@@ -9,7 +9,9 @@ use accelpool_proto::node::{Allocation, Device, Lease, allocation::Portion};
 pub fn overlaps(devices: &[Device], leases: &[Lease]) -> Vec<String> {
     let mut held: BTreeMap<&str, Vec<(&str, &Allocation)>> = BTreeMap::new();
     for lease in leases {
-        for allocation in &lease.allocations {
+        // Who only looks holds nothing.
+        let looks = |one: &&Allocation| matches!(one.portion, Some(Portion::Admin(_)));
+        for allocation in lease.allocations.iter().filter(|one| !looks(one)) {
             held.entry(&allocation.device_uuid).or_default().push((&lease.claim, allocation));
         }
     }
