@@ -20,7 +20,7 @@ use std::{
 };
 
 use accelpool_ledger::{CommitError, Ledger, Replayed};
-use accelpool_model::{BootId, Claim, ClaimId, Lease, Pool, Topology, VendorName};
+use accelpool_model::{BootId, Claim, ClaimId, Lease, Pool, Step, Topology, VendorName};
 use accelpool_planner::{Outcome, Repair, plan_prepare, plan_reconcile, plan_release};
 use tokio::{
     sync::{mpsc, watch},
@@ -360,7 +360,7 @@ impl Owner {
         let view = self.memory.view(&self.parts.pools);
         let (repairs, cleanup) = plan_reconcile(view, &specs, self.all_answered());
         for step in cleanup.steps {
-            let accelpool_model::Step::RemoveSpec(claim) = step else { continue };
+            let Step::RemoveSpec(claim) = step else { continue };
             match self.parts.tools.specs.remove(&claim) {
                 Ok(()) => info!(%claim, "CDI spec without a lease removed"),
                 Err(error) => warn!(%claim, error = %Chain(&error), "stale CDI spec stays"),
@@ -403,7 +403,15 @@ impl Owner {
         }
     }
 
-    fn job(&self, lease: Lease, plan: accelpool_model::Plan, undo: bool) -> Job {
+    fn job(&self, lease: Lease, mut plan: accelpool_model::Plan, undo: bool) -> Job {
+        // The partitions of a device that is gone went with it; nobody could destroy them, and
+        // who releases its claim must not wait for its return.
+        if self.all_answered() {
+            plan.steps.retain(|step| match step {
+                Step::DestroyPartition(partition) => self.memory.is_listed(&partition.uuid),
+                Step::CreatePartition(_) | Step::WriteSpec(_) | Step::RemoveSpec(_) => true,
+            });
+        }
         let workers = self.memory.routes(&lease, &self.parts.workers);
         let injections = apply::known_injections(&lease, &self.memory.inventory);
         Job { lease, plan, workers, injections, undo }

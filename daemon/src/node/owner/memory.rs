@@ -102,17 +102,23 @@ impl Memory {
         NodeView { inventory: &self.inventory, leases: &self.leases, pools }
     }
 
+    /// True if a vendor listed the device when it was asked last.
+    pub(super) fn is_listed(&self, uuid: &DeviceUuid) -> bool {
+        self.adapter_of(uuid).is_some()
+    }
+
+    fn adapter_of(&self, uuid: &DeviceUuid) -> Option<&VendorName> {
+        let lists = |found: &Discovery| found.devices.iter().any(|device| device.uuid == *uuid);
+        self.discoveries.iter().find(|(_, found)| lists(found)).map(|(adapter, _)| adapter)
+    }
+
     /// The worker of each device that `lease` holds.
     pub(super) fn routes(
         &self,
         lease: &Lease,
         workers: &BTreeMap<VendorName, Worker>,
     ) -> BTreeMap<DeviceUuid, Worker> {
-        let worker_of = |uuid: &DeviceUuid| {
-            let lists = |discovery: &Discovery| discovery.devices.iter().any(|d| d.uuid == *uuid);
-            let (adapter, _) = self.discoveries.iter().find(|(_, found)| lists(found))?;
-            workers.get(adapter).cloned()
-        };
+        let worker_of = |uuid: &DeviceUuid| workers.get(self.adapter_of(uuid)?).cloned();
         let devices = lease.allocations.iter().map(|allocation| &allocation.uuid);
         devices.filter_map(|uuid| Some((uuid.clone(), worker_of(uuid)?))).collect()
     }
