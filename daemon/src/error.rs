@@ -37,6 +37,7 @@ pub fn code(error: &NodeError) -> &'static str {
         NodeError::UnknownTaint { .. } => "AP0118",
         NodeError::UnknownClaim(_) => "AP0117",
         NodeError::UnknownVendor(_) => "AP0119",
+        NodeError::NotObserved { .. } => "AP0120",
         NodeError::Draining => "AP0115",
         NodeError::Ledger => "AP0004",
     }
@@ -87,7 +88,10 @@ fn wire_code(error: &NodeError) -> Code {
             PrepareError::Changed(_) => Code::AlreadyExists,
             PrepareError::Busy(..) => Code::Aborted,
         },
-        NodeError::Failed(_) | NodeError::Draining | NodeError::Ledger => Code::Unavailable,
+        NodeError::Failed(_)
+        | NodeError::NotObserved { .. }
+        | NodeError::Draining
+        | NodeError::Ledger => Code::Unavailable,
         NodeError::UnknownDevice(_)
         | NodeError::UnknownTaint { .. }
         | NodeError::UnknownClaim(_)

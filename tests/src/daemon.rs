@@ -7,6 +7,7 @@ use std::{
     process::{Child, Command, ExitStatus, Output, Stdio},
 };
 
+use accelpool_proto::node as wire;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -65,8 +66,11 @@ impl Daemon {
         }
         let mut child = command.spawn().expect("accelpoold can be run");
         let socket = home.socket();
-        let ended = wait_for("a daemon that serves", || {
-            if UnixStream::connect(&socket).is_ok() {
+        let client = Client::connect(&socket);
+        let ended = wait_for("a daemon that serves, and has heard its vendors", || {
+            let ready = |node: wire::GetNodeResponse| node.state == "ready";
+            // The socket first: a call waits for minutes, a connection is refused at once.
+            if UnixStream::connect(&socket).is_ok() && client.node().is_ok_and(ready) {
                 return Some(None);
             }
             child.try_wait().expect("a child can be waited for").map(Some)

@@ -21,7 +21,9 @@ use std::{
 
 use accelpool_ledger::{CommitError, Ledger, Replayed};
 use accelpool_model::{BootId, Claim, ClaimId, Lease, Pool, Step, Topology, VendorName};
-use accelpool_planner::{Outcome, Repair, plan_prepare, plan_reconcile, plan_release};
+use accelpool_planner::{
+    Outcome, PrepareError, Repair, plan_prepare, plan_reconcile, plan_release,
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -238,7 +240,7 @@ impl Owner {
         let prepare = match plan_prepare(view, &claim, &self.parts.boot, now_ms()) {
             Ok(prepare) => prepare,
             Err(error) => {
-                let error = NodeError::from(error);
+                let error = self.explain(error);
                 let code = crate::error::code(&error);
                 if self.note(&id, EventKind::Refused, error.to_string(), code) {
                     info!(claim = %id, %error, "claim refused");
@@ -444,7 +446,22 @@ impl Owner {
                     (adapter.clone(), u32::try_from(found.devices.len()).unwrap_or(u32::MAX))
                 })
                 .collect(),
+            complete: self.all_answered(),
             draining: self.memory.draining,
+        }
+    }
+
+    /// The refusal, unless a vendor that is silent since the start may yet change the answer.
+    fn explain(&self, error: PrepareError) -> NodeError {
+        let silent = self.parts.workers.keys().find(|name| !self.memory.answered.contains(*name));
+        match (silent, error) {
+            (
+                Some(vendor),
+                source @ (PrepareError::UnknownDevice(_)
+                | PrepareError::NoSuchProfile(_)
+                | PrepareError::NoneFree { .. }),
+            ) => NodeError::NotObserved { vendor: vendor.clone(), source },
+            (_, error) => NodeError::Refused(error),
         }
     }
 }
