@@ -68,7 +68,7 @@ start_daemon() {
     printf '\n%s$ accelpoold run --config .demo/node.toml &%s\n' "$bold" "$plain"
     accelpoold run --config .demo/node.toml >>"$demo/log" 2>&1 9>&- &
     daemon=$!
-    until accelpool status >"$demo/status" 2>&1; do
+    until accelpool status >"$demo/status" 2>&1 && grep -q " is ready " "$demo/status"; do
         kill -0 "$daemon" 2>/dev/null || {
             tail -n 5 "$demo/log" >&2
             fail 'the daemon did not start: its last words stand above'
