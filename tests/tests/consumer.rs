@@ -329,10 +329,31 @@ fn an_emptied_folder_is_repaired_before_the_node_is_ready() {
     }
     check_unresolved(&node.podman.run(&borrowed(&whole), "true"));
     node.restart_daemon();
-    // Nothing is waited for: who can reach the socket can start containers.
+    // The daemon says that it is ready: nothing more is waited for.
     let both: Vec<_> = whole.iter().chain(&part).map(String::as_str).collect();
     let output = node.podman.run(&both, "true");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn nodes_whose_numbers_changed_are_repaired() {
+    // A driver that is loaded anew may get another major number.
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let profile = folder.path().join("profile.toml");
+    let text = include_str!("../../vendors/sim/profiles/dgx-h100.toml");
+    fs::write(&profile, text).expect("the folder takes files");
+    let mut node = Node::start(&profile.display().to_string());
+    let ids = node.prepare("whole", vec![named("gpu", GPU)]);
+    let before = node.nodes_of(&ids);
+
+    node.kill_daemon();
+    assert!(text.contains("major = 240"), "the profile has this major");
+    fs::write(&profile, text.replace("major = 240", "major = 241")).expect("it can be rewritten");
+    fs::remove_file(node.home.sim().join("state.json")).expect("the machine has a state");
+    node.restart_daemon();
+    let after = node.nodes_of(&ids);
+    assert_eq!(after, node.hardware(&GPU_NODES));
+    assert!(after.is_disjoint(&before), "the numbers changed: {before:?}, {after:?}");
 }
 
 #[test]
