@@ -181,6 +181,10 @@ pub struct Request {
     /// Tells apart several shares of one device within a request.
     #[prost(string, optional, tag = "6")]
     pub share_id: ::core::option::Option<::prost::alloc::string::String>,
+    /// To look at a device, held or not, instead of holding it (Kubernetes' admin access).
+    /// Goes with `device` alone, without a share.
+    #[prost(bool, tag = "7")]
+    pub admin: bool,
     #[prost(oneof = "request::Wanted", tags = "2, 3")]
     pub wanted: ::core::option::Option<request::Wanted>,
 }
@@ -450,6 +454,24 @@ pub struct WatchNodeResponse {
     pub pools: ::prost::alloc::vec::Vec<Pool>,
     #[prost(message, repeated, tag = "5")]
     pub leases: ::prost::alloc::vec::Vec<Lease>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PreferDevicesRequest {
+    /// Devices or partitions by name, without duplicates.
+    #[prost(string, repeated, tag = "1")]
+    pub available: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Those of them that are chosen already.
+    #[prost(string, repeated, tag = "2")]
+    pub must_include: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How many there shall be in all.
+    #[prost(uint32, tag = "3")]
+    pub size: u32,
+}
+/// `size` of the available ones, those that must be included among them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PreferDevicesResponse {
+    #[prost(string, repeated, tag = "1")]
+    pub devices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DiagnoseRequest {}
@@ -803,6 +825,31 @@ pub mod node_client {
                 .insert(GrpcMethod::new("accelpool.node.v1.Node", "GetTopology"));
             self.inner.unary(req, path, codec).await
         }
+        /// Says which of some free devices go best together. Reserves nothing.
+        pub async fn prefer_devices(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PreferDevicesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PreferDevicesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.node.v1.Node/PreferDevices",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.node.v1.Node", "PreferDevices"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Sends the node's state now and after each change, until the caller hangs up.
         pub async fn watch_node(
             &mut self,
@@ -1044,6 +1091,14 @@ pub mod node_server {
             request: tonic::Request<super::GetTopologyRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetTopologyResponse>,
+            tonic::Status,
+        >;
+        /// Says which of some free devices go best together. Reserves nothing.
+        async fn prefer_devices(
+            &self,
+            request: tonic::Request<super::PreferDevicesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PreferDevicesResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the WatchNode method.
@@ -1467,6 +1522,51 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetTopologySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.node.v1.Node/PreferDevices" => {
+                    #[allow(non_camel_case_types)]
+                    struct PreferDevicesSvc<T: Node>(pub Arc<T>);
+                    impl<
+                        T: Node,
+                    > tonic::server::UnaryService<super::PreferDevicesRequest>
+                    for PreferDevicesSvc<T> {
+                        type Response = super::PreferDevicesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PreferDevicesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::prefer_devices(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PreferDevicesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
