@@ -50,18 +50,19 @@ pub mod kubelet {
         }
     }
 
-    /// The health of a driver's devices.
-    pub mod health {
+    /// The health of a driver's devices, for kubelets before 1.37.
+    pub mod v1alpha1 {
         include!("gen/v1alpha1.rs");
     }
 
-    /// Extended resources.
-    pub mod device_plugin {
+    /// Extended resources: the device plugin API.
+    pub mod v1beta1 {
         include!("gen/v1beta1.rs");
     }
 
-    /// The devices of the node's pods.
-    pub mod pod_resources {
+    /// The devices of the node's pods (PodResources), and the health of a driver's devices:
+    /// two APIs that share one bare package name.
+    pub mod v1 {
         include!("gen/v1.rs");
     }
 }
