@@ -441,7 +441,11 @@ pub struct Link {
     pub bandwidth_bytes_per_second: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct WatchNodeRequest {}
+pub struct WatchNodeRequest {
+    /// Also the partitions that do not exist but could, as in ListPartitions.
+    #[prost(bool, tag = "1")]
+    pub possible: bool,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WatchNodeResponse {
     #[prost(uint64, tag = "1")]
