@@ -11,11 +11,11 @@ mod service;
 
 use std::{collections::HashMap, time::Duration};
 
-use accelpool_cluster::Cluster;
+use accelpool_cluster::{ClaimReference, Cluster, EventRecorder};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 pub use self::{
-    ask::{AskError, labels},
+    ask::AskError,
     service::{V1, V1beta1},
 };
 use crate::{
@@ -36,19 +36,12 @@ pub struct Claims {
     pub node: Node,
     /// The node, as last seen: a change is a reason to try again.
     pub observed: watch::Receiver<Observed>,
+    /// Where failures are told, for whoever looks at the claim.
+    pub events: EventRecorder,
     /// Keeps the calls for one claim in order.
     pub sequences: Sequences,
     /// How long trouble is waited out: [`BUDGET`].
     pub budget: Duration,
-}
-
-/// A claim as the kubelet names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct ClaimReference {
-    pub namespace: String,
-    pub name: String,
-    pub uid: String,
 }
 
 /// A device that is ready for the claim's containers.

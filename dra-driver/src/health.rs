@@ -9,11 +9,9 @@ mod tests;
 
 use std::time::Duration;
 
-use accelpool_model::{Taint, TaintEffect};
-use accelpool_proto::{
-    kubelet::v1::{DeviceHealth, DeviceIdentifier, HealthStatus},
-    node,
-};
+use accelpool_cluster::{HeldPortion, NodeDevice, NodeState};
+use accelpool_model::{Partition, Taint, TaintEffect};
+use accelpool_proto::kubelet::v1::{DeviceHealth, DeviceIdentifier, HealthStatus};
 use tokio::time::Instant;
 
 pub use self::stream::Health;
@@ -36,39 +34,30 @@ pub fn report(
     now: Instant,
     now_unix_s: i64,
 ) -> Option<Vec<DeviceHealth>> {
-    let state = observed.state.as_ref()?;
+    let state = &observed.snapshot.as_ref()?.state;
     let away = observed.away_since.map(|since| now.saturating_duration_since(since));
-    let unknown = away.filter(|away| *away > AWAY_MAX).map(|away| {
-        format!("accelpoold has not answered for {} s", away.as_secs())
-    });
-    let entry = |name: &str, device: Option<&node::Device>| {
-        let (health, message) = match (&unknown, device) {
-            (Some(message), _) => (HealthStatus::Unknown, message.clone()),
-            (None, Some(device)) => assess(device),
-            (None, None) => {
-                (HealthStatus::Unhealthy, "the device is no longer on the node".to_owned())
-            }
+    let unknown = away
+        .filter(|away| *away > AWAY_MAX)
+        .map(|away| format!("accelpoold has not answered for {} s", away.as_secs()));
+    let entry = |(name, device): (String, &NodeDevice)| {
+        let (health, message) = match &unknown {
+            Some(message) => (HealthStatus::Unknown, message.clone()),
+            None => assess(device),
         };
         DeviceHealth {
-            device: Some(DeviceIdentifier {
-                pool_name: pool.to_owned(),
-                device_name: name.to_owned(),
-            }),
+            device: Some(DeviceIdentifier { pool_name: pool.to_owned(), device_name: name }),
             health: health.into(),
             last_updated_time: now_unix_s,
             health_check_timeout_seconds: TIMEOUT_SECONDS,
             message: shorten(message),
         }
     };
-    let by_name = |name: &str| state.devices.iter().find(|device| device.name == name);
-    let devices = state.devices.iter().map(|device| entry(&device.name, Some(device)));
-    let partitions = held_partitions(state).map(|(name, device)| entry(name, by_name(device)));
-    Some(devices.chain(partitions).collect())
+    Some(names(state).map(entry).collect())
 }
 
 /// What a device's taints say about its health, with every reason there is.
 #[must_use]
-pub fn assess(device: &node::Device) -> (HealthStatus, String) {
+pub fn assess(device: &NodeDevice) -> (HealthStatus, String) {
     let reasons = device.taints.iter().filter(|taint| taint.key != Taint::OPERATOR);
     let message = reasons
         .clone()
@@ -76,24 +65,30 @@ pub fn assess(device: &node::Device) -> (HealthStatus, String) {
         .chain((!device.present).then_some("the device has left the bus"))
         .collect::<Vec<_>>()
         .join("; ");
-    // An effect that this version does not know is taken for the gravest.
-    let ill = reasons.clone().any(|taint| taint.effect.parse() != Ok(TaintEffect::None));
-    match ill || !device.present {
-        true => (HealthStatus::Unhealthy, message),
-        false => (HealthStatus::Healthy, message),
+    let ill = reasons.clone().any(|taint| match taint.effect {
+        TaintEffect::NoSchedule | TaintEffect::NoExecute => true,
+        TaintEffect::None => false,
+    });
+    if ill || !device.present {
+        (HealthStatus::Unhealthy, message)
+    } else {
+        (HealthStatus::Healthy, message)
     }
 }
 
-/// The partitions that leases hold, each with its device.
-fn held_partitions(state: &node::WatchNodeResponse) -> impl Iterator<Item = (&str, &str)> {
-    let allocations = state.leases.iter().flat_map(|lease| &lease.allocations);
-    allocations.filter_map(|allocation| match &allocation.portion {
-        Some(node::allocation::Portion::Partition(partition)) => {
-            Some((partition.name.as_str(), allocation.device.as_str()))
-        }
-        Some(node::allocation::Portion::Whole(_) | node::allocation::Portion::Share(_)) | None => {
-            None
-        }
+/// The names that claims know devices by: the device's own, and those of the partitions that
+/// are held of it.
+fn names(state: &NodeState) -> impl Iterator<Item = (String, &NodeDevice)> {
+    state.devices.iter().flat_map(|device| {
+        let scheme = device.partitioning.as_ref().map(|cut| cut.scheme.as_str());
+        let partitions = device.holdings.iter().filter_map(move |held| match &held.portion {
+            HeldPortion::Partition { profile, start } => {
+                Partition::name_at(&device.name, scheme?, profile, *start).ok()
+            }
+            HeldPortion::Whole | HeldPortion::Share => None,
+        });
+        let own = std::iter::once(device.name.to_string());
+        own.chain(partitions.map(|name| name.to_string())).map(move |name| (name, device))
     })
 }
 

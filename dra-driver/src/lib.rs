@@ -7,10 +7,16 @@
 #![forbid(unsafe_code)]
 
 pub mod chain;
+pub mod config;
 pub mod dra;
+pub mod driver;
 pub mod health;
+pub mod http;
+pub mod labels;
 pub mod node;
+pub mod plugin;
 pub mod registration;
 pub mod sequence;
 pub mod socket;
+pub mod status;
 pub mod stop;

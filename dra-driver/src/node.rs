@@ -9,8 +9,7 @@ mod watch;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use accelpool_proto::node::{
-    Lease, PreferDevicesRequest, PrepareClaimRequest, ReleaseClaimRequest,
-    node_client::NodeClient,
+    Lease, PreferDevicesRequest, PrepareClaimRequest, ReleaseClaimRequest, node_client::NodeClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -18,7 +17,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 pub use self::{
     error::{NodeError, Trouble},
-    watch::{Observed, follow},
+    watch::{Observed, Observers, Snapshot, follow},
 };
 
 /// A daemon that answers no ping for this long is treated as gone, and dialled anew.

@@ -96,8 +96,12 @@ mod tests {
 
     #[test]
     fn newest_version_stands_first() {
-        let expected =
-            ["v1.DRAPlugin", "v1beta1.DRAPlugin", "v1.DRAResourceHealth", "v1alpha1.DRAResourceHealth"];
+        let expected = [
+            "v1.DRAPlugin",
+            "v1beta1.DRAPlugin",
+            "v1.DRAResourceHealth",
+            "v1alpha1.DRAResourceHealth",
+        ];
         assert_eq!(supported_versions(), expected);
     }
 }

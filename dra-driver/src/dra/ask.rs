@@ -6,35 +6,14 @@ mod tests;
 
 use std::collections::HashMap;
 
-use accelpool_cluster::{AllocationResult, ClaimView};
+use accelpool_cluster::{AllocationResult, ClaimView, NodeDevice, SURFACE_DRA, SURFACE_LABEL};
 use accelpool_model::{ComputePermille, Enforcement, MemoryBytes, ShareClass, Weight};
 use accelpool_proto::node::{
-    self, Enforcements, Lease, PrepareClaimRequest, Request, Share, request::Wanted,
+    Enforcements, Lease, PrepareClaimRequest, Request, Share, request::Wanted,
 };
 
 use super::PreparedDevice;
-
-/// The words that a claim's lease carries about its owner.
-pub mod labels {
-    /// Which way the claim came: [`SURFACE_DRA`] or [`SURFACE_DEVICE_PLUGIN`].
-    pub const SURFACE: &str = "surface";
-    /// A `ResourceClaim`.
-    pub const SURFACE_DRA: &str = "dra";
-    /// An extended resource.
-    pub const SURFACE_DEVICE_PLUGIN: &str = "device-plugin";
-    /// The claim's namespace.
-    pub const NAMESPACE: &str = "namespace";
-    /// The claim's name.
-    pub const NAME: &str = "name";
-    /// The name of the pod it was first prepared for.
-    pub const POD: &str = "pod";
-    /// The UID of that pod.
-    pub const POD_UID: &str = "pod-uid";
-    /// The extended resource.
-    pub const RESOURCE: &str = "resource";
-    /// The id that the kubelet knows the device by.
-    pub const DEVICE_ID: &str = "device-id";
-}
+use crate::labels;
 
 /// Why an allocation means nothing on this node.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -56,14 +35,14 @@ pub enum AskError {
 pub(super) fn request_for(
     claim: &ClaimView,
     own_pool: &str,
-    devices: &[node::Device],
+    devices: &[NodeDevice],
 ) -> Result<PrepareClaimRequest, AskError> {
     let requests = claim.results.iter().map(|result| {
         if result.pool != own_pool {
             let (device, pool) = (result.device.clone(), result.pool.clone());
             return Err(AskError::ForeignPool { device, pool, own: own_pool.to_owned() });
         }
-        let device = devices.iter().find(|device| device.name == result.device);
+        let device = devices.iter().find(|device| device.name.as_str() == result.device);
         Ok(Request {
             name: result.base_request().to_owned(),
             share: share_of(result, device),
@@ -82,7 +61,10 @@ pub(super) fn request_for(
 /// # Errors
 ///
 /// The lease does not answer the claim's requests one by one.
-pub(super) fn devices_of(claim: &ClaimView, lease: &Lease) -> Result<Vec<PreparedDevice>, AskError> {
+pub(super) fn devices_of(
+    claim: &ClaimView,
+    lease: &Lease,
+) -> Result<Vec<PreparedDevice>, AskError> {
     let (expected, found) = (claim.results.len(), lease.allocations.len());
     if expected != found {
         return Err(AskError::Count { expected, found });
@@ -107,7 +89,7 @@ pub(super) fn devices_of(claim: &ClaimView, lease: &Lease) -> Result<Vec<Prepare
 
 /// The share that was consumed of a device; none if it was all of it, or if nothing was
 /// consumed (a partition, a device that is not shared).
-fn share_of(result: &AllocationResult, device: Option<&node::Device>) -> Option<Share> {
+fn share_of(result: &AllocationResult, device: Option<&NodeDevice>) -> Option<Share> {
     if result.admin_access {
         return None;
     }
@@ -116,9 +98,8 @@ fn share_of(result: &AllocationResult, device: Option<&node::Device>) -> Option<
         return None;
     }
     // A device that is unknown here is refused by the daemon, whatever the share.
-    let all_memory = device.is_some_and(|device| {
-        memory.is_none_or(|memory| memory >= MemoryBytes::new(device.memory_bytes))
-    });
+    let all_memory =
+        device.is_some_and(|device| memory.is_none_or(|memory| memory >= device.memory));
     let all_compute = compute.is_none_or(|compute| compute == ComputePermille::WHOLE);
     if all_memory && all_compute {
         return None;
@@ -140,7 +121,7 @@ fn demand_of(result: &AllocationResult) -> Option<Enforcements> {
 
 fn labels_of(claim: &ClaimView) -> HashMap<String, String> {
     let mut words = vec![
-        (labels::SURFACE, labels::SURFACE_DRA),
+        (SURFACE_LABEL, SURFACE_DRA),
         (labels::NAMESPACE, &claim.namespace),
         (labels::NAME, &claim.name),
     ];

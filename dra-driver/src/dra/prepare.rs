@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use accelpool_cluster::{ClaimView, ReadClaimError};
+use accelpool_cluster::{ClaimReference, ClaimView, Event, ReadClaimError, Regarding, Severity};
 use accelpool_model::ClaimId;
 use accelpool_proto::node::Lease;
 use tokio::{
@@ -16,7 +16,7 @@ use tokio::{
 use tracing::{Instrument as _, Span};
 
 use super::{
-    AskError, ClaimReference, Claims, PreparedDevice,
+    AskError, Claims, PreparedDevice,
     ask::{devices_of, request_for},
 };
 use crate::{
@@ -111,7 +111,8 @@ impl Claims {
         claim: ClaimReference,
         deadline: Instant,
     ) -> Result<Vec<PreparedDevice>, String> {
-        self.prepare_until(&claim, deadline).await.map_err(|error| explain(&error))
+        let prepared = self.prepare_until(&claim, deadline).await;
+        prepared.map_err(|error| self.explain(&claim, &error, ("PrepareFailed", "Prepare")))
     }
 
     #[tracing::instrument(name = "unprepare", skip_all, fields(claim = %claim.uid))]
@@ -125,7 +126,7 @@ impl Claims {
         }
         let sequence = self.sequences.unprepare(&claim.uid);
         let released = self.persist(deadline, || self.try_release(&claim, &sequence)).await;
-        released.map_err(|error| explain(&error))
+        released.map_err(|error| self.explain(&claim, &error, ("UnprepareFailed", "Unprepare")))
     }
 
     async fn prepare_until(
@@ -179,8 +180,9 @@ impl Claims {
         claim: &ClaimView,
         sequence: &Arc<Sequence>,
     ) -> Result<Lease, ClaimError> {
-        let state = self.observed.borrow().state.clone().ok_or(ClaimError::NoState)?;
-        let request = request_for(claim, &self.cluster.pool_name(), &state.devices)?;
+        let snapshot = self.observed.borrow().snapshot.clone().ok_or(ClaimError::NoState)?;
+        let devices = &snapshot.state.devices;
+        let request = request_for(claim, &self.cluster.pool_name(), devices)?;
         let permit = sequence.permit().await;
         if !sequence.is_current() {
             return Err(ClaimError::Stale(claim.uid.clone()));
@@ -217,6 +219,25 @@ impl Claims {
             ClaimError::Node { claim, done: "released", source }
         })
     }
+
+    /// The text that the kubelet puts into the pod's event; the claim gets one as well.
+    fn explain(
+        &self,
+        claim: &ClaimReference,
+        error: &ClaimError,
+        (reason, action): (&'static str, &'static str),
+    ) -> String {
+        let note = format!("{}: {}", Chain(error), error.advice());
+        tracing::warn!(error = note, "claim failed");
+        self.events.record(Event {
+            regarding: Regarding::from(claim),
+            severity: Severity::Warning,
+            reason,
+            action,
+            note: note.clone(),
+        });
+        note
+    }
 }
 
 /// Waits for `retry` to pass, or, after the first moment, for the node to change. A node that
@@ -227,11 +248,4 @@ async fn wait(retry: Duration, observed: &mut watch::Receiver<Observed>) {
         () = sleep(retry.saturating_sub(RETRY_FIRST)) => {}
         Ok(()) = observed.changed() => {}
     }
-}
-
-/// The text that ends up in the pod's event.
-fn explain(error: &ClaimError) -> String {
-    let text = format!("{}: {}", Chain(error), error.advice());
-    tracing::warn!(error = text, "claim failed");
-    text
 }

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use accelpool_cluster::ClaimReference;
 use accelpool_proto::kubelet::dra::{v1, v1beta1};
 use tonic::{Request, Response, Status};
 
-use super::{ClaimReference, Claims, PreparedDevice};
+use super::{Claims, PreparedDevice};
 
 /// Serves version v1.
 pub struct V1(pub Claims);

@@ -52,7 +52,7 @@ impl Health {
     async fn send(mut self, reports: &mpsc::Sender<Vec<v1::DeviceHealth>>) {
         let mut repeat = interval(REPEAT_INTERVAL);
         repeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = None;
+        let mut last: Option<Vec<_>> = None;
         loop {
             let repeated = tokio::select! {
                 _ = repeat.tick() => true,
@@ -77,10 +77,9 @@ impl Health {
 }
 
 /// True if two reports differ in nothing but their time.
-fn same(one: &Vec<v1::DeviceHealth>, other: &[v1::DeviceHealth]) -> bool {
-    let key = |health: &v1::DeviceHealth| {
-        (health.device.clone(), health.health, health.message.clone())
-    };
+fn same(one: &[v1::DeviceHealth], other: &[v1::DeviceHealth]) -> bool {
+    let key =
+        |health: &v1::DeviceHealth| (health.device.clone(), health.health, health.message.clone());
     one.iter().map(key).eq(other.iter().map(key))
 }
 
