@@ -49,6 +49,8 @@ counters! {
     write_conflicts,
     /// Publishing attempts that failed and were tried again.
     publish_failures,
+    /// Times that the API server was asked which fields it keeps.
+    probes,
     /// Times that the watch on the slices began anew.
     watch_restarts,
     /// Times that the API server left out fields of a slice.

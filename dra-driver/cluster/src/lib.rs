@@ -15,6 +15,8 @@ mod pace;
 mod publisher;
 mod quantity;
 mod share_config;
+mod slices;
+mod wanted;
 
 pub use crate::{
     claim::{
@@ -32,6 +34,8 @@ pub use crate::{
     publisher::{PublishStatus, Publisher},
     quantity::BadQuantity,
     share_config::{CONFIG_API_VERSION, SHARE_CONFIG_KIND, ShareConfig, ShareConfigError},
+    slices::{Features, Layout, Page, Pages, pages},
+    wanted::Wanted,
 };
 
 /// The driver's name in Kubernetes.

@@ -108,7 +108,7 @@ impl NodeState {
             match node_device(device, state, &mut refused) {
                 Ok(device) => devices.push(device),
                 Err(reason) => {
-                    refused.push(format!("device `{}`: {reason}", shorten(&device.name)))
+                    refused.push(format!("device `{}`: {reason}", shorten(&device.name)));
                 }
             }
         }
@@ -178,9 +178,10 @@ fn profile(profile: &wire::Profile) -> Result<PartitionProfile, String> {
         memory: MemoryBytes::new(profile.memory_bytes),
         compute: compute.map_err(|error| error.to_string())?,
         size: profile.size,
-        placements: match profile.counted {
-            true => Placements::Counted,
-            false => Placements::Fixed(profile.starts.clone()),
+        placements: if profile.counted {
+            Placements::Counted
+        } else {
+            Placements::Fixed(profile.starts.clone())
         },
         instances_max: profile.instances_max,
     })
@@ -215,7 +216,7 @@ fn existing_partitions(
                 claimed: !partition.claim.is_empty(),
             }),
             Err(error) => {
-                refused.push(format!("partition `{}`: {error}", shorten(&partition.name)))
+                refused.push(format!("partition `{}`: {error}", shorten(&partition.name)));
             }
         }
     }
