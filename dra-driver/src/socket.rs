@@ -5,23 +5,53 @@
 //! as the kubelet expects; the next start with the same path takes its place.
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
+use nix::fcntl::OFlag;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 
 /// The longest path that fits a socket address, without the closing zero (`unix(7)`).
 const PATH_LEN_MAX: usize = 107;
 
+/// A file that can be told from any later one at the same path: while it is held, its inode
+/// is not given to another.
+#[derive(Debug)]
+pub struct HeldFile {
+    held: File,
+}
+
+impl HeldFile {
+    /// The file that is at `path` now. It is not opened for anything but this.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or the system refuses.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW;
+        let held = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+        Ok(Self { held })
+    }
+
+    /// True if it is still the one at `path`.
+    #[must_use]
+    pub fn is_at(&self, path: &Path) -> bool {
+        let (Ok(there), Ok(held)) = (fs::symlink_metadata(path), self.held.metadata()) else {
+            return false;
+        };
+        (there.dev(), there.ino()) == (held.dev(), held.ino())
+    }
+}
+
 /// The file of a socket that this process bound.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode: what tells our file from a later one at the same path.
-    identity: (u64, u64),
+    held: HeldFile,
 }
 
 /// Listens on a socket at `path`, in the place of whatever stale socket is there.
@@ -39,8 +69,8 @@ pub fn bind(path: &Path) -> Result<(UnixListenerStream, SocketFile), BindError> 
     }
     remove_stale(path).map_err(failed)?;
     let listener = UnixListener::bind(path).map_err(failed)?;
-    let identity = identity(path).map_err(failed)?;
-    Ok((UnixListenerStream::new(listener), SocketFile { path: path.to_owned(), identity }))
+    let held = HeldFile::at(path).map_err(failed)?;
+    Ok((UnixListenerStream::new(listener), SocketFile { path: path.to_owned(), held }))
 }
 
 /// Why a socket could not be bound.
@@ -73,7 +103,7 @@ impl SocketFile {
     /// True if the file is still there and still ours.
     #[must_use]
     pub fn is_ours(&self) -> bool {
-        identity(&self.path).is_ok_and(|found| found == self.identity)
+        self.held.is_at(&self.path)
     }
 
     /// Removes the file, unless another program has put its own there.
@@ -86,13 +116,8 @@ impl SocketFile {
     }
 }
 
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
-}
-
 /// Removes a socket. Anything else is not ours to remove, and binding then fails.
 fn remove_stale(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::FileTypeExt;
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.file_type().is_socket() => fs::remove_file(path),
         Ok(_) => Ok(()),

@@ -45,7 +45,6 @@ pub(super) struct Allocator {
 
 /// Why ids could not be allocated.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the message documents the variant")]
 pub(super) enum AllocateError {
     #[error("device `{id}` of {resource} cannot be had")]
     Node { id: String, resource: String, source: NodeError },

@@ -4,7 +4,6 @@
 //! kubelet that restarted, wiped its folder, or lost a sibling of ours is all one case.
 
 use std::{
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,22 +18,12 @@ use tonic::transport::{Endpoint as Address, Server, Uri};
 use super::service::{OPTIONS, ResourceService};
 use crate::{
     chain::Chain,
-    socket::{self, BindError, SocketFile},
+    socket::{self, BindError, HeldFile, SocketFile},
     stop::Stop,
 };
 
 /// Inside `Register` the kubelet dials back, for which it takes up to 10 s.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Tells one kubelet's socket from the next one's at the same path: inodes are used again,
-/// so the time of creation counts, too.
-pub(super) type KubeletIdentity = (u64, u64, i64, i64);
-
-/// Who listens at the kubelet's socket now, if it is there.
-pub(super) fn kubelet_at(socket: &Path) -> Option<KubeletIdentity> {
-    let found = std::fs::symlink_metadata(socket).ok()?;
-    Some((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
-}
 
 /// One resource's socket.
 #[derive(Debug)]
@@ -42,7 +31,8 @@ pub(super) struct Endpoint {
     service: ResourceService,
     path: PathBuf,
     serving: Option<Serving>,
-    registered_with: Option<KubeletIdentity>,
+    /// The socket of the kubelet that knows it.
+    registered_with: Option<HeldFile>,
 }
 
 #[derive(Debug)]
@@ -78,16 +68,16 @@ impl Endpoint {
     /// Makes the resource served and registered with the kubelet that is there. False if that
     /// is worth another try soon.
     pub(super) async fn mend(&mut self, kubelet: &Path) -> bool {
-        let Some(identity) = kubelet_at(kubelet) else { return true };
+        let Ok(present) = HeldFile::at(kubelet) else { return true };
         let serving = self.serving.as_ref().is_some_and(|serving| serving.file.is_ours());
-        if serving && self.registered_with == Some(identity) {
+        if serving && self.registered_with.as_ref().is_some_and(|known| known.is_at(kubelet)) {
             return true;
         }
         let resource = self.service.resource.clone();
         match self.serve_and_register(kubelet, serving).await {
             Ok(()) => {
                 tracing::info!(resource, "registered with the kubelet");
-                self.registered_with = Some(identity);
+                self.registered_with = Some(present);
                 true
             }
             Err(error) => {

@@ -36,7 +36,6 @@ pub(super) struct Offered {
 
 /// What an id stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
 pub(super) enum Wanted {
     Device { name: String },
     Partition { name: String },

@@ -13,7 +13,6 @@ use crate::node::Node;
 
 /// What the kubelet asks about.
 #[derive(Debug, Clone, Default)]
-#[expect(missing_docs, reason = "the names say it")]
 pub(super) struct Choice {
     pub(super) available: Vec<String>,
     pub(super) must_include: Vec<String>,
