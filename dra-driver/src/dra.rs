@@ -14,6 +14,7 @@ use std::{collections::HashMap, time::Duration};
 use accelpool_cluster::{ClaimReference, Cluster, EventRecorder};
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
+pub(crate) use self::ask::{published_name, scheduled_share_id};
 pub use self::{
     ask::AskError,
     service::{V1, V1beta1},

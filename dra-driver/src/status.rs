@@ -12,11 +12,16 @@ use accelpool_cluster::{
 };
 use accelpool_proto::{
     kubelet::v1::HealthStatus,
-    node::{Allocation, Lease, allocation::Portion},
+    node::{Allocation, Lease},
 };
 use tokio::{sync::watch, time::sleep};
 
-use crate::{chain::Chain, health, labels, node::Observed, node::Snapshot};
+use crate::{
+    chain::Chain,
+    dra::{published_name, scheduled_share_id},
+    health, labels,
+    node::{Observed, Snapshot},
+};
 
 /// The wait after a write that failed, at first and at most.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -126,21 +131,13 @@ fn statuses(lease: &Lease, state: &NodeState, pool: &str) -> Vec<DeviceStatus> {
         ];
         DeviceStatus {
             pool: pool.to_owned(),
-            device: published_name(allocation).to_owned(),
-            share_id: allocation.share_id.clone(),
+            device: published_name(allocation),
+            share_id: scheduled_share_id(allocation),
             conditions: vec![ready(lease), healthy(lease, device)],
             data: data.into(),
         }
     };
     lease.allocations.iter().map(status).collect()
-}
-
-/// The name that the allocation's device has in the slices.
-fn published_name(allocation: &Allocation) -> &str {
-    match &allocation.portion {
-        Some(Portion::Partition(partition)) => &partition.name,
-        Some(Portion::Whole(_) | Portion::Share(_)) | None => &allocation.device,
-    }
 }
 
 fn ready(lease: &Lease) -> Condition {

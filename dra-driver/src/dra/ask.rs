@@ -6,10 +6,11 @@ mod tests;
 
 use std::collections::HashMap;
 
-use accelpool_cluster::{AllocationResult, ClaimView, NodeDevice, SURFACE_DRA, SURFACE_LABEL};
-use accelpool_model::{ComputePermille, Enforcement, MemoryBytes, ShareClass, Weight};
+use accelpool_cluster::{AllocationResult, ClaimView, NodeState, SURFACE_DRA, SURFACE_LABEL};
+use accelpool_model::{Enforcement, MemoryBytes};
 use accelpool_proto::node::{
-    Enforcements, Lease, PrepareClaimRequest, Request, Share, request::Wanted,
+    Allocation, Enforcements, Lease, PrepareClaimRequest, Request, Share, allocation::Portion,
+    request::Wanted,
 };
 
 use super::PreparedDevice;
@@ -35,25 +36,52 @@ pub enum AskError {
 pub(super) fn request_for(
     claim: &ClaimView,
     own_pool: &str,
-    devices: &[NodeDevice],
+    state: &NodeState,
 ) -> Result<PrepareClaimRequest, AskError> {
     let requests = claim.results.iter().map(|result| {
         if result.pool != own_pool {
             let (device, pool) = (result.device.clone(), result.pool.clone());
             return Err(AskError::ForeignPool { device, pool, own: own_pool.to_owned() });
         }
-        let device = devices.iter().find(|device| device.name.as_str() == result.device);
+        let wanted = state.wanted(result);
+        let fixed_share = fixed_share_id(&wanted.device, &result.device);
         Ok(Request {
             name: result.base_request().to_owned(),
-            share: share_of(result, device),
+            share: wanted.share.as_ref().map(share),
             demand: demand_of(result),
-            share_id: result.share_id.clone(),
+            share_id: result.share_id.clone().or(fixed_share),
             admin: result.admin_access,
-            wanted: Some(Wanted::Device(result.device.clone())),
+            wanted: Some(Wanted::Device(wanted.device)),
         })
     });
     let requests = requests.collect::<Result<_, _>>()?;
     Ok(PrepareClaimRequest { claim: claim.uid.clone(), requests, labels: labels_of(claim) })
+}
+
+/// The name that an allocation's device has in the slices, as the scheduler knows it.
+pub(crate) fn published_name(allocation: &Allocation) -> String {
+    match (&allocation.portion, &allocation.share_id) {
+        (Some(Portion::Partition(partition)), _) => partition.name.clone(),
+        (Some(Portion::Share(_)), Some(id)) if id.starts_with(FIXED_SHARE) => {
+            format!("{}-{id}", allocation.device)
+        }
+        (Some(Portion::Whole(_) | Portion::Share(_)) | None, _) => allocation.device.clone(),
+    }
+}
+
+/// What a fixed share's name has behind its device's. The scheduler's own share ids are
+/// UUIDs and cannot begin like this.
+const FIXED_SHARE: &str = "share-";
+
+/// The share id that the scheduler gave; none for a fixed share, which has its own name.
+pub(crate) fn scheduled_share_id(allocation: &Allocation) -> Option<String> {
+    allocation.share_id.clone().filter(|id| !id.starts_with(FIXED_SHARE))
+}
+
+/// Tells apart the fixed shares of one device; none for a device published by its own name.
+fn fixed_share_id(device: &str, published: &str) -> Option<String> {
+    let id = published.strip_prefix(device)?.strip_prefix('-')?;
+    id.starts_with(FIXED_SHARE).then(|| id.to_owned())
 }
 
 /// What the kubelet is told of a lease that was prepared for `claim`.
@@ -87,29 +115,13 @@ pub(super) fn devices_of(
     devices.collect()
 }
 
-/// The share that was consumed of a device; none if it was all of it, or if nothing was
-/// consumed (a partition, a device that is not shared).
-fn share_of(result: &AllocationResult, device: Option<&NodeDevice>) -> Option<Share> {
-    if result.admin_access {
-        return None;
+fn share(share: &accelpool_model::Share) -> Share {
+    Share {
+        memory_bytes: share.memory.map(MemoryBytes::bytes),
+        compute_permille: share.compute.map(|compute| compute.permille().into()),
+        weight: share.weight.value().into(),
+        class: share.class.as_str().to_owned(),
     }
-    let (memory, compute) = (result.consumed.memory, result.consumed.compute);
-    if memory.is_none() && compute.is_none() {
-        return None;
-    }
-    // A device that is unknown here is refused by the daemon, whatever the share.
-    let all_memory =
-        device.is_some_and(|device| memory.is_none_or(|memory| memory >= device.memory));
-    let all_compute = compute.is_none_or(|compute| compute == ComputePermille::WHOLE);
-    if all_memory && all_compute {
-        return None;
-    }
-    Some(Share {
-        memory_bytes: memory.map(MemoryBytes::bytes),
-        compute_permille: compute.map(|compute| compute.permille().into()),
-        weight: result.config.weight.unwrap_or(Weight::DEFAULT).value().into(),
-        class: result.config.class.unwrap_or(ShareClass::Normal).as_str().to_owned(),
-    })
 }
 
 fn demand_of(result: &AllocationResult) -> Option<Enforcements> {

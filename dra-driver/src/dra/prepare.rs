@@ -181,8 +181,7 @@ impl Claims {
         sequence: &Arc<Sequence>,
     ) -> Result<Lease, ClaimError> {
         let snapshot = self.observed.borrow().snapshot.clone().ok_or(ClaimError::NoState)?;
-        let devices = &snapshot.state.devices;
-        let request = request_for(claim, &self.cluster.pool_name(), devices)?;
+        let request = request_for(claim, &self.cluster.pool_name(), &snapshot.state)?;
         let permit = sequence.permit().await;
         if !sequence.is_current() {
             return Err(ClaimError::Stale(claim.uid.clone()));
