@@ -48,7 +48,7 @@ pub(super) async fn follow(cluster: Cluster, seen: mpsc::Sender<Seen>) {
         let started = time::Instant::now();
         let error = match session(&cluster, &seen).await {
             Ok(End::Closed) => return,
-            Ok(End::Expired) => None,
+            Ok(End::Early) => None,
             Err(error) => Some(error),
         };
         cluster.counters.watch_restarts.add(1);
@@ -71,8 +71,8 @@ pub(super) async fn follow(cluster: Cluster, seen: mpsc::Sender<Seen>) {
 enum End {
     /// Nobody listens any more.
     Closed,
-    /// The API server no longer knows the version that was reached.
-    Expired,
+    /// The API server ended the watch early, or no longer knows the version that was reached.
+    Early,
 }
 
 async fn session(cluster: &Cluster, seen: &mpsc::Sender<Seen>) -> Result<End, CallError> {
@@ -105,14 +105,14 @@ async fn session(cluster: &Cluster, seen: &mpsc::Sender<Seen>) -> Result<End, Ca
                 }
                 WatchEvent::Deleted(slice) => {
                     advance(&mut version, slice.metadata.resource_version.as_ref());
-                    let last = revision(slice.metadata.resource_version.as_deref());
-                    slice.metadata.name.map(|name| Seen::Deleted(name, last))
+                    let final_version = revision(slice.metadata.resource_version.as_deref());
+                    slice.metadata.name.map(|name| Seen::Deleted(name, final_version))
                 }
                 WatchEvent::Bookmark(bookmark) => {
                     version = bookmark.metadata.resource_version;
                     None
                 }
-                WatchEvent::Error(status) if status.code == 410 => return Ok(End::Expired),
+                WatchEvent::Error(status) if status.code == 410 => return Ok(End::Early),
                 WatchEvent::Error(status) => return Err(kube::Error::Api(status).into()),
             };
             if let Some(news) = news
@@ -121,9 +121,9 @@ async fn session(cluster: &Cluster, seen: &mpsc::Sender<Seen>) -> Result<End, Ca
                 return Ok(End::Closed);
             }
         }
-        // A server that ends watches at once would otherwise be asked without pause.
-        if opened.elapsed() < Duration::from_secs(1) {
-            time::sleep(Duration::from_secs(1)).await;
+        // Ended before its time: that server goes away, and the next one may keep other fields.
+        if opened.elapsed() < Duration::from_secs(WATCH_SECONDS.into()) {
+            return Ok(End::Early);
         }
     }
 }
