@@ -1,2 +1,199 @@
-//! x
-fn main() {}
+//! The program `accelpoold`: arguments, and errors on their way out.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use accelpool_daemon::{
+    config::{self, Config},
+    error::Chain,
+    log, run,
+    worker::serve_stdin,
+};
+use accelpool_vendor_sim::Sim;
+use clap::{Parser, Subcommand};
+
+/// The largest export that is read back.
+const IMPORT_BYTES_MAX: u64 = 256 << 20;
+
+/// Manages the accelerators of one node for many tenants.
+///
+/// Exit codes: 0 stopped as asked, 1 failed (the last line names a page in docs/errors),
+/// 2 wrong arguments.
+#[derive(Parser)]
+#[command(name = "accelpoold", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the daemon.
+    Run {
+        /// The configuration; without the default file, the defaults.
+        #[arg(long, short, default_value = config::DEFAULT_PATH)]
+        config: PathBuf,
+    },
+    /// Checks a configuration and says what it comes to.
+    CheckConfig {
+        /// The configuration.
+        #[arg(default_value = config::DEFAULT_PATH)]
+        config: PathBuf,
+    },
+    /// Brings a ledger out of its file and back, for repair. The daemon must not run.
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+    /// Serves a vendor's library to the daemon; started by the daemon itself.
+    #[command(subcommand, hide = true)]
+    VendorWorker(WorkerCommand),
+}
+
+#[derive(Subcommand)]
+enum LedgerCommand {
+    /// Prints the ledger as JSON.
+    Export {
+        /// The ledger's file.
+        #[arg(default_value = "/var/lib/accelpool/ledger.redb")]
+        file: PathBuf,
+        /// Prints what can be read of a damaged ledger, and lists what cannot.
+        #[arg(long)]
+        salvage: bool,
+    },
+    /// Makes a new ledger of an export.
+    Import {
+        /// The export; `-` for standard input.
+        json: PathBuf,
+        /// The ledger's file, which must not exist.
+        #[arg(default_value = "/var/lib/accelpool/ledger.redb")]
+        file: PathBuf,
+    },
+}
+
+#[derive(Subcommand)]
+enum WorkerCommand {
+    /// A simulated node.
+    Sim {
+        #[arg(long)]
+        profile: String,
+        #[arg(long)]
+        dir: PathBuf,
+    },
+}
+
+/// What a person or a supervisor reads last: an error and the code of its page.
+struct Failure {
+    message: String,
+    code: Option<&'static str>,
+}
+
+impl Failure {
+    fn new(error: &(dyn std::error::Error + 'static), code: Option<&'static str>) -> Self {
+        Self { message: Chain(error).to_string(), code }
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Run { config } => run_daemon(&config),
+        Command::CheckConfig { config } => check_config(&config),
+        Command::Ledger(LedgerCommand::Export { file, salvage }) => export(&file, salvage),
+        Command::Ledger(LedgerCommand::Import { json, file }) => import(&json, &file),
+        Command::VendorWorker(WorkerCommand::Sim { profile, dir }) => work(&profile, &dir),
+    };
+    let Err(Failure { message, code }) = outcome else { return ExitCode::SUCCESS };
+    match code {
+        Some(code) => eprintln!("error[{code}]: {message}\nhelp: see docs/errors/{code}.md"),
+        None => eprintln!("error: {message}"),
+    }
+    ExitCode::FAILURE
+}
+
+fn run_daemon(path: &Path) -> Result<(), Failure> {
+    let config = load(path)?;
+    log::start(&config.log);
+    // Two threads: one may be held up by a slow disk while the other serves.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(&error, None))?;
+    let outcome = runtime.block_on(run::run(config));
+    // Threads that still wait for a disk or a pipe do not hold up the end.
+    runtime.shutdown_background();
+    outcome.map_err(|error| Failure::new(&error, error.code()))
+}
+
+fn check_config(path: &Path) -> Result<(), Failure> {
+    let config = load(path)?;
+    let mut out = std::io::stdout().lock();
+    let pools: Vec<_> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
+    let vendors: Vec<_> = config.vendors.iter().map(|vendor| vendor.name().to_string()).collect();
+    let vendors = if vendors.is_empty() { "none".to_owned() } else { vendors.join(", ") };
+    // A reader that has seen enough may close the pipe.
+    let _ = writeln!(out, "`{}` is valid", path.display())
+        .and_then(|()| writeln!(out, "socket   {}", config.socket().display()))
+        .and_then(|()| writeln!(out, "ledger   {}", config.ledger().display()))
+        .and_then(|()| writeln!(out, "CDI      {}", config.cdi_dir.display()))
+        .and_then(|()| writeln!(out, "vendors  {vendors}"))
+        .and_then(|()| writeln!(out, "pools    {}", pools.join(", ")));
+    Ok(())
+}
+
+fn load(path: &Path) -> Result<Config, Failure> {
+    Config::load(path).map_err(|error| {
+        let failure = Failure::new(&error, Some(error.code()));
+        Failure { message: format!("`{}`: {}", path.display(), failure.message), ..failure }
+    })
+}
+
+fn export(file: &Path, salvage: bool) -> Result<(), Failure> {
+    let exported =
+        if salvage { accelpool_ledger::salvage(file) } else { accelpool_ledger::export(file) };
+    let text = exported.map_err(|error| Failure::new(&error, error.code()))?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Failure::new(&e, None))
+}
+
+fn import(json: &Path, file: &Path) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::new(&error, None);
+    let mut text = String::new();
+    let source: Box<dyn Read> = if json == Path::new("-") {
+        Box::new(std::io::stdin())
+    } else {
+        Box::new(std::fs::File::open(json).map_err(failed)?)
+    };
+    source.take(IMPORT_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
+    let made = accelpool_ledger::import(&text, file);
+    let summary = made.map_err(|error| Failure::new(&error, error.code()))?;
+    eprintln!(
+        "`{}`: {} leases, {} tainted devices",
+        file.display(),
+        summary.leases,
+        summary.tainted_devices
+    );
+    Ok(())
+}
+
+fn work(profile: &str, dir: &Path) -> Result<(), Failure> {
+    // Dies with its daemon, also while it is stuck in a library call that can be killed.
+    let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
+    let profile = config::load_profile(profile).map_err(|error| {
+        let error: Box<dyn std::error::Error> = error;
+        Failure { message: Chain(error.as_ref()).to_string(), code: Some("AP0010") }
+    })?;
+    let sim = Sim::open(profile, dir).map_err(|error| Failure::new(&error, None))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(&error, None))?;
+    let served = runtime.block_on(serve_stdin(Arc::new(sim)));
+    // A call that hangs in the library must not keep a worker that nobody talks to.
+    runtime.shutdown_background();
+    served.map_err(|error| Failure::new(&error, None))
+}

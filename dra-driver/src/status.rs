@@ -100,9 +100,10 @@ impl Statuses {
         let finished = changed.len() <= BATCH;
         for (uid, (claim, statuses)) in changed.into_iter().take(BATCH) {
             match self.cluster.set_device_status(&claim, &statuses).await {
-                // Gone: the kubelet will unprepare it; there is nobody to tell.
-                Ok(()) | Err(DeviceStatusError::Gone { .. } | DeviceStatusError::Name(_)) => {}
-                Err(error @ DeviceStatusError::Call { .. }) => return Err(error),
+                Ok(()) => {}
+                Err(error) if is_transient(&error) => return Err(error),
+                // The claim is gone, or the API server will refuse the same again.
+                Err(error) => tracing::debug!(uid, error = %Chain(&error), "status not taken"),
             }
             let last = said.insert(uid, statuses.clone()).unwrap_or_default();
             for event in health_events(&claim, &last, &statuses) {
@@ -110,6 +111,13 @@ impl Statuses {
             }
         }
         Ok(finished)
+    }
+}
+
+fn is_transient(error: &DeviceStatusError) -> bool {
+    match error {
+        DeviceStatusError::Call { source, .. } => source.is_transient(),
+        DeviceStatusError::Gone { .. } | DeviceStatusError::Name(_) => false,
     }
 }
 

@@ -4,6 +4,7 @@
 //! `tests/fresh.rs` makes it anew and fails on a difference. These types are for the
 //! wire alone: each program converts them to `accelpool-model` where it reads them.
 
+#![forbid(unsafe_code)]
 #![allow(
     missing_docs,
     unreachable_pub,

@@ -123,7 +123,7 @@ pub struct Device {
     pub name: DeviceName,
     /// The vendor's identity.
     pub uuid: DeviceUuid,
-    /// The adapter that drives it.
+    /// Whose device it is: a real adapter's own name, or the vendor that a simulation imitates.
     pub vendor: VendorName,
     /// What it is for.
     pub kind: DeviceKind,

@@ -24,7 +24,7 @@ pub enum Target {
 }
 
 /// The devices of this node, by name.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
     devices: BTreeMap<DeviceName, Device>,
     partition_names: BTreeMap<PartitionName, Target>,

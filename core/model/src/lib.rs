@@ -3,6 +3,8 @@
 //! Plain data, valid by construction. No serde, no async, no IO: what crosses a wire
 //! or a disk is its own versioned type elsewhere and converts into these.
 
+#![forbid(unsafe_code)]
+
 mod claim;
 mod device;
 mod fault;

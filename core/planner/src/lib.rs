@@ -1,1 +1,24 @@
-//! Decisions, one pure function per file.
+//! Decisions about the node, one pure function per file.
+//!
+//! Everything here takes the node as data and gives a plan as data. Nothing can do IO, read
+//! a clock or wait, because nothing this crate depends on can.
+
+#![forbid(unsafe_code)]
+
+pub mod choose;
+mod occupancy;
+mod prepare;
+mod reconcile;
+mod release;
+mod select;
+mod taint;
+#[cfg(test)]
+mod testing;
+mod view;
+
+pub use crate::prepare::{LEASES_MAX, Prepare, PrepareError, REQUESTS_MAX, plan_prepare};
+pub use crate::reconcile::{Outcome, Repair, plan_reconcile};
+pub use crate::release::{Release, plan_release, plan_undo};
+pub use crate::select::COUNT_MAX;
+pub use crate::taint::{is_recovered, taint_for, taint_for_loss};
+pub use crate::view::{NodeView, check_possible};

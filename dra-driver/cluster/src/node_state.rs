@@ -98,6 +98,9 @@ pub enum HeldPortion {
     Partition { profile: ProfileName, start: u32 },
 }
 
+/// More placements of one profile than any device has.
+const PLACEMENTS_MAX: usize = 256;
+
 impl NodeState {
     /// Takes apart what the daemon sent.
     #[must_use]
@@ -173,6 +176,14 @@ fn partitioning(cut: &wire::Partitioning) -> Result<Partitioning, String> {
 
 fn profile(profile: &wire::Profile) -> Result<PartitionProfile, String> {
     let compute = ComputePermille::try_from(u64::from(profile.compute_permille));
+    let ordinals = if profile.counted { profile.instances_max as usize } else { 0 };
+    let placements = profile.starts.len().max(ordinals);
+    if placements > PLACEMENTS_MAX {
+        let name = shorten(&profile.name);
+        return Err(format!(
+            "profile `{name}` has {placements} placements: {PLACEMENTS_MAX} at most"
+        ));
+    }
     Ok(PartitionProfile {
         name: parse(&profile.name)?,
         memory: MemoryBytes::new(profile.memory_bytes),
@@ -233,19 +244,7 @@ fn holdings(
         let surface = lease.labels.get(SURFACE_LABEL).map(String::as_str);
         for allocation in lease.allocations.iter().filter(|allocation| allocation.device == device)
         {
-            let portion = match &allocation.portion {
-                Some(wire::allocation::Portion::Whole(_)) | None => HeldPortion::Whole,
-                Some(wire::allocation::Portion::Share(_)) => HeldPortion::Share,
-                Some(wire::allocation::Portion::Partition(partition)) => {
-                    match partition.profile.parse() {
-                        Ok(profile) => HeldPortion::Partition { profile, start: partition.start },
-                        Err(error) => {
-                            refused.push(format!("lease `{}`: {error}", shorten(&lease.claim)));
-                            HeldPortion::Whole // the safe reading: nothing else fits beside it
-                        }
-                    }
-                }
-            };
+            let Some(portion) = held_portion(lease, allocation, refused) else { continue };
             holdings.push(Holding {
                 claim: lease.claim.clone(),
                 portion,
@@ -254,6 +253,26 @@ fn holdings(
         }
     }
     holdings
+}
+
+/// What an allocation holds; nothing if it only looks.
+fn held_portion(
+    lease: &wire::Lease,
+    allocation: &wire::Allocation,
+    refused: &mut Vec<String>,
+) -> Option<HeldPortion> {
+    match &allocation.portion {
+        Some(wire::allocation::Portion::Admin(_)) => None,
+        Some(wire::allocation::Portion::Whole(_)) | None => Some(HeldPortion::Whole),
+        Some(wire::allocation::Portion::Share(_)) => Some(HeldPortion::Share),
+        Some(wire::allocation::Portion::Partition(partition)) => match partition.profile.parse() {
+            Ok(profile) => Some(HeldPortion::Partition { profile, start: partition.start }),
+            Err(error) => {
+                refused.push(format!("lease `{}`: {error}", shorten(&lease.claim)));
+                Some(HeldPortion::Whole) // the safe reading: nothing else fits beside it
+            }
+        },
+    }
 }
 
 fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {

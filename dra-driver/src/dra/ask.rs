@@ -65,7 +65,9 @@ pub(crate) fn published_name(allocation: &Allocation) -> String {
         (Some(Portion::Share(_)), Some(id)) if id.starts_with(FIXED_SHARE) => {
             format!("{}-{id}", allocation.device)
         }
-        (Some(Portion::Whole(_) | Portion::Share(_)) | None, _) => allocation.device.clone(),
+        (Some(Portion::Whole(_) | Portion::Share(_) | Portion::Admin(_)) | None, _) => {
+            allocation.device.clone()
+        }
     }
 }
 

@@ -157,7 +157,7 @@ fn left(device: &NodeDevice, snapshot: &Snapshot) -> (u64, u32) {
     let held = allocations.filter(|allocation| allocation.device == device.name.as_str());
     let shares = held.filter_map(|allocation| match &allocation.portion {
         Some(Portion::Share(share)) => Some((share.memory_bytes, share.compute_permille)),
-        Some(Portion::Whole(_) | Portion::Partition(_)) | None => None,
+        Some(Portion::Whole(_) | Portion::Partition(_) | Portion::Admin(_)) | None => None,
     });
     let whole = (device.memory.bytes(), u32::from(ComputePermille::WHOLE.permille()));
     shares.fold(whole, |left, held| (left.0.saturating_sub(held.0), left.1.saturating_sub(held.1)))

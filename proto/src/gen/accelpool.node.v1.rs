@@ -226,7 +226,7 @@ pub struct Allocation {
     /// The id by which a container runtime injects it.
     #[prost(string, tag = "9")]
     pub cdi_id: ::prost::alloc::string::String,
-    #[prost(oneof = "allocation::Portion", tags = "4, 5, 6")]
+    #[prost(oneof = "allocation::Portion", tags = "4, 5, 6, 10")]
     pub portion: ::core::option::Option<allocation::Portion>,
 }
 /// Nested message and enum types in `Allocation`.
@@ -239,6 +239,8 @@ pub mod allocation {
         Partition(super::PartitionPortion),
         #[prost(message, tag = "6")]
         Share(super::SharePortion),
+        #[prost(message, tag = "10")]
+        Admin(super::AdminPortion),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -255,6 +257,9 @@ pub struct PartitionPortion {
     #[prost(bool, tag = "4")]
     pub adopted: bool,
 }
+/// Held by nobody for it: access to look, beside whoever holds the device.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AdminPortion {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SharePortion {
     #[prost(uint64, tag = "1")]

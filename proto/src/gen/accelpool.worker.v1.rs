@@ -45,6 +45,9 @@ pub struct Device {
     pub share_compute_enforcement: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "15")]
     pub injection: ::core::option::Option<Injection>,
+    /// Whose device it is: the adapter's own name, or the vendor that a simulation imitates.
+    #[prost(string, tag = "16")]
+    pub vendor: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Partitioning {

@@ -4,6 +4,7 @@
 //! daemon kills when a call outlives its deadline. An adapter translates and never
 //! decides: it holds no claim, no policy and no cache, so that a fresh worker answers
 //! as the killed one would have.
+#![forbid(unsafe_code)]
 
 #[cfg(feature = "conformance")]
 pub mod conformance;

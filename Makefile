@@ -1,0 +1,26 @@
+# The recipes of the house; CI runs these and nothing else.
+.PHONY: help demo test bench lint fmt deny doc
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1  -  /p' Makefile
+
+demo: ## show accelpool on this machine, which needs no accelerator
+	@tools/setup.sh && tools/demo.sh
+
+test: ## run every test
+	@tools/setup.sh && cargo test --workspace --locked
+
+bench: ## measure, each figure beside its budget
+	@tools/setup.sh && cargo bench --workspace --locked
+
+lint: ## check format, house rules and clippy
+	@tools/setup.sh && cargo fmt --all --check && cargo run --quiet --locked -p xtask -- tidy && cargo clippy --workspace --all-targets --locked -- -D warnings
+
+fmt: ## format the code
+	@cargo fmt --all
+
+deny: ## check licences, bans and sources of what we depend on
+	@tools/deny.sh
+
+doc: ## build the documentation of the code
+	@tools/setup.sh && RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked

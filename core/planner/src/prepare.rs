@@ -1,0 +1,283 @@
+//! Turns a claim into a lease and the steps that prepare it.
+//!
+//! Where the claim names its device, somebody else chose it (a scheduler, a person), and this
+//! module refuses what is not true on this node; where it does not, `select` chooses. The
+//! daemon records the lease, runs the steps, and undoes them in reverse when one fails.
+
+mod error;
+#[cfg(test)]
+mod tests;
+
+use accelpool_model::{
+    Allocation, BootId, Claim, Device, DeviceName, Enforcements, Lease, LeaseState, PartitionStep,
+    Plan, Portion, ProfileName, Request, Share, Step, Target, Wanted,
+};
+
+pub use self::error::PrepareError;
+use crate::{NodeView, occupancy::Occupancy, reconcile::plan_restore, select};
+
+/// The most requests that a claim may have; Kubernetes allows as many.
+pub const REQUESTS_MAX: usize = 32;
+
+/// The most leases that a node holds: 16 devices with 64 sharers each, four times over.
+pub const LEASES_MAX: usize = 4096;
+
+/// What is to be done about a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepare {
+    /// The lease to record, or the one on record if the claim was prepared before.
+    pub lease: Lease,
+    /// The steps that make it true. A repeated claim is made true again, too.
+    pub plan: Plan,
+    /// True if the lease is on record already.
+    pub repeated: bool,
+}
+
+/// Plans how to make `claim` usable by its containers.
+///
+/// A claim that is prepared already yields the same lease again, since the kubelet may send
+/// it any number of times; its steps then only restore what may have been lost.
+///
+/// # Errors
+///
+/// See [`PrepareError`]; nothing changes on a refusal.
+pub fn plan_prepare(
+    view: NodeView<'_>,
+    claim: &Claim,
+    boot: &BootId,
+    now_ms: u64,
+) -> Result<Prepare, PrepareError> {
+    if let Some(lease) = view.leases.get(&claim.id) {
+        return repeat(view, lease, claim);
+    }
+    if view.leases.len() >= LEASES_MAX {
+        return Err(PrepareError::TooManyLeases(LEASES_MAX));
+    }
+    let mut allocations = Vec::new();
+    for request in &claim.requests {
+        let chosen = match &request.wanted {
+            Wanted::Named(name) => vec![allocate_named(view, claim, request, name, &allocations)?],
+            Wanted::Any { selector, profile, count } => {
+                let any = select::Any { selector, profile: profile.as_ref(), count: *count };
+                select::allocate_any(view, claim, request, any, &allocations)?
+            }
+        };
+        allocations.extend(chosen);
+    }
+    let lease = Lease {
+        claim: claim.clone(),
+        allocations,
+        state: LeaseState::Preparing,
+        since_ms: now_ms,
+        boot: boot.clone(),
+    };
+    Ok(Prepare { plan: plan_lease(&lease), lease, repeated: false })
+}
+
+/// The steps that make `lease` true from nothing: partitions first, the CDI spec last, so that
+/// no container can ask for a device that is not ready.
+fn plan_lease(lease: &Lease) -> Plan {
+    let create = owned_partitions(lease).map(Step::CreatePartition);
+    let spec = Step::WriteSpec(lease.claim.id.clone());
+    Plan { steps: create.chain([spec]).collect() }
+}
+
+/// The partitions that exist because of `lease`; adopted ones do not.
+pub(crate) fn owned_partitions(lease: &Lease) -> impl Iterator<Item = PartitionStep> {
+    lease.allocations.iter().filter_map(|allocation| match &allocation.portion {
+        Portion::Partition { name, profile, start, adopted: false, .. } => Some(PartitionStep {
+            name: name.clone(),
+            device: allocation.device.clone(),
+            uuid: allocation.uuid.clone(),
+            profile: profile.clone(),
+            start: *start,
+        }),
+        Portion::Partition { adopted: true, .. }
+        | Portion::Whole
+        | Portion::Share { .. }
+        | Portion::Admin { .. } => None,
+    })
+}
+
+fn repeat(view: NodeView<'_>, lease: &Lease, claim: &Claim) -> Result<Prepare, PrepareError> {
+    // Labels are words for people: a claim that only changed those is the same claim.
+    if lease.claim.requests != claim.requests {
+        return Err(PrepareError::Changed(claim.id.clone()));
+    }
+    match lease.state {
+        LeaseState::Prepared => {}
+        LeaseState::Preparing | LeaseState::Releasing => {
+            return Err(PrepareError::Busy(claim.id.clone(), lease.state));
+        }
+    }
+    for allocation in &lease.allocations {
+        device_of(view, &allocation.device)?;
+    }
+    Ok(Prepare { lease: lease.clone(), plan: plan_restore(view, lease), repeated: true })
+}
+
+fn allocate_named(
+    view: NodeView<'_>,
+    claim: &Claim,
+    request: &Request,
+    name: &str,
+    earlier: &[Allocation],
+) -> Result<Allocation, PrepareError> {
+    let target = view.inventory.resolve(name);
+    let target = target.ok_or_else(|| PrepareError::UnknownDevice(shorten(name)))?;
+    if request.admin {
+        return allocate_admin(view, request, name, &target);
+    }
+    match target {
+        Target::Device(device) => {
+            let device = device_of(view, &device)?;
+            match &request.share {
+                None => allocate_whole(view, claim, request, device, earlier),
+                Some(share) => allocate_share(view, claim, request, device, *share, earlier),
+            }
+        }
+        Target::Partition { device, profile, start } => {
+            let device = device_of(view, &device)?;
+            if request.share.is_some() {
+                return Err(PrepareError::ShareOfPartition(shorten(name)));
+            }
+            allocate_partition(view, claim, request, (device, &profile, start), earlier)
+        }
+    }
+}
+
+/// Access to look at a device. It holds nothing, so nothing can be in its way; a partition's
+/// name gives access to its device, for whoever watches all of it.
+fn allocate_admin(
+    view: NodeView<'_>,
+    request: &Request,
+    name: &str,
+    target: &Target,
+) -> Result<Allocation, PrepareError> {
+    let (device, partition) = match target {
+        Target::Device(device) => (device, None),
+        Target::Partition { device, .. } => (device, name.parse().ok()),
+    };
+    let device = device_of(view, device)?;
+    allocation(request, device, Portion::Admin { partition }, Enforcements::default())
+}
+
+pub(crate) fn allocate_whole(
+    view: NodeView<'_>,
+    claim: &Claim,
+    request: &Request,
+    device: &Device,
+    earlier: &[Allocation],
+) -> Result<Allocation, PrepareError> {
+    check_pool(view, device, |_| true, "whole")?;
+    Occupancy::of(view, device, claim, earlier).check_whole()?;
+    allocation(request, device, Portion::Whole, Enforcements::HARDWARE)
+}
+
+pub(crate) fn allocate_share(
+    view: NodeView<'_>,
+    claim: &Claim,
+    request: &Request,
+    device: &Device,
+    share: Share,
+    earlier: &[Allocation],
+) -> Result<Allocation, PrepareError> {
+    check_pool(view, device, |pool| pool.sharing.allows_shares(), "as a share")?;
+    let memory = share.memory.unwrap_or(device.memory);
+    if memory > device.memory || memory.bytes() == 0 {
+        return Err(PrepareError::MemoryOutOfRange {
+            device: device.name.clone(),
+            wanted: memory,
+            max: device.memory,
+        });
+    }
+    let compute = share.compute.unwrap_or(accelpool_model::ComputePermille::WHOLE);
+    Occupancy::of(view, device, claim, earlier).check_share(memory, compute)?;
+    let Share { weight, class, .. } = share;
+    let portion = Portion::Share { memory, compute, weight, class };
+    allocation(request, device, portion, device.share_enforcement)
+}
+
+pub(crate) fn allocate_partition(
+    view: NodeView<'_>,
+    claim: &Claim,
+    request: &Request,
+    (device, profile, start): (&Device, &ProfileName, u32),
+    earlier: &[Allocation],
+) -> Result<Allocation, PrepareError> {
+    check_pool(view, device, |pool| pool.sharing.allows_partitions(), "as a partition")?;
+    let unknown =
+        || PrepareError::UnknownProfile { device: device.name.clone(), profile: profile.clone() };
+    let partitioning = device.partitioning.as_ref().ok_or_else(unknown)?;
+    let shape = device.profile(profile).ok_or_else(unknown)?;
+    let occupancy = Occupancy::of(view, device, claim, earlier);
+    let adopted = occupancy.check_partition(partitioning, shape, start)?;
+    let name =
+        accelpool_model::Partition::name_at(&device.name, &partitioning.scheme, profile, start);
+    let portion = Portion::Partition {
+        name: name.map_err(|_| unknown())?,
+        profile: profile.clone(),
+        start,
+        size: shape.size,
+        placement: shape.placement_at(start),
+        adopted,
+    };
+    allocation(request, device, portion, Enforcements::HARDWARE)
+}
+
+/// The device of that name, unless it has left the bus.
+fn device_of<'a>(view: NodeView<'a>, name: &DeviceName) -> Result<&'a Device, PrepareError> {
+    // Taints are not read here: they bind the scheduler, and a claim may tolerate them.
+    if view.inventory.lost.contains(name) {
+        return Err(PrepareError::LostDevice(name.clone()));
+    }
+    view.inventory.device(name).ok_or_else(|| PrepareError::UnknownDevice(name.to_string()))
+}
+
+fn check_pool(
+    view: NodeView<'_>,
+    device: &Device,
+    allows: impl Fn(&accelpool_model::Pool) -> bool,
+    portion: &'static str,
+) -> Result<(), PrepareError> {
+    let Some(pool) = view.pool(device) else {
+        return Err(PrepareError::NoPool(device.name.clone()));
+    };
+    if allows(pool) {
+        return Ok(());
+    }
+    let (device, pool, sharing) = (device.name.clone(), pool.name.clone(), pool.sharing);
+    Err(PrepareError::NotAllowed { device, pool, sharing, portion })
+}
+
+fn allocation(
+    request: &Request,
+    device: &Device,
+    portion: Portion,
+    enforcement: Enforcements,
+) -> Result<Allocation, PrepareError> {
+    let demand = request.demand;
+    let weaker = [
+        ("memory", demand.memory, enforcement.memory),
+        ("compute", demand.compute, enforcement.compute),
+    ];
+    if let Some((what, demanded, granted)) =
+        weaker.into_iter().find(|(_, demanded, granted)| demanded > granted)
+    {
+        let device = device.name.clone();
+        return Err(PrepareError::WeakerEnforcement { device, what, demanded, granted });
+    }
+    Ok(Allocation {
+        request: request.name.clone(),
+        device: device.name.clone(),
+        uuid: device.uuid.clone(),
+        portion,
+        share_id: request.share_id.clone(),
+        enforcement,
+    })
+}
+
+/// A name from outside, fit to be repeated in a message.
+fn shorten(name: &str) -> String {
+    name.chars().take(80).flat_map(char::escape_debug).collect()
+}

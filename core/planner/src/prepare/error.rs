@@ -1,0 +1,54 @@
+//! Why this node refuses a claim.
+
+use accelpool_model::{
+    ClaimId, ComputePermille, DeviceName, Enforcement, LeaseState, MemoryBytes, PoolName,
+    ProfileName, Sharing,
+};
+
+/// Why this node cannot prepare a claim.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the message documents the variant")]
+pub enum PrepareError {
+    #[error("device {0} is not on this node")]
+    UnknownDevice(String),
+    #[error("device {0} has left the bus")]
+    LostDevice(DeviceName),
+    #[error("device {device} has no partition profile {profile}")]
+    UnknownProfile { device: DeviceName, profile: ProfileName },
+    #[error("partition {0} cannot be shared: ask for a share of a whole device")]
+    ShareOfPartition(String),
+    #[error("device {0} belongs to no pool: the configuration offers it to nobody")]
+    NoPool(DeviceName),
+    #[error("device {device} cannot be had {portion}: pool {pool} allows sharing `{sharing}`")]
+    NotAllowed { device: DeviceName, pool: PoolName, sharing: Sharing, portion: &'static str },
+    #[error("device {device} is held {portion} by claim {holder}")]
+    Held { device: DeviceName, portion: String, holder: ClaimId },
+    #[error("device {device} has {left} of memory left, {wanted} are asked for")]
+    MemoryTaken { device: DeviceName, wanted: MemoryBytes, left: MemoryBytes },
+    #[error("device {device} has {left} thousandths of compute left, {wanted} are asked for")]
+    ComputeTaken { device: DeviceName, wanted: ComputePermille, left: u16 },
+    #[error("memory of a share of device {device} must be 1 to {max}, not {wanted}")]
+    MemoryOutOfRange { device: DeviceName, wanted: MemoryBytes, max: MemoryBytes },
+    #[error("device {device} has no room for another partition of profile {profile}")]
+    PartitionsTaken { device: DeviceName, profile: ProfileName },
+    #[error(
+        "device {device} has partition {profile} at {start}, which nobody here made: \
+         claim it by name or remove it"
+    )]
+    CutByHand { device: DeviceName, profile: ProfileName, start: u32 },
+    #[error("{what} of device {device} can be held by `{granted}`, `{demanded}` is demanded")]
+    WeakerEnforcement {
+        device: DeviceName,
+        what: &'static str,
+        demanded: Enforcement,
+        granted: Enforcement,
+    },
+    #[error("no {wanted} of this node is free: {found} match, {asked} are asked for")]
+    NoneFree { wanted: String, found: usize, asked: u32 },
+    #[error("claim {0} exists with other requests: release it first or use another name")]
+    Changed(ClaimId),
+    #[error("claim {0} is {1}: try again")]
+    Busy(ClaimId, LeaseState),
+    #[error("this node holds {0} leases, its limit: release some first")]
+    TooManyLeases(usize),
+}

@@ -1,0 +1,296 @@
+//! Each test reads: leases on the node, what is asked, the plan or the refusal.
+
+use std::collections::BTreeMap;
+
+use accelpool_model::{
+    ClaimId, Enforcement, Inventory, Partition, Pool, Selector, Share, ShareClass, Sharing, Taint,
+    TaintEffect, Weight,
+};
+
+use super::*;
+use crate::testing::{
+    GPU, boot, claim, device, lease, partition, partition_lease, pools, request, share_lease,
+};
+
+const OTHER: &str = "gpu-0000-43-00-0";
+
+struct Node {
+    inventory: Inventory,
+    leases: Vec<Lease>,
+    pools: Vec<Pool>,
+}
+
+fn node(leases: &[Lease]) -> Node {
+    let inventory = Inventory::new([device("0000:1b:00.0"), device("0000:43:00.0")]);
+    Node { inventory, leases: leases.to_vec(), pools: pools() }
+}
+
+impl Node {
+    fn plan(&self, claim: &Claim) -> Result<Prepare, PrepareError> {
+        let leases: BTreeMap<ClaimId, Lease> =
+            self.leases.iter().map(|lease| (lease.claim.id.clone(), lease.clone())).collect();
+        let view = NodeView { inventory: &self.inventory, leases: &leases, pools: &self.pools };
+        plan_prepare(view, claim, &boot(), 5)
+    }
+
+    #[track_caller]
+    fn check(&self, requests: Vec<Request>, expected: &[&str]) {
+        let actual = match self.plan(&claim("b", requests)) {
+            Ok(prepare) => prepare.plan.to_string(),
+            Err(error) => format!("refused: {error}"),
+        };
+        assert_eq!(actual.lines().collect::<Vec<_>>(), expected);
+    }
+}
+
+#[track_caller]
+fn check(leases: &[Lease], wanted: Request, expected: &[&str]) {
+    node(leases).check(vec![wanted], expected);
+}
+
+fn named(name: &str) -> Request {
+    request("r0", Wanted::Named(name.to_owned()))
+}
+
+fn share(name: &str, gib: u32, permille: u64) -> Request {
+    Request { share: Some(quota(gib, permille)), ..named(name) }
+}
+
+fn quota(gib: u32, permille: u64) -> Share {
+    Share {
+        memory: Some(accelpool_model::MemoryBytes::from_gib(gib)),
+        compute: Some(permille.try_into().unwrap()),
+        weight: Weight::DEFAULT,
+        class: ShareClass::Normal,
+    }
+}
+
+fn mig(profile: &str, start: u32) -> Request {
+    let profile = profile.parse().unwrap();
+    let device = GPU.parse().unwrap();
+    named(Partition::name_at(&device, "mig", &profile, start).unwrap().as_str())
+}
+
+fn any(profile: Option<&str>, count: u32) -> Request {
+    let profile = profile.map(|profile| profile.parse().unwrap());
+    request("r0", Wanted::Any { selector: Selector::default(), profile, count })
+}
+
+const SPEC: &str = "write CDI spec of b";
+
+#[test]
+fn fresh_claims_are_prepared() {
+    check(&[], named(GPU), &[SPEC]);
+    check(&[], share(GPU, 10, 250), &[SPEC]);
+    check(&[], mig("3g.40gb", 4), &["create partition gpu-0000-1b-00-0-mig-3g-40gb-4", SPEC]);
+}
+
+#[test]
+fn a_whole_device_excludes_everything() {
+    let held = ["refused: device gpu-0000-1b-00-0 is held whole by claim a"];
+    check(&[lease("a")], named(GPU), &held);
+    check(&[lease("a")], share(GPU, 1, 1), &held);
+    check(&[lease("a")], mig("1g.10gb", 0), &held);
+    check(&[lease("a")], named(OTHER), &[SPEC]);
+}
+
+#[test]
+fn shares_lie_beside_shares_while_they_last() {
+    let leases = [share_lease("a", 50, 500), share_lease("c", 20, 250)];
+    check(&leases, share(GPU, 10, 250), &[SPEC]);
+    check(
+        &leases,
+        share(GPU, 11, 250),
+        &["refused: device gpu-0000-1b-00-0 has 10Gi of memory left, 11Gi are asked for"],
+    );
+    check(
+        &leases,
+        share(GPU, 10, 251),
+        &["refused: device gpu-0000-1b-00-0 has 250 thousandths of compute left, \
+           251 are asked for"],
+    );
+    let held = ["refused: device gpu-0000-1b-00-0 is held as a share by claim a"];
+    check(&leases, named(GPU), &held);
+    check(&leases, mig("1g.10gb", 0), &held);
+}
+
+#[test]
+fn a_share_is_no_larger_than_its_device() {
+    let range = "refused: memory of a share of device gpu-0000-1b-00-0 must be 1 to 80Gi, not";
+    check(&[], share(GPU, 81, 1), &[&format!("{range} 81Gi")]);
+    check(&[], share(GPU, 0, 1), &[&format!("{range} 0")]);
+    let everything = Share { memory: None, compute: None, ..quota(1, 1) };
+    check(&[], Request { share: Some(everything), ..named(GPU) }, &[SPEC]);
+    let beside = Share { compute: None, ..quota(1, 1) };
+    check(
+        &[share_lease("a", 1, 1)],
+        Request { share: Some(beside), ..named(GPU) },
+        &["refused: device gpu-0000-1b-00-0 has 999 thousandths of compute left, \
+           1000 are asked for"],
+    );
+}
+
+#[test]
+fn partitions_lie_beside_partitions_they_do_not_touch() {
+    let leases = [partition_lease("a", &[("3g.40gb", 0)], false)];
+    let held = "refused: device gpu-0000-1b-00-0 is held as partition \
+                gpu-0000-1b-00-0-mig-3g-40gb-0 by claim a";
+    check(&leases, mig("1g.10gb", 4), &["create partition gpu-0000-1b-00-0-mig-1g-10gb-4", SPEC]);
+    check(&leases, mig("1g.10gb", 3), &[held]);
+    check(&leases, mig("3g.40gb", 0), &[held]);
+    check(&leases, named(GPU), &[held]);
+    check(&leases, share(GPU, 1, 1), &[held]);
+}
+
+#[test]
+fn a_profile_has_its_own_limit() {
+    let leases = [partition_lease("a", &[("1g.10gb+me", 0)], false)];
+    let none = "refused: device gpu-0000-1b-00-0 has no room for another partition of profile \
+                1g.10gb+me";
+    check(&leases, mig("1g.10gb+me", 5), &[none]);
+    check(&leases, mig("1g.10gb", 5), &["create partition gpu-0000-1b-00-0-mig-1g-10gb-5", SPEC]);
+}
+
+#[test]
+fn one_claim_does_not_overlap_itself() {
+    let second = Request { name: "r1".parse().unwrap(), ..named(GPU) };
+    let held = ["refused: device gpu-0000-1b-00-0 is held whole by claim b"];
+    node(&[]).check(vec![named(GPU), second], &held);
+}
+
+#[test]
+fn what_an_operator_cut_is_adopted_or_respected() {
+    let mut node = node(&[]);
+    node.inventory.partitions = vec![partition("1g.10gb", 2, true)];
+    let by_hand = "refused: device gpu-0000-1b-00-0 has partition 1g.10gb at 2, which nobody here \
+                   made: claim it by name or remove it";
+    node.check(vec![mig("1g.10gb", 2)], &[SPEC]);
+    node.check(vec![named(GPU)], &[by_hand]);
+    node.check(vec![share(GPU, 1, 1)], &[by_hand]);
+    node.check(vec![mig("3g.40gb", 0)], &[by_hand]);
+    node.inventory.partitions = vec![partition("1g.10gb", 2, false)];
+    node.check(vec![mig("1g.10gb", 2)], &[by_hand]);
+}
+
+#[test]
+fn unknown_and_lost_devices_are_refused() {
+    check(&[], named("gpu-9"), &["refused: device gpu-9 is not on this node"]);
+    check(&[], named("x\u{1b}[31m"), &["refused: device x\\u{1b}[31m is not on this node"]);
+    check(
+        &[],
+        named("gpu-0000-1b-00-0-mig-9g-90gb-0"),
+        &["refused: device gpu-0000-1b-00-0-mig-9g-90gb-0 is not on this node"],
+    );
+    let mut node = node(&[]);
+    node.inventory.lost.insert(GPU.parse().unwrap());
+    node.check(vec![named(GPU)], &["refused: device gpu-0000-1b-00-0 has left the bus"]);
+}
+
+#[test]
+fn pools_say_what_is_allowed() {
+    let mut node = node(&[]);
+    node.pools[0].sharing = Sharing::Exclusive;
+    let refused = "refused: device gpu-0000-1b-00-0 cannot be had as a share: pool default allows \
+                   sharing `exclusive`";
+    node.check(vec![share(GPU, 1, 1)], &[refused]);
+    node.check(vec![named(GPU)], &[SPEC]);
+    node.pools[0].selector.names = vec![OTHER.parse().unwrap()];
+    let nobody = "refused: device gpu-0000-1b-00-0 belongs to no pool: the configuration offers it \
+                  to nobody";
+    node.check(vec![named(GPU)], &[nobody]);
+}
+
+#[test]
+fn weaker_enforcement_than_demanded_is_refused() {
+    let demand = Enforcements { memory: Enforcement::Kernel, compute: Enforcement::None };
+    check(
+        &[],
+        Request { demand, ..share(GPU, 1, 1) },
+        &["refused: memory of device gpu-0000-1b-00-0 can be held by `library`, \
+           `kernel` is demanded"],
+    );
+    check(&[], Request { demand, ..named(GPU) }, &[SPEC]);
+}
+
+#[test]
+fn who_only_looks_is_in_nobodys_way() {
+    let look = |name: &str| Request { admin: true, ..named(name) };
+    check(&[lease("a")], look(GPU), &[SPEC]);
+    check(&[], look("gpu-0000-1b-00-0-mig-1g-10gb-0"), &[SPEC]);
+    let mut watcher = lease("w");
+    watcher.allocations[0].portion = Portion::Admin { partition: None };
+    check(&[watcher.clone()], named(GPU), &[SPEC]);
+    check(
+        &[watcher],
+        mig("7g.80gb", 0),
+        &["create partition gpu-0000-1b-00-0-mig-7g-80gb-0", SPEC],
+    );
+}
+
+#[test]
+fn a_repeated_claim_gets_the_same_lease() {
+    let held = partition_lease("b", &[("1g.10gb", 0)], false);
+    let again = node(std::slice::from_ref(&held)).plan(&held.claim).unwrap();
+    assert!(again.repeated);
+    assert_eq!(again.lease, held);
+    assert_eq!(
+        again.plan.to_string(),
+        format!("create partition gpu-0000-1b-00-0-mig-1g-10gb-0\n{SPEC}")
+    );
+    let changed = "refused: claim b exists with other requests: release it first or use another \
+                   name";
+    check(&[lease("b")], share(GPU, 1, 1), &[changed]);
+}
+
+#[test]
+fn an_unfinished_lease_is_busy() {
+    let held = Lease { state: LeaseState::Releasing, ..lease("b") };
+    check(&[held], named(GPU), &["refused: claim b is releasing: try again"]);
+}
+
+#[test]
+fn this_node_chooses_where_a_claim_does_not() {
+    node(&[lease("a")]).check(vec![any(None, 1)], &[SPEC]);
+    check(
+        &[lease("a")],
+        any(None, 2),
+        &["refused: no whole device of this node is free: 1 match, 2 are asked for"],
+    );
+    let chosen = |leases: &[Lease], request| {
+        let lease = node(leases).plan(&claim("b", vec![request])).unwrap().lease;
+        lease.allocations.iter().map(|one| one.target().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(chosen(&[lease("a")], any(None, 1)), [OTHER]);
+    // A second share joins the first, so that a whole device stays free.
+    let shared = Request { share: Some(quota(1, 1)), ..any(None, 1) };
+    assert_eq!(chosen(&[share_lease("a", 1, 1)], shared), [GPU]);
+    // A small partition joins the half that is cut already.
+    let cut = [partition_lease("a", &[("1g.10gb", 4)], false)];
+    assert_eq!(
+        chosen(&cut, any(Some("1g.10gb"), 2)),
+        ["gpu-0000-1b-00-0-mig-1g-10gb-5", "gpu-0000-1b-00-0-mig-1g-10gb-6",]
+    );
+}
+
+#[test]
+fn a_tainted_device_is_not_chosen_but_can_be_named() {
+    let mut node = node(&[]);
+    let taint =
+        |effect| Taint { key: "operator".into(), effect, reason: "fan".into(), since_ms: 1 };
+    let gpu = |name: &str| name.parse().unwrap();
+    node.inventory.taints.insert(gpu(GPU), vec![taint(TaintEffect::NoSchedule)]);
+    node.inventory.taints.insert(gpu(OTHER), vec![taint(TaintEffect::None)]);
+    let chosen = node.plan(&claim("b", vec![any(None, 1)])).unwrap().lease;
+    assert_eq!(chosen.allocations[0].device.as_str(), OTHER);
+    node.check(vec![named(GPU)], &[SPEC]);
+}
+
+#[test]
+fn the_node_has_a_limit() {
+    let leases: Vec<Lease> = (0..LEASES_MAX).map(|n| share_lease(&format!("c{n}"), 1, 1)).collect();
+    check(
+        &leases,
+        named(GPU),
+        &["refused: this node holds 4096 leases, its limit: release some first"],
+    );
+}

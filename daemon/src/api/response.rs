@@ -1,0 +1,272 @@
+//! Model types to wire responses.
+
+use std::collections::BTreeMap;
+
+use accelpool_model::{
+    Allocation, ClaimId, Device, Enforcements, Lease, Link, NumaNode, Partition, PartitionProfile,
+    Partitioning, PcieNode, Placements, Pool, Portion, Taint, Target,
+};
+use accelpool_planner::NodeView;
+use accelpool_proto::node as wire;
+
+use crate::node::{Event, State};
+
+/// The leases of `state` by claim, as decisions want them.
+pub(super) fn leases_by_claim(state: &State) -> BTreeMap<ClaimId, Lease> {
+    state.leases.iter().map(|lease| (lease.claim.id.clone(), lease.clone())).collect()
+}
+
+pub(super) fn devices(state: &State) -> Vec<wire::Device> {
+    let leases = leases_by_claim(state);
+    let view = NodeView { inventory: &state.inventory, leases: &leases, pools: &state.pools };
+    state.inventory.devices().map(|found| device(view, found)).collect()
+}
+
+fn device(view: NodeView<'_>, device: &Device) -> wire::Device {
+    let inventory = view.inventory;
+    let taints = inventory.taints.get(&device.name).map_or(&[][..], Vec::as_slice);
+    wire::Device {
+        name: device.name.to_string(),
+        uuid: device.uuid.to_string(),
+        vendor: device.vendor.to_string(),
+        kind: device.kind.to_string(),
+        model: device.model.clone(),
+        architecture: device.architecture.clone(),
+        pci_address: device.pci.to_string(),
+        driver_version: device.driver_version.clone(),
+        memory_bytes: device.memory.bytes(),
+        numa_node: device.numa_node,
+        pcie_root: device.pcie_root.clone(),
+        fabric_clique: device.fabric_clique.clone(),
+        partitioning: device.partitioning.as_ref().map(partitioning),
+        share_enforcement: Some(enforcements(device.share_enforcement)),
+        pool: view.pool(device).map(|pool| pool.name.to_string()).unwrap_or_default(),
+        present: !inventory.lost.contains(&device.name),
+        taints: taints.iter().map(taint).collect(),
+        usage: Some(usage(view, device)),
+    }
+}
+
+fn usage(view: NodeView<'_>, device: &Device) -> wire::Usage {
+    let mut usage = wire::Usage { mode: "free".to_owned(), ..wire::Usage::default() };
+    if view.foreign_partitions(device).next().is_some() {
+        "foreign".clone_into(&mut usage.mode);
+    }
+    for lease in view.leases.values() {
+        for allocation in lease.allocations.iter().filter(|held| held.device == device.name) {
+            let (mode, memory, compute) = match &allocation.portion {
+                // Who only looks holds nothing.
+                Portion::Admin { .. } => continue,
+                Portion::Whole => ("whole", device.memory.bytes(), 1000),
+                Portion::Share { memory, compute, .. } => {
+                    ("shared", memory.bytes(), compute.permille().into())
+                }
+                Portion::Partition { profile, .. } => {
+                    let profile = device.profile(profile);
+                    let memory = profile.map_or(0, |profile| profile.memory.bytes());
+                    let compute = profile.map_or(0, |profile| profile.compute.permille());
+                    ("partitioned", memory, compute.into())
+                }
+            };
+            mode.clone_into(&mut usage.mode);
+            usage.memory_bytes = usage.memory_bytes.saturating_add(memory);
+            usage.compute_permille = usage.compute_permille.saturating_add(compute);
+            let claim = lease.claim.id.to_string();
+            if usage.claims.last() != Some(&claim) {
+                usage.claims.push(claim);
+            }
+        }
+    }
+    usage
+}
+
+fn partitioning(partitioning: &Partitioning) -> wire::Partitioning {
+    let profile = |profile: &PartitionProfile| wire::Profile {
+        name: profile.name.to_string(),
+        memory_bytes: profile.memory.bytes(),
+        compute_permille: profile.compute.permille().into(),
+        size: profile.size,
+        starts: profile.starts(),
+        counted: matches!(profile.placements, Placements::Counted),
+        instances_max: profile.instances_max,
+    };
+    wire::Partitioning {
+        scheme: partitioning.scheme.clone(),
+        slices: partitioning.slices,
+        uniform: partitioning.uniform,
+        profiles: partitioning.profiles.iter().map(profile).collect(),
+    }
+}
+
+pub(super) fn taint(taint: &Taint) -> wire::Taint {
+    wire::Taint {
+        key: taint.key.clone(),
+        effect: taint.effect.to_string(),
+        reason: taint.reason.clone(),
+        since_unix_ms: taint.since_ms,
+    }
+}
+
+fn enforcements(enforcements: Enforcements) -> wire::Enforcements {
+    wire::Enforcements {
+        memory: enforcements.memory.to_string(),
+        compute: enforcements.compute.to_string(),
+    }
+}
+
+/// The partitions that exist, and if `possible` every one that could.
+pub(super) fn partitions(state: &State, only: &str, possible: bool) -> Vec<wire::Partition> {
+    let leases = leases_by_claim(state);
+    let view = NodeView { inventory: &state.inventory, leases: &leases, pools: &state.pools };
+    let inventory = &state.inventory;
+    let mut found = Vec::new();
+    for (name, target) in inventory.possible_partitions() {
+        let Target::Partition { device, profile, start } = target else { continue };
+        let Some(device) = inventory.device(device) else { continue };
+        let Some(shape) = device.profile(profile) else { continue };
+        if !only.is_empty() && device.name.as_str() != only {
+            continue;
+        }
+        let there = inventory.partition_at(&device.uuid, profile, *start);
+        if there.is_none() && !possible {
+            continue;
+        }
+        let holder = state.leases.iter().find(|lease| {
+            let holds = |allocation: &Allocation| {
+                matches!(&allocation.portion, Portion::Partition { name: held, .. } if held == name)
+            };
+            lease.allocations.iter().any(holds)
+        });
+        let (partition_state, reason) = match there {
+            Some(partition) => (existing(partition), String::new()),
+            None => match accelpool_planner::check_possible(view, device, profile, *start) {
+                Ok(()) => ("free", String::new()),
+                Err(error) => ("blocked", error.to_string()),
+            },
+        };
+        found.push(wire::Partition {
+            name: name.to_string(),
+            device: device.name.to_string(),
+            profile: profile.to_string(),
+            start: *start,
+            size: shape.size,
+            memory_bytes: shape.memory.bytes(),
+            compute_permille: shape.compute.permille().into(),
+            state: partition_state.to_owned(),
+            uuid: there.map(|partition| partition.uuid.to_string()).unwrap_or_default(),
+            claim: holder.map(|lease| lease.claim.id.to_string()).unwrap_or_default(),
+            reason,
+        });
+    }
+    found
+}
+
+fn existing(partition: &Partition) -> &'static str {
+    if partition.complete { "exists" } else { "half-created" }
+}
+
+pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
+    let leases = BTreeMap::new();
+    let view = NodeView { inventory: &state.inventory, leases: &leases, pools: &state.pools };
+    let of = |pool: &Pool| wire::Pool {
+        name: pool.name.to_string(),
+        exposure: pool.exposure.to_string(),
+        sharing: pool.sharing.to_string(),
+        devices: state
+            .inventory
+            .devices()
+            .filter(|device| view.pool(device).is_some_and(|own| own.name == pool.name))
+            .map(|device| device.name.to_string())
+            .collect(),
+    };
+    state.pools.iter().map(of).collect()
+}
+
+pub(super) fn leases(state: &State) -> Vec<wire::Lease> {
+    let trouble = |lease: &Lease| state.troubles.get(&lease.claim.id).cloned().unwrap_or_default();
+    state.leases.iter().map(|held| lease(held, trouble(held))).collect()
+}
+
+pub(super) fn lease(lease: &Lease, trouble: String) -> wire::Lease {
+    let granted = lease.grant().devices;
+    wire::Lease {
+        claim: lease.claim.id.to_string(),
+        state: lease.state.to_string(),
+        since_unix_ms: lease.since_ms,
+        allocations: granted
+            .into_iter()
+            .map(|device| allocation(&device.allocation, device.cdi_id))
+            .collect(),
+        labels: lease.claim.labels.clone().into_iter().collect(),
+        trouble,
+        boot_id: lease.boot.to_string(),
+    }
+}
+
+fn allocation(allocation: &Allocation, cdi_id: String) -> wire::Allocation {
+    use wire::allocation::Portion as Wire;
+    let portion = match &allocation.portion {
+        Portion::Whole => Wire::Whole(wire::Whole {}),
+        Portion::Admin { .. } => Wire::Admin(wire::AdminPortion {}),
+        Portion::Partition { name, profile, start, adopted, .. } => {
+            Wire::Partition(wire::PartitionPortion {
+                name: name.to_string(),
+                profile: profile.to_string(),
+                start: *start,
+                adopted: *adopted,
+            })
+        }
+        Portion::Share { memory, compute, weight, class } => Wire::Share(wire::SharePortion {
+            memory_bytes: memory.bytes(),
+            compute_permille: compute.permille().into(),
+            weight: weight.value().into(),
+            class: class.to_string(),
+        }),
+    };
+    wire::Allocation {
+        request: allocation.request.to_string(),
+        device: allocation.device.to_string(),
+        device_uuid: allocation.uuid.to_string(),
+        share_id: allocation.share_id.as_ref().map(ToString::to_string),
+        enforcement: Some(enforcements(allocation.enforcement)),
+        cdi_id,
+        portion: Some(portion),
+    }
+}
+
+pub(super) fn event(event: &Event) -> wire::Event {
+    wire::Event {
+        unix_ms: event.unix_ms,
+        kind: event.kind.as_str().to_owned(),
+        message: event.message.clone(),
+        error_code: event.error_code.to_owned(),
+    }
+}
+
+pub(super) fn topology(state: &State) -> wire::GetTopologyResponse {
+    let numa = |node: &NumaNode| wire::NumaNode {
+        id: node.id,
+        cpus: node.cpus.clone(),
+        memory_bytes: node.memory_bytes,
+        distances: node.distances.iter().map(|(to, distance)| (*to, *distance)).collect(),
+    };
+    let pcie = |node: &PcieNode| wire::PcieNode {
+        pci_address: node.pci.map(|pci| pci.to_string()).unwrap_or_default(),
+        label: node.label.clone(),
+        parent: node.parent.and_then(|parent| u32::try_from(parent).ok()),
+        numa_node: node.numa_node,
+    };
+    let link = |link: &Link| wire::Link {
+        a: link.ends.0.to_string(),
+        b: link.ends.1.to_string(),
+        kind: link.kind.to_string(),
+        bandwidth_bytes_per_second: link.bandwidth.bytes_per_second(),
+    };
+    wire::GetTopologyResponse {
+        source: state.topology.source.clone(),
+        numa_nodes: state.topology.numa.iter().map(numa).collect(),
+        pcie_nodes: state.topology.pcie.iter().map(pcie).collect(),
+        devices: devices(state),
+        links: state.topology.links.iter().map(link).collect(),
+    }
+}

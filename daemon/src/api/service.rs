@@ -1,0 +1,281 @@
+//! The methods of the node API, each: check the caller, check the request, ask the node.
+
+mod diagnose;
+mod prefer;
+
+use std::{pin::Pin, sync::Arc};
+
+use accelpool_model::{BootId, Taint};
+use accelpool_proto::node::{self as wire, node_server::Node as NodeApi};
+use tokio_stream::{Stream, StreamExt, wrappers::WatchStream};
+use tonic::{Request, Response, Status};
+
+use super::{Access, request, response};
+use crate::{
+    error,
+    node::{Node, NodeError, State},
+};
+
+/// What the daemon says of itself.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// This boot of the host.
+    pub boot: BootId,
+    /// When the daemon started, in milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// Where CDI specs go.
+    pub cdi_dir: std::path::PathBuf,
+    /// Where the ledger is.
+    pub ledger: std::path::PathBuf,
+}
+
+/// The node API.
+#[derive(Clone)]
+pub struct Service {
+    node: Node,
+    access: Arc<Access>,
+    about: Arc<About>,
+}
+
+impl Service {
+    /// Serves `node` to whoever `access` lets pass.
+    #[must_use]
+    pub fn new(node: Node, access: Access, about: About) -> Self {
+        Self { node, access: Arc::new(access), about: Arc::new(about) }
+    }
+
+    async fn state(&self) -> Result<State, Status> {
+        self.node.read(None).await.map_err(|error| error::status(&error))
+    }
+
+    async fn device(&self, name: &str) -> Result<wire::Device, Status> {
+        let devices = response::devices(&self.state().await?);
+        let found = devices.into_iter().find(|device| device.name == name);
+        found.ok_or_else(|| error::status(&NodeError::UnknownDevice(name.to_owned())))
+    }
+}
+
+#[tonic::async_trait]
+impl NodeApi for Service {
+    async fn get_node(
+        &self,
+        request: Request<wire::GetNodeRequest>,
+    ) -> Result<Response<wire::GetNodeResponse>, Status> {
+        self.access.read(&request)?;
+        let state = self.state().await?;
+        let mut vendors = Vec::new();
+        for (name, worker) in self.node.workers() {
+            let status = worker.status().await;
+            let troubles = state.vendor_troubles.get(name).map(|words| words.join("; "));
+            let trouble = troubles.filter(|words| !words.is_empty());
+            vendors.push(wire::VendorStatus {
+                name: name.to_string(),
+                state: if status.running { "running" } else { "restarting" }.to_owned(),
+                restarts: status.restarts,
+                last_error: trouble.unwrap_or(status.last_error),
+                devices: state.devices_of.get(name).copied().unwrap_or_default(),
+            });
+        }
+        Ok(Response::new(wire::GetNodeResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot_id: self.about.boot.to_string(),
+            state: if state.draining { "draining" } else { "ready" }.to_owned(),
+            started_unix_ms: self.about.started_ms,
+            ledger_schema: accelpool_ledger::Ledger::SCHEMA,
+            vendors,
+            revision: state.revision,
+        }))
+    }
+
+    async fn list_devices(
+        &self,
+        request: Request<wire::ListDevicesRequest>,
+    ) -> Result<Response<wire::ListDevicesResponse>, Status> {
+        self.access.read(&request)?;
+        let devices = response::devices(&self.state().await?);
+        Ok(Response::new(wire::ListDevicesResponse { devices }))
+    }
+
+    async fn list_partitions(
+        &self,
+        request: Request<wire::ListPartitionsRequest>,
+    ) -> Result<Response<wire::ListPartitionsResponse>, Status> {
+        self.access.read(&request)?;
+        let wire::ListPartitionsRequest { device, possible } = request.into_inner();
+        let state = self.state().await?;
+        let known = |name: &str| name.parse().ok().and_then(|name| state.inventory.device(&name));
+        if !device.is_empty() && known(&device).is_none() {
+            let name = device.chars().take(80).collect();
+            return Err(error::status(&NodeError::UnknownDevice(name)));
+        }
+        let partitions = response::partitions(&state, &device, possible);
+        Ok(Response::new(wire::ListPartitionsResponse { partitions }))
+    }
+
+    async fn list_pools(
+        &self,
+        request: Request<wire::ListPoolsRequest>,
+    ) -> Result<Response<wire::ListPoolsResponse>, Status> {
+        self.access.read(&request)?;
+        let pools = response::pools(&self.state().await?);
+        Ok(Response::new(wire::ListPoolsResponse { pools }))
+    }
+
+    async fn list_claims(
+        &self,
+        request: Request<wire::ListClaimsRequest>,
+    ) -> Result<Response<wire::ListClaimsResponse>, Status> {
+        self.access.read(&request)?;
+        let leases = response::leases(&self.state().await?);
+        Ok(Response::new(wire::ListClaimsResponse { leases }))
+    }
+
+    async fn explain_claim(
+        &self,
+        request: Request<wire::ExplainClaimRequest>,
+    ) -> Result<Response<wire::ExplainClaimResponse>, Status> {
+        self.access.read(&request)?;
+        let claim = request::claim_id(&request.into_inner().claim)?;
+        let read = self.node.read(Some(claim.clone())).await;
+        let state = read.map_err(|error| error::status(&error))?;
+        let lease =
+            response::leases(&state).into_iter().find(|lease| lease.claim == claim.as_str());
+        if lease.is_none() && state.events.is_empty() {
+            return Err(error::status(&NodeError::UnknownClaim(claim)));
+        }
+        let held = |device: &wire::Device| {
+            lease.as_ref().is_some_and(|lease| {
+                lease.allocations.iter().any(|allocation| allocation.device == device.name)
+            })
+        };
+        let devices = response::devices(&state).into_iter().filter(held).collect();
+        let events = state.events.iter().map(response::event).collect();
+        Ok(Response::new(wire::ExplainClaimResponse { lease, events, devices }))
+    }
+
+    async fn get_topology(
+        &self,
+        request: Request<wire::GetTopologyRequest>,
+    ) -> Result<Response<wire::GetTopologyResponse>, Status> {
+        self.access.read(&request)?;
+        Ok(Response::new(response::topology(&self.state().await?)))
+    }
+
+    async fn prefer_devices(
+        &self,
+        request: Request<wire::PreferDevicesRequest>,
+    ) -> Result<Response<wire::PreferDevicesResponse>, Status> {
+        self.access.read(&request)?;
+        let state = self.state().await?;
+        let devices = prefer::prefer(&state.inventory, request.get_ref())?;
+        Ok(Response::new(wire::PreferDevicesResponse { devices }))
+    }
+
+    type WatchNodeStream =
+        Pin<Box<dyn Stream<Item = Result<wire::WatchNodeResponse, Status>> + Send>>;
+
+    async fn watch_node(
+        &self,
+        request: Request<wire::WatchNodeRequest>,
+    ) -> Result<Response<Self::WatchNodeStream>, Status> {
+        self.access.read(&request)?;
+        let possible = request.get_ref().possible;
+        let service = self.clone();
+        // The latest revision only: a slow reader skips what it has no time for.
+        let states = WatchStream::new(self.node.revisions()).then(move |_| {
+            let service = service.clone();
+            async move {
+                let state = service.state().await?;
+                Ok(wire::WatchNodeResponse {
+                    revision: state.revision,
+                    devices: response::devices(&state),
+                    partitions: response::partitions(&state, "", possible),
+                    pools: response::pools(&state),
+                    leases: response::leases(&state),
+                })
+            }
+        });
+        Ok(Response::new(Box::pin(states)))
+    }
+
+    async fn diagnose(
+        &self,
+        request: Request<wire::DiagnoseRequest>,
+    ) -> Result<Response<wire::DiagnoseResponse>, Status> {
+        self.access.read(&request)?;
+        let findings = self.findings(&self.state().await?).await;
+        Ok(Response::new(wire::DiagnoseResponse { findings }))
+    }
+
+    async fn prepare_claim(
+        &self,
+        request: Request<wire::PrepareClaimRequest>,
+    ) -> Result<Response<wire::PrepareClaimResponse>, Status> {
+        self.access.change(&request)?;
+        let claim = request::claim_from_wire(request.into_inner())?;
+        let prepared = self.node.prepare(claim).await;
+        let lease = prepared.map_err(|error| error::status(&error))?;
+        let lease = Some(response::lease(&lease, String::new()));
+        Ok(Response::new(wire::PrepareClaimResponse { lease }))
+    }
+
+    async fn release_claim(
+        &self,
+        request: Request<wire::ReleaseClaimRequest>,
+    ) -> Result<Response<wire::ReleaseClaimResponse>, Status> {
+        self.access.change(&request)?;
+        let claim = request::claim_id(&request.into_inner().claim)?;
+        let released = self.node.release(claim).await.map_err(|error| error::status(&error))?;
+        Ok(Response::new(wire::ReleaseClaimResponse { released }))
+    }
+
+    async fn taint_device(
+        &self,
+        request: Request<wire::TaintDeviceRequest>,
+    ) -> Result<Response<wire::TaintDeviceResponse>, Status> {
+        self.access.change(&request)?;
+        let request = request.into_inner();
+        let (effect, reason) = request::taint_from_wire(&request)?;
+        let tainted = self.node.taint(request.device.clone(), effect, reason).await;
+        tainted.map_err(|error| error::status(&error))?;
+        let device = Some(self.device(&request.device).await?);
+        Ok(Response::new(wire::TaintDeviceResponse { device }))
+    }
+
+    async fn untaint_device(
+        &self,
+        request: Request<wire::UntaintDeviceRequest>,
+    ) -> Result<Response<wire::UntaintDeviceResponse>, Status> {
+        self.access.change(&request)?;
+        let wire::UntaintDeviceRequest { device, key } = request.into_inner();
+        let key = if key.is_empty() { Taint::OPERATOR.to_owned() } else { key };
+        let key: String = key.chars().take(63).collect();
+        let untainted = self.node.untaint(device.clone(), key).await;
+        untainted.map_err(|error| error::status(&error))?;
+        // A lost device that only its taint kept is gone with it.
+        let device = self.device(&device).await.ok();
+        Ok(Response::new(wire::UntaintDeviceResponse { device }))
+    }
+
+    async fn quiesce(
+        &self,
+        request: Request<wire::QuiesceRequest>,
+    ) -> Result<Response<wire::QuiesceResponse>, Status> {
+        self.access.change(&request)?;
+        let vendor = request.into_inner().vendor;
+        let meant = |name: &str| vendor.is_empty() || name == vendor;
+        let workers: Vec<_> =
+            self.node.workers().iter().filter(|(name, _)| meant(name.as_str())).collect();
+        if workers.is_empty() && !vendor.is_empty() {
+            let name = vendor.chars().take(63).collect();
+            return Err(error::status(&NodeError::UnknownVendor(name)));
+        }
+        for (_, worker) in workers {
+            // A worker that does not close its handles is killed, which closes them.
+            if let Err(error) = worker.quiesce(None).await {
+                tracing::warn!(error = %error::Chain(&error), "worker was killed to close handles");
+            }
+        }
+        Ok(Response::new(wire::QuiesceResponse {}))
+    }
+}

@@ -1,0 +1,365 @@
+//! The daemon's configuration: as written, and as valid.
+//!
+//! The file is TOML. A key that is not known is refused by name, a value that makes no sense
+//! with its path and its range, and nothing is guessed.
+
+mod raw;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use accelpool_model::{DeviceName, Exposure, Pool, PoolName, Selector, Sharing, VendorName};
+use accelpool_vendor_sim::Profile;
+
+use self::raw::{RawConfig, RawPool, RawVendor};
+
+/// Where the configuration lies unless the command line says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/accelpool/accelpoold.toml";
+
+/// A configuration of a thousand pools is a mistake; this is far above any real one.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+const POOLS_MAX: usize = 64;
+const VENDORS_MAX: usize = 16;
+
+/// A valid configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where the ledger lies; survives a boot.
+    pub state_dir: PathBuf,
+    /// Where the socket lies; does not survive a boot.
+    pub run_dir: PathBuf,
+    /// Where CDI specs are written.
+    pub cdi_dir: PathBuf,
+    /// Who may read, beside root.
+    pub group: String,
+    /// How long a shutdown waits for what is in hand.
+    pub drain_timeout: Duration,
+    /// How often vendors are asked what they see, beside their own events.
+    pub observe_interval: Duration,
+    /// How the log is written.
+    pub log: Log,
+    /// A captured hwloc XML file that stands in for this machine.
+    pub hwloc_xml: Option<PathBuf>,
+    /// The vendors to drive.
+    pub vendors: Vec<VendorConfig>,
+    /// The pools; one that takes every device if none is written.
+    pub pools: Vec<Pool>,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// As lines of JSON instead of text.
+    pub json: bool,
+    /// What is logged, as `tracing` filters are written: `info`, `accelpool_daemon=debug`.
+    pub filter: String,
+}
+
+/// One vendor to drive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VendorConfig {
+    /// A simulated node.
+    Sim {
+        /// The name of an embedded profile, or the path of a file.
+        profile: String,
+        /// The folder that stands for the hardware.
+        dir: PathBuf,
+    },
+}
+
+impl VendorConfig {
+    /// The adapter's name.
+    ///
+    /// # Panics
+    ///
+    /// Never: the names of this build's adapters are valid.
+    #[must_use]
+    pub fn name(&self) -> VendorName {
+        match self {
+            Self::Sim { .. } => "sim".parse().expect("it is a DNS label"),
+        }
+    }
+
+    /// The arguments of `accelpoold` that run its worker.
+    #[must_use]
+    pub fn worker_arguments(&self) -> Vec<OsString> {
+        match self {
+            Self::Sim { profile, dir } => vec![
+                "vendor-worker".into(),
+                "sim".into(),
+                "--profile".into(),
+                profile.into(),
+                "--dir".into(),
+                dir.into(),
+            ],
+        }
+    }
+}
+
+/// Why a configuration is not valid. The message says what to write instead.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message documents the variant")]
+pub enum ConfigError {
+    #[error("failed to read configuration `{path}`")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("configuration `{path}` is larger than {FILE_BYTES_MAX} bytes")]
+    TooLarge { path: PathBuf },
+    #[error("configuration is not valid TOML of the known keys")]
+    Syntax { source: Box<toml::de::Error> },
+    #[error("`{key}` = {value} is out of range: use {min} to {max}")]
+    OutOfRange { key: &'static str, value: u64, min: u64, max: u64 },
+    #[error("`{key}` = `{value}` must be an absolute path")]
+    RelativePath { key: String, value: PathBuf },
+    #[error("`{key}` is not valid: {reason}")]
+    Value { key: String, reason: String },
+    #[error("`{key}` has {found} entries, at most {max} are allowed")]
+    TooMany { key: &'static str, found: usize, max: usize },
+    #[error("`{key}` names `{name}` twice")]
+    Duplicate { key: &'static str, name: String },
+    #[error("`vendor[{index}].name` = `{name}` is not known: this build drives {known}")]
+    UnknownVendor { index: usize, name: VendorName, known: &'static str },
+    #[error("`vendor[{index}].profile` is not usable")]
+    Profile { index: usize, source: Box<dyn std::error::Error + Send + Sync> },
+}
+
+impl ConfigError {
+    /// The code of the page that tells what to do.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        "AP0010"
+    }
+}
+
+impl Config {
+    /// Reads and checks the file at `path`; without one, the defaults.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let read = |source| ConfigError::Read { path: path.to_owned(), source };
+        match fs::metadata(path) {
+            Ok(found) if found.len() > FILE_BYTES_MAX => {
+                return Err(ConfigError::TooLarge { path: path.to_owned() });
+            }
+            // Reading a pipe or a device could wait for ever.
+            Ok(found) if !found.is_file() => {
+                return Err(read(io::Error::new(io::ErrorKind::InvalidInput, "not a file")));
+            }
+            Ok(_) => {}
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && path == Path::new(DEFAULT_PATH) =>
+            {
+                return Self::parse("");
+            }
+            Err(error) => return Err(read(error)),
+        }
+        Self::parse(&fs::read_to_string(path).map_err(read)?)
+    }
+
+    /// Checks a configuration given as text.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let raw: RawConfig = toml::from_str(text)
+            .map_err(|source| ConfigError::Syntax { source: Box::new(source) })?;
+        raw.try_into()
+    }
+
+    /// The node API's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("node.sock")
+    }
+
+    /// The ledger's file.
+    #[must_use]
+    pub fn ledger(&self) -> PathBuf {
+        self.state_dir.join("ledger.redb")
+    }
+}
+
+impl TryFrom<RawConfig> for Config {
+    type Error = ConfigError;
+
+    fn try_from(raw: RawConfig) -> Result<Self, ConfigError> {
+        limit("vendor", raw.vendor.len(), VENDORS_MAX)?;
+        limit("pool", raw.pool.len(), POOLS_MAX)?;
+        let run_dir = absolute("run_dir", raw.run_dir)?;
+        let vendors = raw.vendor.into_iter().enumerate();
+        let vendors: Vec<_> = vendors
+            .map(|(index, vendor)| check_vendor(index, vendor, &run_dir))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            state_dir: absolute("state_dir", raw.state_dir)?,
+            cdi_dir: absolute("cdi_dir", raw.cdi_dir)?,
+            group: check_group(raw.group)?,
+            drain_timeout: Duration::from_secs(range(
+                "drain_timeout_s",
+                raw.drain_timeout_s,
+                1,
+                600,
+            )?),
+            observe_interval: Duration::from_millis(range(
+                "observe_interval_ms",
+                raw.observe_interval_ms,
+                100,
+                600_000,
+            )?),
+            log: check_log(raw.log)?,
+            hwloc_xml: raw
+                .topology
+                .hwloc_xml
+                .map(|path| absolute("topology.hwloc_xml", path))
+                .transpose()?,
+            vendors: check_unique(vendors)?,
+            pools: check_pools(raw.pool)?,
+            run_dir,
+        })
+    }
+}
+
+fn check_vendor(index: usize, raw: RawVendor, run_dir: &Path) -> Result<VendorConfig, ConfigError> {
+    let name: VendorName =
+        raw.name.parse().map_err(|error| value(format!("vendor[{index}].name"), &error))?;
+    if name.as_str() != "sim" {
+        return Err(ConfigError::UnknownVendor { index, name, known: "sim" });
+    }
+    let profile = raw.profile.unwrap_or_else(|| "dgx-h100".to_owned());
+    load_profile(&profile).map_err(|source| ConfigError::Profile { index, source })?;
+    let dir = raw.dir.unwrap_or_else(|| run_dir.join("sim"));
+    Ok(VendorConfig::Sim { profile, dir: absolute(&format!("vendor[{index}].dir"), dir)? })
+}
+
+/// A vendor's library is driven by one worker: two would undo each other's work.
+fn check_unique(vendors: Vec<VendorConfig>) -> Result<Vec<VendorConfig>, ConfigError> {
+    let mut seen = BTreeSet::new();
+    for vendor in &vendors {
+        if !seen.insert(vendor.name()) {
+            let name = vendor.name().to_string();
+            return Err(ConfigError::Duplicate { key: "vendor.name", name });
+        }
+    }
+    Ok(vendors)
+}
+
+/// The simulation profile that `text` names: embedded, or a file's path if it has a `/`.
+pub fn load_profile(text: &str) -> Result<Profile, Box<dyn std::error::Error + Send + Sync>> {
+    if text.contains('/') {
+        let size = fs::metadata(text)?.len();
+        if size > FILE_BYTES_MAX {
+            return Err(format!("`{text}` is larger than {FILE_BYTES_MAX} bytes").into());
+        }
+        return Ok(Profile::parse(&fs::read_to_string(text)?)?);
+    }
+    let known = || {
+        format!(
+            "`{text}` is not embedded: use {}",
+            Profile::embedded_names().collect::<Vec<_>>().join(", ")
+        )
+    };
+    Ok(Profile::embedded(text).ok_or_else(known)?)
+}
+
+fn check_group(group: String) -> Result<String, ConfigError> {
+    // As useradd(8) takes them.
+    let sound = (1..=32).contains(&group.len())
+        && group.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+    if sound { Ok(group) } else { Err(value("group".into(), &"use a group's name")) }
+}
+
+fn check_log(raw: raw::RawLog) -> Result<Log, ConfigError> {
+    let json = match raw.format.as_str() {
+        "text" => false,
+        "json" => true,
+        other => {
+            let reason = format!("`{}` is not known: use text or json", shorten(other));
+            return Err(value("log.format".into(), &reason));
+        }
+    };
+    let filter = raw.level;
+    filter
+        .parse::<tracing_subscriber::EnvFilter>()
+        .map_err(|error| value("log.level".into(), &error))?;
+    Ok(Log { json, filter })
+}
+
+fn check_pools(raw: Vec<RawPool>) -> Result<Vec<Pool>, ConfigError> {
+    if raw.is_empty() {
+        return Ok(vec![Pool {
+            name: "default".parse().expect("it is a DNS label"),
+            selector: Selector::default(),
+            exposure: Exposure::default(),
+            sharing: Sharing::default(),
+        }]);
+    }
+    let mut names: BTreeSet<PoolName> = BTreeSet::new();
+    let mut pools = Vec::new();
+    for (index, pool) in raw.into_iter().enumerate() {
+        let pool = check_pool(index, pool)?;
+        if !names.insert(pool.name.clone()) {
+            let name = pool.name.to_string();
+            return Err(ConfigError::Duplicate { key: "pool.name", name });
+        }
+        pools.push(pool);
+    }
+    Ok(pools)
+}
+
+fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
+    let key = |field: &str| format!("pool[{index}].{field}");
+    let names: Vec<DeviceName> = raw
+        .devices
+        .iter()
+        .map(|name| name.parse().map_err(|error| value(key("devices"), &error)))
+        .collect::<Result<_, _>>()?;
+    let parsed = |field: &str, error: &dyn std::fmt::Display| value(key(field), error);
+    Ok(Pool {
+        name: raw.name.parse().map_err(|error| parsed("name", &error))?,
+        selector: Selector {
+            names,
+            kind: raw.kind.map(|t| t.parse()).transpose().map_err(|e| parsed("kind", &e))?,
+            vendor: raw.vendor.map(|t| t.parse()).transpose().map_err(|e| parsed("vendor", &e))?,
+            model: raw.model.map(|text| shorten(&text)),
+        },
+        exposure: raw
+            .expose
+            .map(|text| text.parse())
+            .transpose()
+            .map_err(|error| parsed("expose", &error))?
+            .unwrap_or_default(),
+        sharing: raw
+            .sharing
+            .map(|text| text.parse())
+            .transpose()
+            .map_err(|error| parsed("sharing", &error))?
+            .unwrap_or_default(),
+    })
+}
+
+fn absolute(key: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    Err(ConfigError::RelativePath { key: key.to_owned(), value: path })
+}
+
+fn range(key: &'static str, value: u64, min: u64, max: u64) -> Result<u64, ConfigError> {
+    if (min..=max).contains(&value) {
+        return Ok(value);
+    }
+    Err(ConfigError::OutOfRange { key, value, min, max })
+}
+
+fn limit(key: &'static str, found: usize, max: usize) -> Result<(), ConfigError> {
+    if found <= max { Ok(()) } else { Err(ConfigError::TooMany { key, found, max }) }
+}
+
+fn value(key: String, reason: &dyn std::fmt::Display) -> ConfigError {
+    ConfigError::Value { key, reason: reason.to_string() }
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(64).flat_map(char::escape_debug).collect()
+}

@@ -1,0 +1,108 @@
+//! Errors on their way out: the chain in one line, and the code of the page that helps.
+
+use std::fmt;
+
+use accelpool_planner::PrepareError;
+use tonic::{Code, Status, metadata::MetadataValue};
+
+use crate::node::NodeError;
+
+/// An error with its sources, as one line: `what failed: why: why that`.
+pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// The page of a request that makes no sense as written.
+pub const INVALID_REQUEST: &str = "AP0100";
+/// The page of a caller who may not do what it asks.
+pub const PERMISSION_DENIED: &str = "AP0116";
+
+/// The code of the page in `docs/errors` that tells what to do.
+#[must_use]
+pub fn code(error: &NodeError) -> &'static str {
+    match error {
+        NodeError::Refused(error) => prepare_code(error),
+        NodeError::Failed(_) => "AP0114",
+        NodeError::UnknownDevice(_) => "AP0101",
+        NodeError::UnknownTaint { .. } => "AP0118",
+        NodeError::UnknownClaim(_) => "AP0117",
+        NodeError::UnknownVendor(_) => "AP0119",
+        NodeError::Draining => "AP0115",
+        NodeError::Ledger => "AP0004",
+    }
+}
+
+fn prepare_code(error: &PrepareError) -> &'static str {
+    match error {
+        PrepareError::UnknownDevice(_) => "AP0101",
+        PrepareError::LostDevice(_) => "AP0102",
+        PrepareError::Held { .. } => "AP0103",
+        PrepareError::MemoryTaken { .. }
+        | PrepareError::ComputeTaken { .. }
+        | PrepareError::PartitionsTaken { .. } => "AP0104",
+        PrepareError::MemoryOutOfRange { .. } | PrepareError::ShareOfPartition(_) => "AP0105",
+        PrepareError::NoPool(_) | PrepareError::NotAllowed { .. } => "AP0106",
+        PrepareError::WeakerEnforcement { .. } => "AP0107",
+        PrepareError::Changed(_) => "AP0108",
+        PrepareError::NoneFree { .. } => "AP0109",
+        PrepareError::CutByHand { .. } => "AP0110",
+        PrepareError::Busy(..) => "AP0111",
+        PrepareError::TooManyLeases(_) => "AP0112",
+        PrepareError::UnknownProfile { .. } => "AP0113",
+    }
+}
+
+/// The one place that maps errors to gRPC codes. `Aborted` and `Unavailable` mean that the
+/// same call may succeed in a moment; the rest stays as it is until somebody acts.
+fn wire_code(error: &NodeError) -> Code {
+    match error {
+        NodeError::Refused(error) => match error {
+            PrepareError::UnknownDevice(_) | PrepareError::UnknownProfile { .. } => Code::NotFound,
+            PrepareError::MemoryOutOfRange { .. } | PrepareError::ShareOfPartition(_) => {
+                Code::InvalidArgument
+            }
+            PrepareError::MemoryTaken { .. }
+            | PrepareError::ComputeTaken { .. }
+            | PrepareError::PartitionsTaken { .. }
+            | PrepareError::NoneFree { .. }
+            | PrepareError::TooManyLeases(_) => Code::ResourceExhausted,
+            PrepareError::LostDevice(_)
+            | PrepareError::NoPool(_)
+            | PrepareError::NotAllowed { .. }
+            | PrepareError::Held { .. }
+            | PrepareError::CutByHand { .. }
+            | PrepareError::WeakerEnforcement { .. } => Code::FailedPrecondition,
+            PrepareError::Changed(_) => Code::AlreadyExists,
+            PrepareError::Busy(..) => Code::Aborted,
+        },
+        NodeError::Failed(_) | NodeError::Draining | NodeError::Ledger => Code::Unavailable,
+        NodeError::UnknownDevice(_)
+        | NodeError::UnknownTaint { .. }
+        | NodeError::UnknownClaim(_)
+        | NodeError::UnknownVendor(_) => Code::NotFound,
+    }
+}
+
+/// The status that a caller of the node API gets.
+#[must_use]
+pub fn status(error: &NodeError) -> Status {
+    coded(wire_code(error), code(error), Chain(error).to_string())
+}
+
+/// A status with the code of its page as a trailer.
+pub fn coded(wire: Code, page: &'static str, message: impl Into<String>) -> Status {
+    let mut status = Status::new(wire, message);
+    let key = accelpool_proto::node::ERROR_CODE_KEY;
+    status.metadata_mut().insert(key, MetadataValue::from_static(page));
+    status
+}

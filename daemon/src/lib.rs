@@ -1,0 +1,16 @@
+//! `accelpoold`: the daemon that owns the accelerators of one node.
+//!
+//! A library so that tests can run the node's state inside their own process; the program
+//! is in `main.rs`.
+
+#![forbid(unsafe_code)]
+
+pub mod api;
+pub mod cdi;
+pub mod config;
+pub mod error;
+pub mod fault_point;
+pub mod log;
+pub mod node;
+pub mod run;
+pub mod worker;

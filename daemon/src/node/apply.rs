@@ -1,0 +1,195 @@
+//! Runs the steps of a plan, and undoes them in reverse order when one fails.
+//!
+//! Knows nothing of leases beyond the one whose spec it writes; it reports what it changed
+//! and the owner of the node's state records it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use accelpool_model::{DeviceUuid, Lease, Partition, PartitionStep, Plan, Portion, Step};
+
+use super::request::Applied;
+use crate::{
+    cdi::{Injections, SpecError, SpecFolder},
+    fault_point::FaultPoints,
+    worker::{Worker, WorkerError},
+};
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message documents the variant")]
+pub enum ApplyError {
+    #[error("failed to {step}")]
+    Vendor { step: String, source: WorkerError },
+    #[error("failed to {step}")]
+    Spec { step: String, source: SpecError },
+    #[error("failed to {step}: no vendor answers for its device")]
+    NoVendor { step: String },
+}
+
+/// What steps are run with.
+#[derive(Clone)]
+pub(super) struct Tools {
+    pub(super) specs: SpecFolder,
+    pub(super) faults: FaultPoints,
+}
+
+/// A plan to run for one lease.
+pub(super) struct Job {
+    pub(super) lease: Lease,
+    pub(super) plan: Plan,
+    /// The worker of each device that the plan touches.
+    pub(super) workers: BTreeMap<DeviceUuid, Worker>,
+    /// How to use each target that is known before the plan runs.
+    pub(super) injections: Injections,
+    /// True if a failure is to be undone: the claim was never promised to anybody.
+    pub(super) undo: bool,
+}
+
+/// Runs `job` to its end.
+pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
+    let claim = job.lease.claim.id.clone();
+    let undo = job.undo;
+    let mut run = Run {
+        tools,
+        lease: Arc::new(job.lease),
+        workers: job.workers,
+        injections: job.injections,
+        created: Vec::new(),
+        destroyed: Vec::new(),
+        rewritten: false,
+    };
+    let mut begun = Vec::new();
+    let mut result = Ok(());
+    for step in job.plan.steps {
+        begun.push(step.clone());
+        result = run.step(&step).await.map_err(Arc::new);
+        if result.is_err() {
+            break;
+        }
+    }
+    let undone = result.is_ok() || (undo && run.undo(begun).await);
+    let Run { created, destroyed, rewritten, .. } = run;
+    Applied { claim, result, undone, created, destroyed, rewritten }
+}
+
+struct Run {
+    tools: Tools,
+    lease: Arc<Lease>,
+    workers: BTreeMap<DeviceUuid, Worker>,
+    injections: Injections,
+    created: Vec<Partition>,
+    destroyed: Vec<PartitionStep>,
+    rewritten: bool,
+}
+
+impl Run {
+    async fn step(&mut self, step: &Step) -> Result<(), ApplyError> {
+        let point = match step {
+            Step::CreatePartition(_) => "create_partition",
+            Step::DestroyPartition(_) => "destroy_partition",
+            Step::WriteSpec(_) => "write_spec",
+            Step::RemoveSpec(_) => "remove_spec",
+        };
+        self.tools.faults.pass(&format!("{point}.before")).await;
+        match step {
+            Step::CreatePartition(partition) => self.create(step, partition).await?,
+            Step::DestroyPartition(partition) => self.destroy(step, partition).await?,
+            Step::WriteSpec(_) => {
+                let (folder, lease) = (self.tools.specs.clone(), Arc::clone(&self.lease));
+                let injections = self.injections.clone();
+                let written = blocking(move || folder.write(&lease, &injections)).await;
+                self.rewritten |= written.map_err(|source| spec_error(step, source))?;
+            }
+            Step::RemoveSpec(claim) => {
+                let (folder, claim) = (self.tools.specs.clone(), claim.clone());
+                let removed = blocking(move || folder.remove(&claim)).await;
+                removed.map_err(|source| spec_error(step, source))?;
+            }
+        }
+        self.tools.faults.pass(&format!("{point}.after")).await;
+        Ok(())
+    }
+
+    async fn create(&mut self, step: &Step, wanted: &PartitionStep) -> Result<(), ApplyError> {
+        let worker = self.worker(step, wanted)?;
+        let created = worker.create_partition(wanted).await;
+        let partition =
+            created.map_err(|source| ApplyError::Vendor { step: step.to_string(), source })?;
+        self.injections.insert(wanted.name.to_string(), partition.injection.clone());
+        self.created.push(partition);
+        Ok(())
+    }
+
+    async fn destroy(&mut self, step: &Step, unwanted: &PartitionStep) -> Result<(), ApplyError> {
+        let worker = self.worker(step, unwanted)?;
+        match worker.destroy_partition(unwanted).await {
+            Ok(()) => {}
+            // Its device left the bus, and the partition with it.
+            Err(error) if error.is_unknown_device() => {}
+            Err(source) => return Err(ApplyError::Vendor { step: step.to_string(), source }),
+        }
+        self.created.retain(|partition| {
+            partition.profile != unwanted.profile || partition.start != unwanted.start
+        });
+        self.destroyed.push(unwanted.clone());
+        Ok(())
+    }
+
+    fn worker(&self, step: &Step, partition: &PartitionStep) -> Result<Worker, ApplyError> {
+        let worker = self.workers.get(&partition.uuid).cloned();
+        worker.ok_or_else(|| ApplyError::NoVendor { step: step.to_string() })
+    }
+
+    /// Undoes the steps that were begun, last first; true if all of it was undone.
+    async fn undo(&mut self, begun: Vec<Step>) -> bool {
+        for step in begun.into_iter().rev() {
+            let reverse = match step {
+                // A creation that failed may have left half a partition.
+                Step::CreatePartition(partition) => Step::DestroyPartition(partition),
+                Step::WriteSpec(claim) => Step::RemoveSpec(claim),
+                Step::DestroyPartition(_) | Step::RemoveSpec(_) => continue,
+            };
+            if let Err(error) = self.step(&reverse).await {
+                tracing::warn!(error = %crate::error::Chain(&error), "undo failed, to be tried again");
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// How to use each target of `lease`, as far as vendors have listed it.
+pub(super) fn known_injections(
+    lease: &Lease,
+    inventory: &accelpool_model::Inventory,
+) -> Injections {
+    let mut injections = Injections::new();
+    for allocation in &lease.allocations {
+        let injection = match &allocation.portion {
+            Portion::Whole | Portion::Share { .. } | Portion::Admin { .. } => inventory
+                .device(&allocation.device)
+                .filter(|device| device.uuid == allocation.uuid)
+                .map(|device| device.injection.clone()),
+            Portion::Partition { profile, start, .. } => inventory
+                .partition_at(&allocation.uuid, profile, *start)
+                .filter(|partition| partition.complete)
+                .map(|partition| partition.injection.clone()),
+        };
+        if let Some(injection) = injection {
+            injections.insert(allocation.target().to_owned(), injection);
+        }
+    }
+    injections
+}
+
+fn spec_error(step: &Step, source: SpecError) -> ApplyError {
+    ApplyError::Spec { step: step.to_string(), source }
+}
+
+/// Runs file work on a thread that may wait.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

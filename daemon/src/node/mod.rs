@@ -1,0 +1,174 @@
+//! The node: one task that owns its state, and the handle through which it is asked.
+//!
+//! Start-up goes in one order, and the types keep it: replay the ledger, hear the vendors,
+//! bring the node in line, and only then is there a [`Node`] to serve.
+
+mod apply;
+mod history;
+mod observe;
+mod owner;
+mod request;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use accelpool_ledger::{CommitError, Ledger, Replayed};
+use accelpool_model::{BootId, Claim, ClaimId, Lease, Pool, TaintEffect, Topology, VendorName};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+
+pub use self::{
+    apply::ApplyError,
+    history::{Event, EventKind},
+    owner::now_ms,
+    request::{NodeError, State},
+};
+use self::{
+    apply::Tools,
+    owner::{Owner, Parts},
+    request::Request,
+};
+use crate::{cdi::SpecFolder, fault_point::FaultPoints, worker::Worker};
+
+/// The kubelet's default pod limit is 110; each pod prepares in one request.
+const REQUESTS_MAX: usize = 128;
+/// How long the start waits for vendors, and again for repairs, before it serves without.
+const START_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a node is started from.
+pub struct Start {
+    /// This boot of the host.
+    pub boot: BootId,
+    /// The pools of the configuration.
+    pub pools: Vec<Pool>,
+    /// The host.
+    pub topology: Topology,
+    /// The vendors' workers.
+    pub workers: Vec<Worker>,
+    /// How often vendors are asked what they see.
+    pub observe_interval: Duration,
+    /// The ledger, open.
+    pub ledger: Ledger,
+    /// What the ledger held.
+    pub replayed: Replayed,
+    /// Where CDI specs go.
+    pub specs: SpecFolder,
+    /// Where tests stop the daemon.
+    pub faults: FaultPoints,
+}
+
+/// A handle to the running node. Cloned freely.
+#[derive(Clone)]
+pub struct Node {
+    requests: mpsc::Sender<Request>,
+    revision: watch::Receiver<u64>,
+    workers: Arc<BTreeMap<VendorName, Worker>>,
+}
+
+/// The node's owner, running. It ends when every [`Node`] is dropped, or when the ledger
+/// cannot be written; aborting it is the crash of a process.
+pub type Running = JoinHandle<Result<(), CommitError>>;
+
+impl Start {
+    /// Brings the node in line with its ledger; it serves when this returns.
+    pub async fn run(self) -> Result<(Node, Running), CommitError> {
+        let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
+        let (notify, notices) = mpsc::channel(REQUESTS_MAX);
+        let (revision, revisions) = watch::channel(0);
+        let (epoch, epochs) = watch::channel(0);
+        let workers: BTreeMap<VendorName, Worker> =
+            self.workers.into_iter().map(|worker| (worker.vendor().clone(), worker)).collect();
+        let mut watchers = tokio::task::JoinSet::new();
+        for worker in workers.values() {
+            let (interval, epochs) = (self.observe_interval, epochs.clone());
+            watchers.spawn(observe::watch(worker.clone(), interval, epochs, notify.clone()));
+        }
+        let mut owner = Owner::new(Parts {
+            boot: self.boot,
+            pools: self.pools.into(),
+            topology: Arc::new(self.topology),
+            workers: workers.clone(),
+            ledger: Arc::new(self.ledger),
+            replayed: self.replayed,
+            tools: Tools { specs: self.specs, faults: self.faults },
+            inbox,
+            notices,
+            notify,
+            revision,
+            epoch,
+        });
+        owner.start(START_PATIENCE).await?;
+        let running = tokio::spawn(async move {
+            // The watchers end with the owner, also when it is aborted.
+            let _watchers = watchers;
+            owner.run().await
+        });
+        Ok((Node { requests, revision: revisions, workers: Arc::new(workers) }, running))
+    }
+}
+
+impl Node {
+    /// Prepares a claim; durable when it answers.
+    pub async fn prepare(&self, claim: Claim) -> Result<Lease, NodeError> {
+        self.ask(|reply| Request::Prepare { claim, reply }).await
+    }
+
+    /// Releases a claim; false if there was nothing to release.
+    pub async fn release(&self, claim: ClaimId) -> Result<bool, NodeError> {
+        self.ask(|reply| Request::Release { claim, reply }).await
+    }
+
+    /// Puts an operator's taint on a device.
+    pub async fn taint(
+        &self,
+        device: String,
+        effect: TaintEffect,
+        reason: String,
+    ) -> Result<(), NodeError> {
+        self.ask(|reply| Request::Taint { device, effect, reason, reply }).await
+    }
+
+    /// Takes a taint off a device.
+    pub async fn untaint(&self, device: String, key: String) -> Result<(), NodeError> {
+        self.ask(|reply| Request::Untaint { device, key, reply }).await
+    }
+
+    /// The node's state, with the story of `claim` if one is asked about.
+    pub async fn read(&self, claim: Option<ClaimId>) -> Result<State, NodeError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Read { claim, reply };
+        self.requests.send(request).await.map_err(|_| NodeError::Draining)?;
+        answer.await.map_err(|_| NodeError::Draining)
+    }
+
+    /// Takes no more claims, and answers when the steps in hand have ended.
+    pub async fn drain(&self) {
+        let (reply, drained) = oneshot::channel();
+        if self.requests.send(Request::Drain { reply }).await.is_ok() {
+            // An owner that ended has nothing in hand.
+            let _ = drained.await;
+        }
+    }
+
+    /// Tells of each change of the node's state by its revision.
+    #[must_use]
+    pub fn revisions(&self) -> watch::Receiver<u64> {
+        self.revision.clone()
+    }
+
+    /// The vendors' workers, by adapter.
+    #[must_use]
+    pub fn workers(&self) -> &BTreeMap<VendorName, Worker> {
+        &self.workers
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(request::Reply<T>) -> Request,
+    ) -> Result<T, NodeError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_| NodeError::Draining)?;
+        answer.await.map_err(|_| NodeError::Draining)?
+    }
+}

@@ -1,0 +1,82 @@
+//! Watches one vendor: asks what it sees, waits for its events, and tells the owner.
+
+use std::time::Duration;
+
+use accelpool_model::{DeviceUuid, RecoveryAction};
+use accelpool_vendor_api::VendorEvent;
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+use tracing::debug;
+
+use super::request::Notice;
+use crate::worker::{Worker, WorkerError};
+
+/// How long to wait after a failed call before the vendor is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Watches `worker` until the owner is gone.
+///
+/// `epoch` grows when partitions change by our own doing; its value at the beginning of a
+/// listing tells the owner whether the listing is out of date.
+pub(super) async fn watch(
+    worker: Worker,
+    interval: Duration,
+    epoch: watch::Receiver<u64>,
+    notify: mpsc::Sender<Notice>,
+) {
+    let adapter = worker.vendor().clone();
+    loop {
+        let begun = *epoch.borrow();
+        let answer = worker.discover().await;
+        let notice = Notice::Observed { adapter: adapter.clone(), epoch: begun, answer };
+        if notify.send(notice).await.is_err() {
+            return;
+        }
+        let until = Instant::now() + interval;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            match worker.next_event(left).await {
+                Ok(Some(VendorEvent::Fault(fault))) => {
+                    let notice = Notice::Faulted { adapter: adapter.clone(), fault };
+                    if notify.send(notice).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(Some(VendorEvent::DevicesChanged) | None) => break,
+                Err(error) => {
+                    debug!(vendor = %adapter, %error, "no events, polling");
+                    // After a failure the next listing comes soon: the worker was restarted.
+                    sleep_until(until.min(Instant::now() + PAUSE)).await;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Asks whether a tainted device has recovered, and tells the owner.
+pub(super) async fn probe(worker: Worker, device: DeviceUuid, notify: mpsc::Sender<Notice>) {
+    let action = match worker.recovery_action(&device).await {
+        Ok(action) => Some(action),
+        // A vendor without such advice asks for nothing.
+        Err(error) if is_unsupported(&error) => Some(RecoveryAction::None),
+        Err(_) => None,
+    };
+    let probed = match worker.probe(&device).await {
+        Ok(()) => true,
+        Err(error) => is_unsupported(&error),
+    };
+    let sound = action.is_some() && probed;
+    let action = action.unwrap_or(RecoveryAction::ResetDevice);
+    // Nobody listens only if the owner has ended.
+    let _ = notify.send(Notice::Probed { device, action, probed: sound }).await;
+}
+
+fn is_unsupported(error: &WorkerError) -> bool {
+    matches!(error, WorkerError::Refused { code: tonic::Code::Unimplemented, .. })
+}

@@ -1,0 +1,175 @@
+//! The node's state in memory: what was observed, promised and is in hand.
+//!
+//! Derived, all of it: leases and taints from the ledger, the inventory from the vendors.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use accelpool_ledger::Write;
+use accelpool_model::{
+    ClaimId, DeviceUuid, Inventory, Lease, Partition, PartitionStep, Pool, Taint, VendorName,
+};
+use accelpool_planner::{NodeView, Outcome, PrepareError};
+use tokio::sync::oneshot;
+
+use super::{Owner, WAITING_MAX, now_ms, turn::Turn};
+use crate::{
+    node::{
+        history::{Event, EventKind, History},
+        request::{NodeError, Reply, Request},
+    },
+    worker::{Discovery, Worker},
+};
+
+pub(super) struct Memory {
+    pub(super) inventory: Inventory,
+    pub(super) leases: BTreeMap<ClaimId, Lease>,
+    /// By identity: a taint outlives the device's absence.
+    pub(super) taints: BTreeMap<DeviceUuid, Vec<Taint>>,
+    /// Why leases cannot be used.
+    pub(super) troubles: BTreeMap<ClaimId, String>,
+    /// Claims whose steps are being run.
+    pub(super) in_flight: BTreeMap<ClaimId, InFlight>,
+    /// What each adapter listed last.
+    pub(super) discoveries: BTreeMap<VendorName, Discovery>,
+    pub(super) vendor_troubles: BTreeMap<VendorName, Vec<String>>,
+    /// Adapters that have answered since the start.
+    pub(super) answered: BTreeSet<VendorName>,
+    /// Devices that are being probed.
+    pub(super) probing: BTreeSet<DeviceUuid>,
+    pub(super) history: History,
+    pub(super) started: bool,
+    pub(super) draining: bool,
+    /// Who waits for the steps in hand to end.
+    pub(super) drained: Vec<oneshot::Sender<()>>,
+}
+
+/// A claim whose steps are being run.
+pub(super) struct InFlight {
+    pub(super) purpose: Purpose,
+    /// Requests for the same claim that arrived meanwhile, in order.
+    pub(super) waiting: Vec<Request>,
+}
+
+/// Why the steps are run.
+pub(super) enum Purpose {
+    Prepare(Reply<Lease>),
+    /// The claim was prepared before and is asked for again.
+    Repeat(Reply<Lease>),
+    Release(Reply<bool>),
+    Reconcile(Outcome),
+}
+
+impl InFlight {
+    /// Lets `request` wait until the steps have ended, if not too many wait already.
+    pub(super) fn wait(&mut self, request: Request, turn: &mut Turn) {
+        if self.waiting.len() < WAITING_MAX {
+            self.waiting.push(request);
+            return;
+        }
+        let busy = |claim, state| NodeError::Refused(PrepareError::Busy(claim, state));
+        let state = accelpool_model::LeaseState::Preparing;
+        match request {
+            Request::Prepare { claim, reply } => turn.answer(reply, Err(busy(claim.id, state))),
+            Request::Release { claim, reply } => turn.answer(reply, Err(busy(claim, state))),
+            Request::Taint { .. }
+            | Request::Untaint { .. }
+            | Request::Read { .. }
+            | Request::Drain { .. } => {}
+        }
+    }
+}
+
+impl Memory {
+    pub(super) fn new(leases: Vec<Lease>, taints: Vec<(DeviceUuid, Vec<Taint>)>) -> Self {
+        Self {
+            inventory: Inventory::default(),
+            leases: leases.into_iter().map(|lease| (lease.claim.id.clone(), lease)).collect(),
+            taints: taints.into_iter().collect(),
+            troubles: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            discoveries: BTreeMap::new(),
+            vendor_troubles: BTreeMap::new(),
+            answered: BTreeSet::new(),
+            probing: BTreeSet::new(),
+            history: History::default(),
+            started: false,
+            draining: false,
+            drained: Vec::new(),
+        }
+    }
+
+    pub(super) fn view<'a>(&'a self, pools: &'a [Pool]) -> NodeView<'a> {
+        NodeView { inventory: &self.inventory, leases: &self.leases, pools }
+    }
+
+    /// The worker of each device that `lease` holds.
+    pub(super) fn routes(
+        &self,
+        lease: &Lease,
+        workers: &BTreeMap<VendorName, Worker>,
+    ) -> BTreeMap<DeviceUuid, Worker> {
+        let worker_of = |uuid: &DeviceUuid| {
+            let lists = |discovery: &Discovery| discovery.devices.iter().any(|d| d.uuid == *uuid);
+            let (adapter, _) = self.discoveries.iter().find(|(_, found)| lists(found))?;
+            workers.get(adapter).cloned()
+        };
+        let devices = lease.allocations.iter().map(|allocation| &allocation.uuid);
+        devices.filter_map(|uuid| Some((uuid.clone(), worker_of(uuid)?))).collect()
+    }
+
+    /// Takes into the inventory what the steps have changed.
+    pub(super) fn note_partitions(&mut self, created: Vec<Partition>, destroyed: &[PartitionStep]) {
+        let same = |partition: &Partition, step: &PartitionStep| {
+            partition.device == step.uuid
+                && partition.profile == step.profile
+                && partition.start == step.start
+        };
+        let partitions = &mut self.inventory.partitions;
+        partitions.retain(|partition| !destroyed.iter().any(|step| same(partition, step)));
+        for partition in created {
+            partitions.retain(|other| {
+                (&other.device, &other.profile, other.start)
+                    != (&partition.device, &partition.profile, partition.start)
+            });
+            partitions.push(partition);
+        }
+    }
+}
+
+impl Owner {
+    /// Records `lease`, on disk with the turn.
+    pub(super) fn put(&mut self, lease: Lease, turn: &mut Turn) {
+        turn.changed = true;
+        turn.writes.push(Write::PutLease(lease.clone()));
+        self.memory.leases.insert(lease.claim.id.clone(), lease);
+    }
+
+    /// Forgets the lease of `claim`, on disk with the turn.
+    pub(super) fn remove(&mut self, claim: &ClaimId, turn: &mut Turn) {
+        turn.changed = true;
+        turn.writes.push(Write::RemoveLease(claim.clone()));
+        self.memory.leases.remove(claim);
+        self.memory.troubles.remove(claim);
+    }
+
+    pub(super) fn trouble(&mut self, claim: &ClaimId, reason: String, turn: &mut Turn) {
+        if self.memory.troubles.get(claim) != Some(&reason) {
+            tracing::warn!(%claim, reason, "lease cannot be used");
+            self.note(claim, EventKind::Failed, reason.clone(), "");
+            self.memory.troubles.insert(claim.clone(), reason);
+            turn.changed = true;
+        }
+    }
+
+    /// Adds to the story of `claim`; true if it is news.
+    pub(super) fn note(
+        &mut self,
+        claim: &ClaimId,
+        kind: EventKind,
+        message: String,
+        error_code: &'static str,
+    ) -> bool {
+        let event = Event { unix_ms: now_ms(), kind, message, error_code };
+        self.memory.history.note(claim, event)
+    }
+}

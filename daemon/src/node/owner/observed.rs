@@ -1,0 +1,243 @@
+//! What vendors see, faults and taints: how they change the node's state.
+
+use std::sync::Arc;
+
+use accelpool_ledger::Write;
+use accelpool_model::{
+    Device, DeviceName, DeviceUuid, Fault, Inventory, RecoveryAction, Taint, TaintEffect,
+    VendorName,
+};
+use accelpool_planner::{is_recovered, taint_for, taint_for_loss};
+use tracing::{debug, info, warn};
+
+use super::{Owner, now_ms, turn::Turn};
+use crate::{
+    error::Chain,
+    node::{observe, request::NodeError},
+    worker::{Discovery, WorkerError},
+};
+
+impl Owner {
+    pub(super) fn on_observed(
+        &mut self,
+        adapter: &VendorName,
+        epoch: u64,
+        answer: Result<Discovery, WorkerError>,
+        turn: &mut Turn,
+    ) {
+        let discovery = match answer {
+            Ok(discovery) => discovery,
+            Err(error) => {
+                // What was seen last stands: a library that is away is no device that is gone.
+                let words = vec![Chain(&error).to_string()];
+                if self.memory.vendor_troubles.get(adapter) != Some(&words) {
+                    warn!(vendor = %adapter, error = %Chain(&error), "vendor cannot be observed");
+                    self.memory.vendor_troubles.insert(adapter.clone(), words);
+                    turn.changed = true;
+                }
+                return;
+            }
+        };
+        if self.memory.vendor_troubles.get(adapter) != Some(&discovery.troubles) {
+            for trouble in &discovery.troubles {
+                warn!(vendor = %adapter, trouble, "vendor answered in part");
+            }
+            self.memory.vendor_troubles.insert(adapter.clone(), discovery.troubles.clone());
+        }
+        self.memory.answered.insert(adapter.clone());
+        // A list of partitions that was begun before our own last change, or while one is
+        // being made, is out of date; the next one will not be.
+        let current = epoch == *self.parts.epoch.borrow() && self.memory.in_flight.is_empty();
+        let partitions = current.then(|| discovery.partitions.clone());
+        self.memory.discoveries.insert(adapter.clone(), discovery);
+        self.rebuild(adapter, partitions, turn);
+        self.probe_tainted(adapter);
+    }
+
+    /// Makes the inventory anew from what every adapter listed last.
+    fn rebuild(
+        &mut self,
+        adapter: &VendorName,
+        partitions: Option<Vec<accelpool_model::Partition>>,
+        turn: &mut Turn,
+    ) {
+        let before = std::mem::take(&mut self.memory.inventory);
+        let mut devices: Vec<Device> = Vec::new();
+        let mut links = Vec::new();
+        for found in self.memory.discoveries.values() {
+            for device in &found.devices {
+                // Two adapters may see one card; the first by name drives it.
+                let twin = |other: &Device| other.uuid == device.uuid || other.name == device.name;
+                if !devices.iter().any(twin) {
+                    devices.push(device.clone());
+                }
+            }
+            links.extend(found.links.iter().cloned());
+        }
+        // The tree stays as it was read; only the vendors' links in it are made anew.
+        let topology = Arc::make_mut(&mut self.parts.topology);
+        accelpool_topology::merge(topology, &mut devices, &links);
+        let links = topology.links.clone();
+        let mut inventory = Inventory::new(devices);
+        inventory.links = links;
+        inventory.partitions.clone_from(&before.partitions);
+        if let Some(partitions) = partitions {
+            let own = self.memory.discoveries.get(adapter);
+            let is_own = |uuid: &DeviceUuid| {
+                own.is_some_and(|found| found.devices.iter().any(|device| device.uuid == *uuid))
+            };
+            inventory.partitions.retain(|partition| !is_own(&partition.device));
+            inventory.partitions.extend(partitions);
+        }
+        self.keep_lost(&before, &mut inventory, turn);
+        let known: Vec<DeviceUuid> =
+            inventory.devices().map(|device| device.uuid.clone()).collect();
+        inventory.partitions.retain(|partition| known.contains(&partition.device));
+        self.memory.inventory = inventory;
+        self.refresh_taints();
+        turn.changed |= self.memory.inventory != before;
+    }
+
+    /// Keeps devices that are gone but leased or tainted by hand, marked as lost.
+    fn keep_lost(&mut self, before: &Inventory, inventory: &mut Inventory, turn: &mut Turn) {
+        for device in before.devices() {
+            if inventory.device(&device.name).is_some() {
+                continue;
+            }
+            let leased = self.memory.leases.values().any(|lease| {
+                lease.allocations.iter().any(|allocation| allocation.uuid == device.uuid)
+            });
+            let tainted = self.memory.taints.contains_key(&device.uuid);
+            if !leased && !tainted {
+                info!(device = %device.name, "device left");
+                continue;
+            }
+            if !before.lost.contains(&device.name) {
+                warn!(device = %device.name, "device left the bus while it is in use");
+                self.set_taint(&device.uuid, taint_for_loss(now_ms()), turn);
+            }
+            inventory.insert(device.clone());
+            inventory.lost.insert(device.name.clone());
+        }
+    }
+
+    pub(super) fn on_fault(&mut self, adapter: &VendorName, fault: &Fault, turn: &mut Turn) {
+        let Some(device) = self.memory.inventory.device_by_uuid(&fault.device) else {
+            debug!(vendor = %adapter, device = %fault.device, "fault of an unknown device");
+            return;
+        };
+        let name = device.name.clone();
+        let Some(taint) = taint_for(fault, now_ms()) else {
+            debug!(device = %name, code = fault.code, "a workload's own error");
+            return;
+        };
+        let known = self.memory.taints.get(&fault.device).is_some_and(|taints| {
+            taints.iter().any(|old| old.key == taint.key && old.reason == taint.reason)
+        });
+        // A faulty device can repeat itself thousands of times a second: it is told once.
+        if !known {
+            warn!(device = %name, reason = taint.reason, effect = %taint.effect, "device tainted");
+            self.set_taint(&fault.device, taint, turn);
+        }
+    }
+
+    pub(super) fn on_probed(
+        &mut self,
+        uuid: &DeviceUuid,
+        action: RecoveryAction,
+        probed: bool,
+        turn: &mut Turn,
+    ) {
+        self.memory.probing.remove(uuid);
+        let Some(taints) = self.memory.taints.get(uuid) else { return };
+        let (gone, kept): (Vec<Taint>, Vec<Taint>) =
+            taints.clone().into_iter().partition(|taint| is_recovered(taint, action, probed));
+        if !gone.is_empty() {
+            info!(device = %uuid, "device recovered, taint taken away");
+            self.put_taints(uuid.clone(), kept, turn);
+        }
+    }
+
+    pub(super) fn on_taint(
+        &mut self,
+        device: &str,
+        effect: TaintEffect,
+        reason: String,
+        turn: &mut Turn,
+    ) -> Result<(), NodeError> {
+        let uuid = self.device_named(device)?.uuid.clone();
+        let key = Taint::OPERATOR.to_owned();
+        self.set_taint(&uuid, Taint { key, effect, reason, since_ms: now_ms() }, turn);
+        Ok(())
+    }
+
+    pub(super) fn on_untaint(
+        &mut self,
+        device: &str,
+        key: String,
+        turn: &mut Turn,
+    ) -> Result<(), NodeError> {
+        let device = self.device_named(device)?;
+        let (name, uuid) = (device.name.clone(), device.uuid.clone());
+        let mut taints = self.memory.taints.get(&uuid).cloned().unwrap_or_default();
+        let before = taints.len();
+        taints.retain(|taint| taint.key != key);
+        if taints.len() == before {
+            return Err(NodeError::UnknownTaint { device: name, key });
+        }
+        self.put_taints(uuid, taints, turn);
+        Ok(())
+    }
+
+    fn device_named(&self, name: &str) -> Result<&Device, NodeError> {
+        let unknown = || NodeError::UnknownDevice(name.chars().take(80).collect());
+        let parsed: DeviceName = name.parse().map_err(|_| unknown())?;
+        self.memory.inventory.device(&parsed).ok_or_else(unknown)
+    }
+
+    /// Puts a taint on a device, in place of one with the same key.
+    fn set_taint(&mut self, uuid: &DeviceUuid, taint: Taint, turn: &mut Turn) {
+        let mut taints = self.memory.taints.get(uuid).cloned().unwrap_or_default();
+        taints.retain(|other| other.key != taint.key);
+        taints.push(taint);
+        self.put_taints(uuid.clone(), taints, turn);
+    }
+
+    fn put_taints(&mut self, uuid: DeviceUuid, taints: Vec<Taint>, turn: &mut Turn) {
+        turn.changed = true;
+        turn.writes.push(Write::PutTaints(uuid.clone(), taints.clone()));
+        if taints.is_empty() {
+            self.memory.taints.remove(&uuid);
+        } else {
+            self.memory.taints.insert(uuid, taints);
+        }
+        self.refresh_taints();
+    }
+
+    /// Shows the taints, which are kept by identity, under the devices' names.
+    fn refresh_taints(&mut self) {
+        let by_name = self.memory.inventory.devices().filter_map(|device| {
+            let taints = self.memory.taints.get(&device.uuid)?;
+            Some((device.name.clone(), taints.clone()))
+        });
+        self.memory.inventory.taints = by_name.collect();
+    }
+
+    /// Looks at the adapter's devices that carry a fault's taint, each once at a time.
+    fn probe_tainted(&mut self, adapter: &VendorName) {
+        let Some(worker) = self.parts.workers.get(adapter).cloned() else { return };
+        let Some(found) = self.memory.discoveries.get(adapter) else { return };
+        let faulty = |device: &&Device| {
+            let taints = self.memory.taints.get(&device.uuid);
+            taints.is_some_and(|taints| taints.iter().any(|taint| taint.key != Taint::OPERATOR))
+        };
+        let devices: Vec<DeviceUuid> =
+            found.devices.iter().filter(faulty).map(|device| device.uuid.clone()).collect();
+        for device in devices {
+            if self.memory.probing.insert(device.clone()) {
+                let (worker, notify) = (worker.clone(), self.parts.notify.clone());
+                self.jobs.spawn(observe::probe(worker, device, notify));
+            }
+        }
+    }
+}

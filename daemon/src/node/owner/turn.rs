@@ -1,0 +1,36 @@
+//! What one turn has decided, to be committed, answered and started together.
+
+use accelpool_ledger::Write;
+use accelpool_model::ClaimId;
+use tokio::sync::oneshot;
+
+use crate::node::{
+    apply::Job,
+    request::{NodeError, Reply, State},
+};
+
+/// An answer that waits for the turn's commit.
+type Answer = Box<dyn FnOnce(Result<(), NodeError>) + Send>;
+
+#[derive(Default)]
+pub(super) struct Turn {
+    pub(super) writes: Vec<Write>,
+    pub(super) answers: Vec<Answer>,
+    pub(super) jobs: Vec<Job>,
+    pub(super) reads: Vec<(Option<ClaimId>, oneshot::Sender<State>)>,
+    pub(super) changed: bool,
+}
+
+impl Turn {
+    /// Answers `reply` once the turn is on disk.
+    pub(super) fn answer<T: Send + 'static>(
+        &mut self,
+        reply: Reply<T>,
+        answer: Result<T, NodeError>,
+    ) {
+        self.answers.push(Box::new(move |committed| {
+            // Who asked may have hung up; what was decided stands all the same.
+            drop(reply.send(committed.and(answer)));
+        }));
+    }
+}

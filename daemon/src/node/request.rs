@@ -1,0 +1,99 @@
+//! Everything that can reach the owner of the node's state, as one closed enum.
+
+use std::sync::Arc;
+
+use accelpool_model::{
+    Claim, ClaimId, DeviceName, DeviceUuid, Fault, Inventory, Lease, Partition, Pool,
+    RecoveryAction, TaintEffect, Topology, VendorName,
+};
+use accelpool_planner::PrepareError;
+use tokio::sync::oneshot;
+
+use super::{apply::ApplyError, history::Event};
+use crate::worker::{Discovery, WorkerError};
+
+/// Why the node did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+#[expect(missing_docs, reason = "the message documents the variant")]
+pub enum NodeError {
+    #[error(transparent)]
+    Refused(#[from] PrepareError),
+    #[error(transparent)]
+    Failed(#[from] Arc<ApplyError>),
+    #[error("device {0} is not on this node")]
+    UnknownDevice(String),
+    #[error("device {device} has no taint `{key}`")]
+    UnknownTaint { device: DeviceName, key: String },
+    #[error("claim {0} is neither on record nor remembered")]
+    UnknownClaim(ClaimId),
+    #[error("vendor {0} is not driven by this daemon")]
+    UnknownVendor(String),
+    #[error("the daemon is shutting down: try again in a moment")]
+    Draining,
+    #[error("the ledger cannot be written, so nothing was promised: the daemon stops")]
+    Ledger,
+}
+
+/// What the owner is asked.
+pub(super) enum Request {
+    Prepare { claim: Claim, reply: Reply<Lease> },
+    Release { claim: ClaimId, reply: Reply<bool> },
+    Taint { device: String, effect: TaintEffect, reason: String, reply: Reply<()> },
+    Untaint { device: String, key: String, reply: Reply<()> },
+    Read { claim: Option<ClaimId>, reply: oneshot::Sender<State> },
+    Drain { reply: oneshot::Sender<()> },
+}
+
+/// An answer, sent once it is on disk.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, NodeError>>;
+
+/// What reaches the owner from the tasks it started.
+pub(super) enum Notice {
+    /// The steps for a claim have been run.
+    Applied(Applied),
+    /// A vendor has listed what it sees, or failed to.
+    Observed { adapter: VendorName, epoch: u64, answer: Result<Discovery, WorkerError> },
+    /// A vendor has reported a fault.
+    Faulted { adapter: VendorName, fault: Fault },
+    /// A device with a fault's taint has been looked at.
+    Probed { device: DeviceUuid, action: RecoveryAction, probed: bool },
+}
+
+/// How the steps for a claim went.
+pub(super) struct Applied {
+    pub(super) claim: ClaimId,
+    pub(super) result: Result<(), Arc<ApplyError>>,
+    /// After a failure: true if everything was undone.
+    pub(super) undone: bool,
+    /// Partitions that exist now and did not before.
+    pub(super) created: Vec<Partition>,
+    /// Partitions that are gone, by device, profile and start.
+    pub(super) destroyed: Vec<accelpool_model::PartitionStep>,
+    /// True if a CDI spec was missing or different.
+    pub(super) rewritten: bool,
+}
+
+/// The node's state, as of one moment.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// Grows with each change.
+    pub revision: u64,
+    /// What is there.
+    pub inventory: Inventory,
+    /// What was promised.
+    pub leases: Vec<Lease>,
+    /// Why leases cannot be used, by claim.
+    pub troubles: std::collections::BTreeMap<ClaimId, String>,
+    /// The pools.
+    pub pools: Arc<[Pool]>,
+    /// The host.
+    pub topology: Arc<Topology>,
+    /// What happened to the claim that was asked about.
+    pub events: Vec<Event>,
+    /// What vendors could not say, in words, by adapter.
+    pub vendor_troubles: std::collections::BTreeMap<VendorName, Vec<String>>,
+    /// How many devices each adapter lists.
+    pub devices_of: std::collections::BTreeMap<VendorName, u32>,
+    /// True once the daemon takes no more claims.
+    pub draining: bool,
+}

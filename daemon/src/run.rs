@@ -1,0 +1,193 @@
+//! `accelpoold run`: start in order, serve, drain.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use accelpool_ledger::{CommitError, Ledger, OpenLedgerError};
+use accelpool_model::BootId;
+use accelpool_proto::node::node_server::NodeServer;
+use accelpool_topology::{Source, TopologyError};
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+    time::timeout,
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    api::{About, Access, BindError, Listener, Service},
+    cdi::{SpecError, SpecFolder},
+    config::{Config, VendorConfig},
+    error::Chain,
+    fault_point::FaultPoints,
+    node::{Node, Start, now_ms},
+    worker::{Deadlines, Launch, Worker},
+};
+
+/// How long answers that are already made may take to reach their callers at the end.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Why the daemon did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message documents the variant")]
+pub enum RunError {
+    #[error("the ledger cannot be used")]
+    Ledger { source: OpenLedgerError },
+    #[error("the ledger cannot be written")]
+    Commit { source: CommitError },
+    #[error("the CDI folder cannot be used")]
+    Specs { source: SpecError },
+    #[error("the socket cannot be made")]
+    Bind { source: BindError },
+    #[error("`{path}` cannot be read")]
+    BootId { path: PathBuf, source: io::Error },
+    #[error("the topology cannot be read")]
+    Topology { source: TopologyError },
+    #[error("signals cannot be received")]
+    Signals { source: io::Error },
+    #[error("the node API failed")]
+    Serve { source: tonic::transport::Error },
+    #[error("the daemon's own program cannot be found")]
+    Program { source: io::Error },
+}
+
+impl RunError {
+    /// The code of the page that tells what to do, where there is one.
+    #[must_use]
+    pub fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Ledger { source } => Some(source.code()),
+            Self::Commit { source } => source.code(),
+            Self::Specs { .. } => Some("AP0012"),
+            Self::Bind { source } => Some(source.code()),
+            Self::Topology { .. } => Some("AP0013"),
+            Self::BootId { .. }
+            | Self::Signals { .. }
+            | Self::Serve { .. }
+            | Self::Program { .. } => None,
+        }
+    }
+}
+
+/// Runs the daemon until it is told to stop.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    let started_ms = now_ms();
+    let signals = |source| RunError::Signals { source };
+    let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
+
+    let boot = boot_id(Path::new("/proc/sys/kernel/random/boot_id"))?;
+    let topology = read_topology(&config);
+    let (ledger, replayed) =
+        Ledger::open(&config.ledger(), &boot).map_err(|source| RunError::Ledger { source })?;
+    info!(ledger = %config.ledger().display(), leases = replayed.leases.len(), "ledger read");
+    let specs = SpecFolder::open(&config.cdi_dir).map_err(|source| RunError::Specs { source })?;
+    let start = Start {
+        boot: boot.clone(),
+        pools: config.pools.clone(),
+        workers: workers(&config)?,
+        observe_interval: config.observe_interval,
+        specs,
+        faults: FaultPoints::from_environment(),
+        topology: topology.await?,
+        ledger,
+        replayed,
+    };
+    let (node, mut running) = start.run().await.map_err(|source| RunError::Commit { source })?;
+
+    let access = Access::new(&config.group);
+    if access.gid().is_none() {
+        warn!(group = config.group, "the group does not exist: only root can read");
+    }
+    let mut listener =
+        Listener::bind(&config.socket(), &access).map_err(|source| RunError::Bind { source })?;
+    let about =
+        About { boot, started_ms, cdi_dir: config.cdi_dir.clone(), ledger: config.ledger() };
+    let (goodbye, leaving) = oneshot::channel::<()>();
+    let serving = tonic::transport::Server::builder()
+        .add_service(NodeServer::new(Service::new(node.clone(), access, about)))
+        .serve_with_incoming_shutdown(listener.incoming(), async { drop(leaving.await) });
+    let mut serving = tokio::spawn(serving);
+    info!(socket = %config.socket().display(), took_ms = now_ms() - started_ms, "ready");
+    tell_systemd(NotifyState::Ready);
+
+    let outcome = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        ended = &mut running => match ended {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => Err(RunError::Commit { source }),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        },
+        served = &mut serving => match served {
+            Ok(served) => served.map_err(|source| RunError::Serve { source }),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        },
+    };
+    tell_systemd(NotifyState::Stopping);
+    if outcome.is_ok() {
+        drain(&node, config.drain_timeout).await;
+    }
+    let _ = goodbye.send(());
+    // Watchers of the node never hang up by themselves; everybody else has been answered.
+    let _ = timeout(GOODBYE, serving).await;
+    for worker in node.workers().values() {
+        worker.stop().await;
+    }
+    outcome
+}
+
+/// Finishes what is in hand. Gates, partitions, specs and containers stay as they are.
+async fn drain(node: &Node, patience: Duration) {
+    info!("draining");
+    if timeout(patience, node.drain()).await.is_err() {
+        warn!(?patience, "steps were still running: the next start finishes or undoes them");
+    }
+}
+
+/// Reads the topology on a thread of its own, while the ledger is read. A host that hwloc
+/// cannot describe has none; a file that was asked for must be readable.
+fn read_topology(
+    config: &Config,
+) -> impl Future<Output = Result<accelpool_model::Topology, RunError>> + use<> {
+    let asked = config.hwloc_xml.clone();
+    let source = asked.clone().map_or(Source::Host, Source::File);
+    let reading = tokio::task::spawn_blocking(move || accelpool_topology::read(&source));
+    async move {
+        match reading.await {
+            Ok(Ok(topology)) => Ok(topology),
+            Ok(Err(source)) if asked.is_some() => Err(RunError::Topology { source }),
+            Ok(Err(error)) => {
+                error!(error = %Chain(&error), "the host's topology is not known");
+                Ok(accelpool_model::Topology::default())
+            }
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+}
+
+fn workers(config: &Config) -> Result<Vec<Worker>, RunError> {
+    let program = std::env::current_exe().map_err(|source| RunError::Program { source })?;
+    let worker = |vendor: &VendorConfig| {
+        let launch =
+            Launch::Process { program: program.clone(), arguments: vendor.worker_arguments() };
+        Worker::new(vendor.name(), launch, Deadlines::default())
+    };
+    Ok(config.vendors.iter().map(worker).collect())
+}
+
+fn boot_id(path: &Path) -> Result<BootId, RunError> {
+    let failed = |source| RunError::BootId { path: path.to_owned(), source };
+    let text = fs::read_to_string(path).map_err(failed)?;
+    text.trim().parse().map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidData, error)))
+}
+
+fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(%error, "systemd was not told");
+    }
+}

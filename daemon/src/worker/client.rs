@@ -1,0 +1,460 @@
+//! The daemon's side of a worker: start, call with a deadline, kill, start again.
+
+use std::{
+    io,
+    os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
+    path::PathBuf,
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use accelpool_model::{
+    Device, DeviceUuid, Link, Partition, PartitionStep, RecoveryAction, Sample, VendorName,
+};
+use accelpool_proto::worker::{
+    self as wire, next_event_response::Event, vendor_worker_client::VendorWorkerClient,
+};
+use accelpool_vendor_api::{Vendor, VendorEvent};
+use hyper_util::rt::TokioIo;
+use tokio::{net::UnixStream, process::Child, sync::Mutex, task::JoinHandle};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
+use tracing::{info, warn};
+
+use super::{convert, serve};
+use crate::error::Chain;
+
+/// How long a call may take before its worker is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// Reading: discover, sample, probe. A driver reload can hold these for seconds.
+    pub read: Duration,
+    /// Changing partitions: a GPU instance takes up to seconds to make.
+    pub change: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { read: Duration::from_secs(10), change: Duration::from_secs(20) }
+    }
+}
+
+/// How a worker is brought to life.
+#[derive(Clone)]
+pub enum Launch {
+    /// As a child process: this program with these arguments.
+    Process {
+        /// The program, `accelpoold` itself.
+        program: PathBuf,
+        /// Its arguments, `vendor-worker` first.
+        arguments: Vec<std::ffi::OsString>,
+    },
+    /// As a task of this process, over the same protocol; a hang then outlives its call.
+    /// For tests of what stands above.
+    Task(Arc<dyn Vendor>),
+}
+
+/// Why a worker call gave no answer.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message documents the variant")]
+pub enum WorkerError {
+    #[error("vendor {vendor}: failed to start the worker")]
+    Start { vendor: VendorName, source: io::Error },
+    #[error("vendor {vendor}: the worker is restarted, again in {wait:?}")]
+    Waiting { vendor: VendorName, wait: Duration },
+    #[error("vendor {vendor}: {call} took longer than {deadline:?}, its worker was killed")]
+    Deadline { vendor: VendorName, call: &'static str, deadline: Duration },
+    #[error("vendor {vendor}: the worker died during {call}")]
+    Died { vendor: VendorName, call: &'static str, source: Box<Status> },
+    #[error("vendor {vendor}: {message}")]
+    Refused { vendor: VendorName, code: Code, message: String },
+    #[error("vendor {vendor}: {call} answered nonsense: {detail}")]
+    Nonsense { vendor: VendorName, call: &'static str, detail: String },
+}
+
+impl WorkerError {
+    /// True if the vendor said that the device is not there.
+    #[must_use]
+    pub fn is_unknown_device(&self) -> bool {
+        matches!(self, Self::Refused { code: Code::NotFound, .. })
+    }
+}
+
+/// What a vendor lists.
+#[derive(Debug, Clone, Default)]
+pub struct Discovery {
+    /// Its devices.
+    pub devices: Vec<Device>,
+    /// Links between them.
+    pub links: Vec<Link>,
+    /// Partitions that exist on them.
+    pub partitions: Vec<Partition>,
+    /// What could not be read or makes no sense, in words.
+    pub troubles: Vec<String>,
+}
+
+/// How a worker is.
+#[derive(Debug, Clone, Default)]
+pub struct WorkerStatus {
+    /// True while a worker runs.
+    pub running: bool,
+    /// How often a worker had to be started again.
+    pub restarts: u32,
+    /// The last thing that went wrong.
+    pub last_error: String,
+}
+
+/// One vendor's worker. Cloned freely; all clones call the same process.
+#[derive(Clone)]
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    vendor: VendorName,
+    launch: Launch,
+    deadlines: Deadlines,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    connection: Option<Connection>,
+    starts: u64,
+    /// Failures since a call last succeeded, and the time before which no start is tried.
+    failures: u32,
+    not_before: Option<Instant>,
+    last_error: String,
+}
+
+struct Connection {
+    generation: u64,
+    client: VendorWorkerClient<Channel>,
+    life: Life,
+}
+
+enum Life {
+    Process(Box<Child>),
+    Task(JoinHandle<()>),
+}
+
+/// The first restart waits so long; each further one twice as long, up to the longest.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_LONGEST: Duration = Duration::from_secs(30);
+
+/// Messages hold at most 256 devices with their profiles; this is many times that.
+const MESSAGE_MAX: usize = 16 << 20;
+
+impl Worker {
+    /// A worker for `vendor`; it starts with the first call.
+    #[must_use]
+    pub fn new(vendor: VendorName, launch: Launch, deadlines: Deadlines) -> Self {
+        let state = Mutex::default();
+        Self { shared: Arc::new(Shared { vendor, launch, deadlines, state }) }
+    }
+
+    /// The vendor.
+    #[must_use]
+    pub fn vendor(&self) -> &VendorName {
+        &self.shared.vendor
+    }
+
+    /// How the worker is.
+    pub async fn status(&self) -> WorkerStatus {
+        let state = self.shared.state.lock().await;
+        WorkerStatus {
+            running: state.connection.is_some(),
+            restarts: u32::try_from(state.starts.saturating_sub(1)).unwrap_or(u32::MAX),
+            last_error: state.last_error.clone(),
+        }
+    }
+
+    /// Lists devices, links and partitions.
+    pub async fn discover(&self) -> Result<Discovery, WorkerError> {
+        let read = self.shared.deadlines.read;
+        let answer = self
+            .call("discover", read, async |mut client: VendorWorkerClient<Channel>| {
+                client.discover(wire::DiscoverRequest {}).await
+            })
+            .await?;
+        let nonsense = |error| self.nonsense("discover", &error);
+        convert::limit("partitions", answer.partitions.len()).map_err(nonsense)?;
+        convert::limit("links", answer.links.len()).map_err(nonsense)?;
+        let (devices, mut troubles) = convert::devices_from_wire(answer.devices);
+        troubles.extend(answer.troubles);
+        let links: Result<_, _> = answer.links.iter().map(convert::link_from_wire).collect();
+        let partitions: Result<_, _> =
+            answer.partitions.into_iter().map(convert::partition_from_wire).collect();
+        Ok(Discovery {
+            devices,
+            links: links.map_err(nonsense)?,
+            partitions: partitions.map_err(nonsense)?,
+            troubles,
+        })
+    }
+
+    /// Creates a partition.
+    pub async fn create_partition(&self, step: &PartitionStep) -> Result<Partition, WorkerError> {
+        let change = self.shared.deadlines.change;
+        let request = partition_request(step);
+        let answer = self
+            .call("create_partition", change, async |mut client: VendorWorkerClient<Channel>| {
+                client.create_partition(request).await
+            })
+            .await?;
+        let partition = convert::partition_from_wire(answer)
+            .map_err(|error| self.nonsense("create_partition", &error))?;
+        let right = partition.complete
+            && partition.device == step.uuid
+            && partition.profile == step.profile
+            && partition.start == step.start;
+        if right {
+            return Ok(partition);
+        }
+        Err(self.nonsense("create_partition", &"another partition than was asked for"))
+    }
+
+    /// Destroys a partition, complete or not.
+    pub async fn destroy_partition(&self, step: &PartitionStep) -> Result<(), WorkerError> {
+        let change = self.shared.deadlines.change;
+        let request = partition_request(step);
+        self.call("destroy_partition", change, async |mut client: VendorWorkerClient<Channel>| {
+            client.destroy_partition(request).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Reads what each process used of a device.
+    pub async fn sample(&self, device: &DeviceUuid) -> Result<Vec<Sample>, WorkerError> {
+        let read = self.shared.deadlines.read;
+        let request = device_request(device);
+        let answer = self
+            .call("sample", read, async |mut client: VendorWorkerClient<Channel>| {
+                client.sample(request).await
+            })
+            .await?;
+        let samples: Result<_, _> =
+            answer.samples.into_iter().map(convert::sample_from_wire).collect();
+        samples.map_err(|error| self.nonsense("sample", &error))
+    }
+
+    /// Waits at most `timeout` for the vendor's next event.
+    pub async fn next_event(&self, timeout: Duration) -> Result<Option<VendorEvent>, WorkerError> {
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let request = wire::NextEventRequest { timeout_ms };
+        let deadline = timeout + self.shared.deadlines.read;
+        let answer = self
+            .call("next_event", deadline, async |mut client: VendorWorkerClient<Channel>| {
+                client.next_event(request).await
+            })
+            .await?;
+        match answer.event {
+            None => Ok(None),
+            Some(Event::DevicesChanged(_)) => Ok(Some(VendorEvent::DevicesChanged)),
+            Some(Event::Fault(fault)) => convert::fault_from_wire(&fault)
+                .map(|fault| Some(VendorEvent::Fault(fault)))
+                .map_err(|error| self.nonsense("next_event", &error)),
+        }
+    }
+
+    /// Asks what must happen before a device is sound again.
+    pub async fn recovery_action(
+        &self,
+        device: &DeviceUuid,
+    ) -> Result<RecoveryAction, WorkerError> {
+        let read = self.shared.deadlines.read;
+        let request = device_request(device);
+        let answer = self
+            .call("recovery_action", read, async |mut client: VendorWorkerClient<Channel>| {
+                client.recovery_action(request).await
+            })
+            .await?;
+        convert::recovery_from_wire(&answer.action)
+            .map_err(|error| self.nonsense("recovery_action", &error))
+    }
+
+    /// Checks that a device works.
+    pub async fn probe(&self, device: &DeviceUuid) -> Result<(), WorkerError> {
+        let read = self.shared.deadlines.read;
+        let request = device_request(device);
+        self.call("probe", read, async |mut client: VendorWorkerClient<Channel>| {
+            client.probe(request).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Closes every handle, and if that fails the worker, which closes them for sure.
+    pub async fn quiesce(&self, device: Option<&DeviceUuid>) -> Result<(), WorkerError> {
+        let read = self.shared.deadlines.read;
+        let request = wire::QuiesceRequest { device_uuid: device.map(ToString::to_string) };
+        let answer = self
+            .call("quiesce", read, async |mut client: VendorWorkerClient<Channel>| {
+                client.quiesce(request).await
+            })
+            .await;
+        if answer.is_err() {
+            self.stop().await;
+        }
+        answer.map(|_| ())
+    }
+
+    /// Ends the worker; the next call starts a fresh one.
+    pub async fn stop(&self) {
+        let mut state = self.shared.state.lock().await;
+        if let Some(connection) = state.connection.take() {
+            connection.life.end().await;
+        }
+    }
+
+    /// Makes one call on the running worker, started if need be.
+    async fn call<T>(
+        &self,
+        name: &'static str,
+        deadline: Duration,
+        call: impl AsyncFnOnce(VendorWorkerClient<Channel>) -> Result<tonic::Response<T>, Status>,
+    ) -> Result<T, WorkerError> {
+        let vendor = self.shared.vendor.clone();
+        let (generation, client) = self.client().await?;
+        let error = match tokio::time::timeout(deadline, call(client)).await {
+            Ok(Ok(answer)) => {
+                self.shared.state.lock().await.failures = 0;
+                return Ok(answer.into_inner());
+            }
+            Ok(Err(status)) if is_vendors_word(&status) => {
+                let message = status.message().to_owned();
+                return Err(WorkerError::Refused { vendor, code: status.code(), message });
+            }
+            Ok(Err(status)) => WorkerError::Died { vendor, call: name, source: Box::new(status) },
+            Err(_) => WorkerError::Deadline { vendor, call: name, deadline },
+        };
+        self.abandon(generation, &error).await;
+        Err(error)
+    }
+
+    /// The client of the running worker, started if need be and the back-off allows.
+    async fn client(&self) -> Result<(u64, VendorWorkerClient<Channel>), WorkerError> {
+        let mut state = self.shared.state.lock().await;
+        if let Some(connection) = &state.connection {
+            return Ok((connection.generation, connection.client.clone()));
+        }
+        let vendor = self.shared.vendor.clone();
+        let now = Instant::now();
+        if let Some(wait) = state.not_before.and_then(|until| until.checked_duration_since(now))
+            && !wait.is_zero()
+        {
+            return Err(WorkerError::Waiting { vendor, wait });
+        }
+        state.starts += 1;
+        let generation = state.starts;
+        match self.start() {
+            Ok((client, life)) => {
+                info!(%vendor, generation, "worker started");
+                state.connection = Some(Connection { generation, client: client.clone(), life });
+                Ok((generation, client))
+            }
+            Err(source) => {
+                let error = WorkerError::Start { vendor, source };
+                state.note_failure(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Kills the worker of `generation`, unless a later one runs already.
+    async fn abandon(&self, generation: u64, error: &WorkerError) {
+        let mut state = self.shared.state.lock().await;
+        if state.connection.as_ref().is_some_and(|running| running.generation == generation) {
+            warn!(error = %Chain(error), "worker is given up");
+            state.note_failure(error);
+            if let Some(connection) = state.connection.take() {
+                connection.life.end().await;
+            }
+        }
+    }
+
+    fn start(&self) -> io::Result<(VendorWorkerClient<Channel>, Life)> {
+        let (ours, theirs) = StdUnixStream::pair()?;
+        let life = match &self.shared.launch {
+            Launch::Process { program, arguments } => {
+                let child = tokio::process::Command::new(program)
+                    .args(arguments)
+                    // Its only link to the daemon; the worker ends when it closes.
+                    .stdin(Stdio::from(OwnedFd::from(theirs)))
+                    .kill_on_drop(true)
+                    .spawn()?;
+                Life::Process(Box::new(child))
+            }
+            Launch::Task(vendor) => {
+                theirs.set_nonblocking(true)?;
+                let serving = serve::serve(Arc::clone(vendor), UnixStream::from_std(theirs)?);
+                Life::Task(tokio::spawn(async { drop(serving.await) }))
+            }
+        };
+        ours.set_nonblocking(true)?;
+        let mut stream = Some(TokioIo::new(UnixStream::from_std(ours)?));
+        let connector = tower::service_fn(move |_| {
+            let stream = stream.take();
+            // A second connection would be to a worker that died: there is none.
+            async { stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
+        });
+        let channel =
+            Endpoint::from_static("http://vendor-worker").connect_with_connector_lazy(connector);
+        let client = VendorWorkerClient::new(channel)
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX);
+        Ok((client, life))
+    }
+
+    fn nonsense(&self, call: &'static str, detail: &dyn std::fmt::Display) -> WorkerError {
+        let vendor = self.shared.vendor.clone();
+        WorkerError::Nonsense { vendor, call, detail: detail.to_string() }
+    }
+}
+
+impl State {
+    fn note_failure(&mut self, error: &WorkerError) {
+        let doubled = 2_u32.saturating_pow(self.failures.min(16));
+        let wait = BACKOFF_FIRST.saturating_mul(doubled).min(BACKOFF_LONGEST);
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Some(Instant::now() + wait);
+        self.last_error = Chain(error).to_string();
+    }
+}
+
+impl Life {
+    async fn end(self) {
+        match self {
+            Self::Process(mut child) => {
+                // A process in an uninterruptible call stays until the kernel lets it go; it is
+                // not waited for.
+                let _ = child.start_kill();
+                let reap = tokio::time::timeout(Duration::from_millis(200), child.wait());
+                let _ = reap.await;
+            }
+            Self::Task(task) => task.abort(),
+        }
+    }
+}
+
+/// True if the vendor's adapter gave this answer, false if the connection did.
+fn is_vendors_word(status: &Status) -> bool {
+    let transport = std::error::Error::source(status).is_some();
+    !transport && !matches!(status.code(), Code::Cancelled | Code::Unknown)
+}
+
+fn partition_request(step: &PartitionStep) -> wire::PartitionRequest {
+    wire::PartitionRequest {
+        device_uuid: step.uuid.to_string(),
+        profile: step.profile.to_string(),
+        start: step.start,
+    }
+}
+
+fn device_request(device: &DeviceUuid) -> wire::DeviceRequest {
+    wire::DeviceRequest { device_uuid: device.to_string() }
+}

@@ -1,0 +1,60 @@
+//! One file per command: ask the daemon, then lay out the answer.
+
+mod claim;
+mod claims;
+mod completion;
+mod devices;
+mod doctor;
+mod explain;
+mod ledger;
+mod partitions;
+mod pools;
+mod quiesce;
+mod snapshot;
+mod status;
+mod taint;
+mod topology;
+
+use std::path::PathBuf;
+
+use accelpool_proto::node::DEFAULT_SOCKET;
+
+use crate::{
+    args::{Arguments, ClaimCommand, Command},
+    client::Client,
+    failure::Failure,
+    output::{Console, progress},
+};
+
+/// Does what the command line says.
+pub(crate) async fn run(arguments: Arguments, console: &Console) -> Result<(), Failure> {
+    let socket = arguments.socket.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET));
+    let connect = || Client::connect(&socket, arguments.timeout, progress());
+    match arguments.command {
+        Command::Devices => devices::run(&connect().await?, console).await,
+        Command::Partitions(wanted) => partitions::run(&connect().await?, console, wanted).await,
+        Command::Claims => claims::run(&connect().await?, console).await,
+        Command::Pools => pools::run(&connect().await?, console).await,
+        Command::Topology(wanted) => {
+            topology::run(&connect().await?, console, wanted.svg.as_deref()).await
+        }
+        Command::Explain(wanted) => explain::run(&connect().await?, console, &wanted.claim).await,
+        Command::Claim(ClaimCommand::Create(wanted)) => {
+            let request = claim::request(*wanted)?;
+            claim::create(&connect().await?, console, request).await
+        }
+        Command::Claim(ClaimCommand::Release(wanted)) => {
+            claim::release(&connect().await?, console, &wanted.names).await
+        }
+        Command::Taint(wanted) => taint::taint(&connect().await?, console, wanted).await,
+        Command::Untaint(wanted) => taint::untaint(&connect().await?, console, wanted).await,
+        Command::Status => status::run(&connect().await?, console).await,
+        Command::Snapshot => snapshot::run(&connect().await?, console).await,
+        Command::Doctor(wanted) => {
+            doctor::run(console, &wanted.root, arguments.socket, arguments.timeout).await
+        }
+        Command::Quiesce(wanted) => quiesce::run(&connect().await?, console, wanted.vendor).await,
+        Command::Ledger(command) => Err(ledger::run(command)),
+        Command::Completion(wanted) => completion::run(wanted.shell),
+    }
+}

@@ -1,0 +1,244 @@
+//! What the program prints as JSON and YAML: a stable format.
+//!
+//! Names and units are those of `accelpool.node.v1`. Every field is always there: a text
+//! that is not known is empty, a number that is not known is null. Fields may be added;
+//! none is renamed, removed or given another meaning.
+
+use std::collections::{BTreeMap, HashMap};
+
+use accelpool_proto::node;
+use serde::Serialize;
+
+/// Made from what came over the wire.
+trait FromWire<T> {
+    fn from_wire(wire: T) -> Self;
+}
+
+macro_rules! plain {
+    ($($type:ty),*) => {
+        $(impl FromWire<$type> for $type {
+            fn from_wire(wire: $type) -> Self {
+                wire
+            }
+        })*
+    };
+}
+
+plain!(String, bool, u32, u64);
+
+impl<A, B: FromWire<A>> FromWire<Vec<A>> for Vec<B> {
+    fn from_wire(wire: Vec<A>) -> Self {
+        wire.into_iter().map(B::from_wire).collect()
+    }
+}
+
+impl<A, B: FromWire<A>> FromWire<Option<A>> for Option<B> {
+    fn from_wire(wire: Option<A>) -> Self {
+        wire.map(B::from_wire)
+    }
+}
+
+impl<K: Ord, A, B: FromWire<A>> FromWire<HashMap<K, A>> for BTreeMap<K, B> {
+    fn from_wire(wire: HashMap<K, A>) -> Self {
+        wire.into_iter().map(|(key, value)| (key, B::from_wire(value))).collect()
+    }
+}
+
+/// Nouns with the fields of the wire message of the same name, in this order. A message
+/// that the wire leaves out stands for its default.
+macro_rules! nouns {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {
+        $(
+            $(#[$doc])*
+            #[derive(Debug, Clone, Default, PartialEq, Serialize)]
+            pub(crate) struct $name {
+                $(pub(crate) $field: $type,)*
+            }
+
+            impl From<node::$name> for $name {
+                fn from(wire: node::$name) -> Self {
+                    Self { $($field: FromWire::from_wire(wire.$field),)* }
+                }
+            }
+
+            impl FromWire<node::$name> for $name {
+                fn from_wire(wire: node::$name) -> Self {
+                    wire.into()
+                }
+            }
+
+            impl FromWire<Option<node::$name>> for $name {
+                fn from_wire(wire: Option<node::$name>) -> Self {
+                    wire.unwrap_or_default().into()
+                }
+            }
+        )*
+    };
+}
+
+nouns! {
+    /// A device, with what holds it.
+    Device {
+        name: String,
+        uuid: String,
+        vendor: String,
+        kind: String,
+        model: String,
+        architecture: String,
+        pci_address: String,
+        driver_version: String,
+        memory_bytes: u64,
+        numa_node: Option<u32>,
+        pcie_root: Option<String>,
+        fabric_clique: Option<String>,
+        partitioning: Option<Partitioning>,
+        share_enforcement: Enforcements,
+        pool: String,
+        present: bool,
+        taints: Vec<Taint>,
+        usage: Usage,
+    }
+
+    /// What the leases of a device hold of it.
+    Usage { mode: String, memory_bytes: u64, compute_permille: u32, claims: Vec<String> }
+
+    /// How a device can be cut.
+    Partitioning { scheme: String, slices: u32, uniform: bool, profiles: Vec<Profile> }
+
+    /// One shape of partition.
+    Profile {
+        name: String,
+        memory_bytes: u64,
+        compute_permille: u32,
+        size: u32,
+        starts: Vec<u32>,
+        counted: bool,
+        instances_max: u32,
+    }
+
+    /// A partition that exists or could.
+    Partition {
+        name: String,
+        device: String,
+        profile: String,
+        start: u32,
+        size: u32,
+        memory_bytes: u64,
+        compute_permille: u32,
+        state: String,
+        uuid: String,
+        claim: String,
+        reason: String,
+    }
+
+    /// A pool of the configuration.
+    Pool { name: String, exposure: String, sharing: String, devices: Vec<String> }
+
+    /// A mark on a device that keeps new work off it.
+    Taint { key: String, effect: String, reason: String, since_unix_ms: u64 }
+
+    /// What keeps a tenant inside its grant.
+    Enforcements { memory: String, compute: String }
+
+    /// One device of a lease, or a part of it.
+    Allocation {
+        request: String,
+        device: String,
+        device_uuid: String,
+        portion: Portion,
+        share_id: Option<String>,
+        enforcement: Enforcements,
+        cdi_id: String,
+    }
+
+    /// What a claim holds, and since when.
+    Lease {
+        claim: String,
+        state: String,
+        since_unix_ms: u64,
+        allocations: Vec<Allocation>,
+        labels: BTreeMap<String, String>,
+        trouble: String,
+        boot_id: String,
+    }
+
+    /// Something that happened to a claim.
+    Event { unix_ms: u64, kind: String, message: String, error_code: String }
+
+    /// One vendor's worker.
+    VendorStatus { name: String, state: String, restarts: u32, last_error: String, devices: u32 }
+
+    /// The daemon.
+    GetNodeResponse {
+        version: String,
+        boot_id: String,
+        state: String,
+        started_unix_ms: u64,
+        ledger_schema: u32,
+        vendors: Vec<VendorStatus>,
+        revision: u64,
+    }
+
+    /// NUMA nodes, the PCIe tree, devices and links.
+    GetTopologyResponse {
+        source: String,
+        numa_nodes: Vec<NumaNode>,
+        pcie_nodes: Vec<PcieNode>,
+        devices: Vec<Device>,
+        links: Vec<Link>,
+    }
+
+    /// A NUMA node of the host.
+    NumaNode { id: u32, cpus: Vec<u32>, memory_bytes: u64, distances: BTreeMap<u32, u64> }
+
+    /// A root complex, bridge, switch port or device of the PCIe tree.
+    PcieNode { pci_address: String, label: String, parent: Option<u32>, numa_node: Option<u32> }
+
+    /// A link between two devices.
+    Link { a: String, b: String, kind: String, bandwidth_bytes_per_second: u64 }
+
+    /// Something that was looked at, and how it is.
+    Finding { severity: String, check: String, message: String, remedy: String }
+
+    /// The story of one claim.
+    ExplainClaimResponse { lease: Option<Lease>, events: Vec<Event>, devices: Vec<Device> }
+}
+
+/// Which part of a device an allocation is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(crate) enum Portion {
+    /// The daemon names a part that this program is too old to know.
+    #[default]
+    Unknown,
+    /// All of it, alone.
+    Whole,
+    /// Access to look, beside whoever holds the device.
+    Admin,
+    /// A partition.
+    Partition { name: String, profile: String, start: u32, adopted: bool },
+    /// A share.
+    Share { memory_bytes: u64, compute_permille: u32, weight: u32, class: String },
+}
+
+impl FromWire<Option<node::allocation::Portion>> for Portion {
+    fn from_wire(wire: Option<node::allocation::Portion>) -> Self {
+        match wire {
+            None => Self::Unknown,
+            Some(node::allocation::Portion::Whole(node::Whole {})) => Self::Whole,
+            Some(node::allocation::Portion::Admin(node::AdminPortion {})) => Self::Admin,
+            Some(node::allocation::Portion::Partition(part)) => Self::Partition {
+                name: part.name,
+                profile: part.profile,
+                start: part.start,
+                adopted: part.adopted,
+            },
+            Some(node::allocation::Portion::Share(share)) => Self::Share {
+                memory_bytes: share.memory_bytes,
+                compute_permille: share.compute_permille,
+                weight: share.weight,
+                class: share.class,
+            },
+        }
+    }
+}
