@@ -77,9 +77,17 @@ const DRAWS_PER_COMBINED_PAGE_MAX: usize = 1024;
 #[must_use]
 pub fn pages(state: &NodeState, features: Features) -> Pages {
     let mut omitted = state.refused.clone();
-    let groups = state.devices.iter().filter_map(|device| group(device, features, &mut omitted));
-    let mut groups: Vec<Group> = groups.filter(|group| !group.devices.is_empty()).collect();
+    let mut groups: Vec<Group> = Vec::new();
+    let mut names = BTreeSet::new();
+    for device in &state.devices {
+        if !names.insert(device.name.as_str()) {
+            omitted.push(format!("`{}`: another device has the same name", device.name));
+            continue;
+        }
+        groups.extend(group(device, features, &mut omitted));
+    }
     drop_repeated(&mut groups, &mut omitted);
+    groups.retain(|group| !group.devices.is_empty());
     let mut pages = match features.layout {
         Layout::Separate => separate(groups),
         Layout::Combined => combined(groups, &mut omitted),
@@ -158,6 +166,3 @@ fn combined(groups: Vec<Group>, omitted: &mut Vec<String>) -> Vec<Page> {
 fn draws_of(device: &Device) -> usize {
     device.consumes_counters.iter().flatten().map(|draw| draw.counters.len()).sum()
 }
-
-#[cfg(test)]
-mod tests;

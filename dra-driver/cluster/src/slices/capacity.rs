@@ -14,7 +14,7 @@ const MEMORY_STEP: u64 = 64 << 20;
 
 /// How many fixed shares a device is offered as where the API server knows no consumable
 /// capacity. A power of two, so that each is a whole number of thousandths (250).
-pub(crate) const FIXED_SHARES: u32 = 4;
+const FIXED_SHARES: u32 = 4;
 
 /// The memory of a device that is offered in shares: whole steps only, because the policy's
 /// default must be one of the amounts that it admits.

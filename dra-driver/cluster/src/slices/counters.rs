@@ -3,17 +3,16 @@
 //! Each slice that partitions can lie on is a counter, so that overlapping placements
 //! exclude each other. Where a profile is limited further, its instances are counted.
 //!
-//! Uniform devices (all partitions of one profile at a time) need more. No single counter
-//! can say "any number of A, or any number of B": two A must fit together and one A and one
-//! B must not. So each placement of each profile but one has a counter of its own, which
-//! holds as many units as another profile has placements. That placement draws them all;
-//! every placement of another profile draws one.
+//! More is needed for "any number of A, or any number of B": two A must fit together, and one
+//! A and one B must not. No single counter can say that. So each A has a counter of its own,
+//! which holds as many units as there are B; that A draws them all, every B draws one. This
+//! is how the modes of a uniform device exclude each other, and fixed shares and partitions.
 
 use std::collections::BTreeMap;
 
 use accelpool_model::{PartitionProfile, Partitioning, Placements};
 
-use super::capacity::FIXED_SHARES;
+use super::capacity::FixedShare;
 
 /// Amounts by counter.
 pub(super) type Amounts = BTreeMap<String, u64>;
@@ -23,8 +22,8 @@ pub(super) struct Scheme<'a> {
     profiles: &'a [PartitionProfile],
     slices: u32,
     uniform: bool,
-    /// Units in each slice: as many as there are fixed shares.
-    units: u64,
+    /// True if fixed shares are offered, too.
+    fixed_shares: bool,
     /// Everything there is.
     pub(super) total: Amounts,
 }
@@ -46,14 +45,13 @@ impl<'a> Scheme<'a> {
         partitioning: Option<&'a Partitioning>,
         fixed_shares: bool,
     ) -> Result<Self, TooManyCounters> {
-        let units = if fixed_shares { FIXED_SHARES.into() } else { 1 };
         let (profiles, slices, uniform) = match partitioning {
             Some(Partitioning { profiles, slices, uniform, .. }) => {
                 (profiles.as_slice(), *slices, *uniform)
             }
-            None => (&[][..], 1, false),
+            None => (&[][..], 0, false),
         };
-        let mut scheme = Self { profiles, slices, uniform, units, total: Amounts::new() };
+        let mut scheme = Self { profiles, slices, uniform, fixed_shares, total: Amounts::new() };
         scheme.total = scheme.count_all();
         match scheme.total.len() {
             count if count > COUNTERS_MAX => Err(TooManyCounters(count)),
@@ -62,15 +60,14 @@ impl<'a> Scheme<'a> {
     }
 
     fn count_all(&self) -> Amounts {
-        let Self { profiles, slices, units, .. } = self;
-        let counted = |profile: &PartitionProfile| profile.placements == Placements::Counted;
+        let profiles = self.profiles;
         let mut total = Amounts::new();
-        if profiles.is_empty() || profiles.iter().any(counted) {
-            total.insert(SLICES.to_owned(), u64::from(*slices) * units);
+        if profiles.iter().any(is_counted) {
+            total.insert(SLICES.to_owned(), self.slices.into());
         }
-        if !profiles.iter().all(counted) {
-            for slice in 0..(*slices).min(SLICES_MAX) {
-                total.insert(slice_name(slice), *units);
+        if profiles.iter().any(|profile| self.lies_on_slices(profile)) {
+            for slice in 0..self.slices.min(SLICES_MAX) {
+                total.insert(slice_name(slice), 1);
             }
         }
         for profile in profiles.iter().filter(|profile| is_limited(profile)) {
@@ -79,6 +76,9 @@ impl<'a> Scheme<'a> {
         for (profile, start, units) in self.modes() {
             total.insert(mode_name(profile, start), units);
         }
+        for share in self.shares() {
+            total.insert(share_name(share), self.placements().max(1));
+        }
         total
     }
 
@@ -86,11 +86,12 @@ impl<'a> Scheme<'a> {
     pub(super) fn partition(&self, profile: &PartitionProfile, start: u32) -> Amounts {
         let mut drawn = Amounts::new();
         if self.total.contains_key(SLICES) {
-            drawn.insert(SLICES.to_owned(), u64::from(profile.size) * self.units);
+            drawn.insert(SLICES.to_owned(), profile.size.into());
         }
-        if let Some(placement) = profile.placement_at(start) {
+        let placement = profile.placement_at(start).filter(|_| self.lies_on_slices(profile));
+        if let Some(placement) = placement {
             for slice in placement.start()..placement.end().min(SLICES_MAX) {
-                drawn.insert(slice_name(slice), self.units);
+                drawn.insert(slice_name(slice), 1);
             }
         }
         if is_limited(profile) {
@@ -103,15 +104,28 @@ impl<'a> Scheme<'a> {
                 drawn.insert(mode_name(other, at), units);
             }
         }
+        drawn.extend(self.shares().map(|share| (share_name(share), 1)));
         drawn
     }
 
-    /// What one fixed share draws: a part of every slice, so that all shares fit together and
-    /// no partition fits beside one.
-    pub(super) fn fixed_share(&self) -> Amounts {
-        let slices = self.total.iter();
-        let slices = slices.filter(|(name, _)| *name == SLICES || name.starts_with(SLICE_PREFIX));
-        slices.map(|(name, total)| (name.clone(), total / self.units)).collect()
+    /// What a fixed share draws.
+    pub(super) fn fixed_share(&self, share: FixedShare) -> Amounts {
+        [(share_name(share), self.placements().max(1))].into()
+    }
+
+    fn shares(&self) -> impl Iterator<Item = FixedShare> {
+        FixedShare::all().filter(|_| self.fixed_shares)
+    }
+
+    /// True if slices decide where a partition of `profile` may lie: not in a device whose
+    /// modes exclude each other anyway.
+    fn lies_on_slices(&self, profile: &PartitionProfile) -> bool {
+        !(is_counted(profile) || self.uniform && self.profiles.len() > 1)
+    }
+
+    /// How many partitions could be, at the very most.
+    fn placements(&self) -> u64 {
+        self.profiles.iter().map(|profile| profile.starts().len() as u64).sum()
     }
 
     /// The placements of a uniform device that have a counter, with the units it holds.
@@ -136,10 +150,12 @@ fn is_limited(profile: &PartitionProfile) -> bool {
     profile.instances_max as usize > 0 && (profile.instances_max as usize) < profile.starts().len()
 }
 
-const SLICE_PREFIX: &str = "memory-slice-";
+fn is_counted(profile: &PartitionProfile) -> bool {
+    profile.placements == Placements::Counted
+}
 
 fn slice_name(slice: u32) -> String {
-    format!("{SLICE_PREFIX}{slice}")
+    format!("memory-slice-{slice}")
 }
 
 fn instances_name(profile: &PartitionProfile) -> String {
@@ -148,6 +164,10 @@ fn instances_name(profile: &PartitionProfile) -> String {
 
 fn mode_name(profile: &PartitionProfile, start: u32) -> String {
     label("mode", &format!("{}-{start}", profile.name))
+}
+
+fn share_name(share: FixedShare) -> String {
+    format!("share-{}", share.index)
 }
 
 /// A DNS label made of the vendor's words; their end is what tells them apart.

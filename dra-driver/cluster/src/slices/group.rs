@@ -33,8 +33,6 @@ pub(super) struct Group {
 
 /// Kubernetes 1.34 takes no more; later versions take 16.
 const TAINTS_MAX: usize = 4;
-/// More placements of one profile than any device has; keeps an odd answer short.
-const PLACEMENTS_MAX: usize = 256;
 /// Keys of the taints that the driver sets itself, where no counter can say it.
 const HELD_ELSEWHERE: &str = "held-elsewhere";
 const CUT_BY_HAND: &str = "cut-by-hand";
@@ -140,7 +138,7 @@ impl<'a> Draft<'a> {
     fn fixed_share(&self, share: FixedShare) -> Option<Device> {
         let name = share.name(self.device.name.as_str());
         let capacity = capacity::exclusive(share.memory(self.device.memory), share.compute()?);
-        let draws = self.scheme.as_ref().map(Scheme::fixed_share);
+        let draws = self.scheme.as_ref().map(|scheme| scheme.fixed_share(share));
         self.entry(name, &Form::Share(share), capacity, draws, None)
     }
 
@@ -148,7 +146,7 @@ impl<'a> Draft<'a> {
         let cut = self.device.partitioning.as_ref().filter(|_| self.offers_partitions());
         let Some(Partitioning { scheme, profiles, .. }) = cut else { return };
         for profile in profiles {
-            for start in profile.starts().into_iter().take(PLACEMENTS_MAX) {
+            for start in profile.starts() {
                 let existing = self.existing(&profile.name, start);
                 if self.scheme.is_none() && !existing.is_some_and(|existing| existing.complete) {
                     continue;

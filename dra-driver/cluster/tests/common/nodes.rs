@@ -149,3 +149,58 @@ pub(crate) fn taint(state: &mut wire::WatchNodeResponse, device: usize, key: &st
         since_unix_ms: 1_700_000_000_500,
     });
 }
+
+/// One of each kind in one node.
+pub(crate) fn mixed() -> wire::WatchNodeResponse {
+    let mut state = dgx_h100(1);
+    let mut more = [mi300x(2).devices.remove(1), atlas_910b(3).devices.remove(2)];
+    let fpga = wire::Device {
+        name: "fpga-0000-90-00-0".to_owned(),
+        uuid: "fpga-1".to_owned(),
+        vendor: "amd".to_owned(),
+        kind: "fpga".to_owned(),
+        memory_bytes: 100 << 20,
+        ..device(0x78)
+    };
+    more[0].pool = "all".into();
+    state.devices.extend(more);
+    state.devices.push(fpga);
+    state
+}
+
+/// What a confused daemon might say.
+pub(crate) fn hostile() -> wire::WatchNodeResponse {
+    let mut state = dgx_h100(4);
+    state.devices[0].name = "NOT A NAME".into();
+    state.devices[0].model = "x".repeat(5000);
+    state.devices[1].model = "\u{e9}".repeat(100);
+    state.devices[1].driver_version = format!("1.{}", "9".repeat(400));
+    taint(&mut state, 1, "\u{1b}[31m", "NoSchedule");
+    state.devices[1].taints[0].reason = "\u{e9}\n".repeat(200);
+    let many = state.devices[2].partitioning.as_mut().expect("an H100 has partitions");
+    many.slices = u32::MAX;
+    many.profiles[0].starts = (0..100).collect();
+    many.profiles[1].instances_max = u32::MAX;
+    let mut huge = state.devices[2].clone();
+    huge.name = "gpu-0000-ff-00-0".into();
+    let cut = huge.partitioning.as_mut().expect("an H100 has partitions");
+    cut.profiles[0].counted = true;
+    cut.profiles[0].instances_max = u32::MAX;
+    state.devices.push(huge);
+    let twin = state.devices[3].clone();
+    state.devices.push(twin);
+    let counted = state.devices[3].partitioning.as_mut().expect("an H100 has partitions");
+    counted.profiles[0].counted = true;
+    counted.profiles[0].instances_max = 200;
+    counted.profiles[0].memory_bytes = u64::MAX;
+    counted.profiles[1].name = "n".repeat(60);
+    counted.profiles[2].name = "3G.40GB".into(); // the label of another profile's name
+    state.partitions.push(wire::Partition {
+        name: "p".to_owned(),
+        device: state.devices[3].name.clone(),
+        profile: "\0".to_owned(),
+        state: "exists".to_owned(),
+        ..wire::Partition::default()
+    });
+    state
+}
