@@ -166,6 +166,15 @@ impl Driver {
         Ok(Self { service, registrar, rest, tasks, http, registered })
     }
 
+    /// Ends at once and leaves the sockets, as a SIGKILL does.
+    pub async fn kill(self) {
+        for task in [self.service.task, self.registrar.task].into_iter().chain(self.tasks) {
+            task.abort();
+            // Cancelled is what it was meant to be.
+            drop(task.await);
+        }
+    }
+
     /// Ends in order: the service finishes what it has in hand, then the registration goes,
     /// then the rest. Containers, leases and slices stay as they are.
     pub async fn drain(self) {
