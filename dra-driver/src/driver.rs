@@ -28,8 +28,8 @@ use tonic::transport::Server;
 
 use crate::{
     config::Config,
-    dra::{Claims, V1, V1beta1},
-    health::Health,
+    dra::{self, Claims, V1, V1beta1},
+    health::{self, Health},
     http::{self, Readiness},
     node::{self, Node, Observers},
     plugin::{self, OwnPod},
@@ -56,8 +56,23 @@ pub struct Settings {
     pub own_pod: Option<OwnPod>,
     /// The API server.
     pub server: ApiServer,
-    /// How long trouble is waited out: [`crate::dra::BUDGET`].
-    pub budget: Duration,
+    /// How long it waits for things.
+    pub pace: Pace,
+}
+
+/// How long the driver waits for things; the default suits the kubelet's own times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// How long trouble with a claim is waited out: [`dra::BUDGET`].
+    pub claim_budget: Duration,
+    /// How often health is told although nothing has changed: [`health::REPEAT_INTERVAL`].
+    pub health_repeat: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { claim_budget: dra::BUDGET, health_repeat: health::REPEAT_INTERVAL }
+    }
 }
 
 /// Why the driver does not start.
@@ -124,7 +139,7 @@ impl Driver {
     /// A socket cannot be had, or there is no way to the API server at all. One that does
     /// not answer is no error.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let Settings { config, node_name, pod_uid, own_pod, server, budget } = settings;
+        let Settings { config, node_name, pod_uid, own_pod, server, pace } = settings;
         let driver = DRIVER_NAME.to_owned();
         let cluster = Cluster::connect(ClusterConfig { server, driver, node: node_name }).await?;
         let events = EventRecorder::spawn(cluster.clone());
@@ -138,10 +153,17 @@ impl Driver {
             observed: observers.observed.clone(),
             events: events.clone(),
             sequences: Sequences::default(),
-            budget,
+            budget: pace.claim_budget,
         };
         let paths = SocketPaths::new(&config.kubelet_root, &pod_uid);
-        let service = serve_claims(&paths.service, claims, &cluster, &observers)?;
+        let (service_stop, service_stopped) = Stop::new();
+        let health = Health {
+            pool: cluster.pool_name(),
+            observed: observers.observed.clone(),
+            repeat: pace.health_repeat,
+            stopped: service_stopped,
+        };
+        let service = serve_claims(&paths.service, claims, health, service_stop)?;
         let (registrar, registered) = serve_registration(&paths)?;
 
         let publisher = Publisher::spawn(cluster.clone(), observers.states.clone());
@@ -164,15 +186,6 @@ impl Driver {
         tasks.push(tokio::spawn(extended.run(stopped.clone())));
         tasks.push(tokio::spawn(until(hold(publisher), stopped)));
         Ok(Self { service, registrar, rest, tasks, http, registered })
-    }
-
-    /// Ends at once and leaves the sockets, as a SIGKILL does.
-    pub async fn kill(self) {
-        for task in [self.service.task, self.registrar.task].into_iter().chain(self.tasks) {
-            task.abort();
-            // Cancelled is what it was meant to be.
-            drop(task.await);
-        }
     }
 
     /// Ends in order: the service finishes what it has in hand, then the registration goes,
@@ -204,19 +217,15 @@ impl Part {
     }
 }
 
+/// Serves claims and health until `stop` is said, which `health` hears as well.
 fn serve_claims(
     path: &Path,
     claims: Claims,
-    cluster: &Cluster,
-    observers: &Observers,
+    health: Health,
+    stop: Stop,
 ) -> Result<Part, BindError> {
     let (incoming, file) = socket::bind(path)?;
-    let (stop, stopped) = Stop::new();
-    let health = Health {
-        pool: cluster.pool_name(),
-        observed: observers.observed.clone(),
-        stopped: stopped.clone(),
-    };
+    let stopped = health.stopped.clone();
     let server = Server::builder()
         .add_service(ServerV1::new(V1(claims.clone())))
         .add_service(ServerV1beta1::new(V1beta1(claims)))

@@ -14,7 +14,7 @@ use accelpool_model::{Partition, Taint, TaintEffect};
 use accelpool_proto::kubelet::v1::{DeviceHealth, DeviceIdentifier, HealthStatus};
 use tokio::time::Instant;
 
-pub use self::stream::Health;
+pub use self::stream::{Health, REPEAT_INTERVAL};
 use crate::node::Observed;
 
 /// How long the last state is believed while the daemon is away: a restart takes less.

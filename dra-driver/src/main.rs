@@ -5,8 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use accelpool_cluster::ApiServer;
 use accelpool_dra_driver::{
     config::Config,
-    dra,
-    driver::{Driver, Settings},
+    driver::{Driver, Pace, Settings},
     plugin::OwnPod,
 };
 use anyhow::Context as _;
@@ -82,7 +81,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         pod_uid: arguments.pod_uid,
         own_pod: own_pod.map(|(namespace, name)| OwnPod { namespace, name }),
         server: arguments.api_server.map_or(ApiServer::Surroundings, ApiServer::Url),
-        budget: dra::BUDGET,
+        pace: Pace::default(),
     })
     .await?;
     tracing::info!("serving");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use accelpool_cluster::DRIVER_NAME;
 use accelpool_cluster_double::{Fault, Verb};
-use accelpool_dra_driver::driver::Driver;
+use accelpool_dra_driver::driver::{Driver, Pace};
 use accelpool_kubelet_double::{DraVersion, Kubelet};
 use accelpool_proto::node::{Enforcements, allocation::Portion};
 use serde_json::json;
@@ -210,9 +210,9 @@ async fn preparing_again_answers_as_before() {
     let (mut bench, kubelet, _driver) = Bench::running(Setup::default()).await;
     let pod = bench.claim("a", &[result("gpu", GPU_0)]);
     kubelet.claims.prepare(&pod).await.unwrap();
-    bench.options.records = kubelet.stop().await;
+    bench.options.records = kubelet.stop();
 
-    let kubelet = bench.kubelet().await;
+    let kubelet = bench.kubelet();
     kubelet.log.wait_for("accelpool.dev registered", 2).await;
     kubelet.claims.prepare(&pod).await.unwrap();
     let devices = kubelet.claims.devices("team", "a");
@@ -249,7 +249,10 @@ async fn a_neighbour_that_still_releases_is_waited_for() {
 /// Row 8: the answer comes before the kubelet gives up, and says what to do.
 #[tokio::test]
 async fn trouble_that_stays_is_told_in_time() {
-    let setup = Setup { budget: Duration::from_millis(300), ..Setup::default() };
+    let setup = Setup {
+        pace: Pace { claim_budget: Duration::from_millis(300), ..Pace::default() },
+        ..Setup::default()
+    };
     let (bench, kubelet, _driver) = Bench::running(setup).await;
     bench.daemon.lease("neighbour", GPU_0);
     let pod = bench.claim("a", &[result("gpu", GPU_0)]);
@@ -290,14 +293,14 @@ async fn an_api_server_that_is_away_is_waited_for() {
 async fn a_daemon_that_starts_again_is_waited_for() {
     let (mut bench, kubelet, _driver) = Bench::running(Setup::default()).await;
     let pod = bench.claim("a", &[result("gpu", GPU_0)]);
-    bench.daemon.kill().await;
+    bench.daemon.kill();
     let (prepared, ()) = tokio::join!(kubelet.claims.prepare(&pod), async {
         kubelet.log.wait_for("NodePrepareResources", 1).await;
         bench.daemon.resume();
     });
     prepared.unwrap();
 
-    bench.daemon.kill().await;
+    bench.daemon.kill();
     let (released, ()) = tokio::join!(kubelet.claims.unprepare(&pod), async {
         kubelet.log.wait_for("NodeUnprepareResources", 1).await;
         bench.daemon.resume();
@@ -343,7 +346,7 @@ async fn a_prepare_that_was_given_up_is_not_tried_again() {
 async fn impatient_calls() -> (Bench, Kubelet, Driver) {
     let mut bench = Bench::new(Setup::default()).await;
     bench.options.times.call = Duration::from_millis(500);
-    let kubelet = bench.kubelet().await;
+    let kubelet = bench.kubelet();
     let driver = bench.driver(common::POD_UID).await;
     kubelet.log.wait_for("accelpool.dev registered", 1).await;
     (bench, kubelet, driver)

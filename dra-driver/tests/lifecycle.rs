@@ -7,11 +7,15 @@ use std::{
     fs,
     os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use accelpool_cluster::DRIVER_NAME;
 use accelpool_cluster_double::{Fault, Verb};
-use accelpool_dra_driver::driver::SocketPaths;
+use accelpool_dra_driver::{
+    driver::{Pace, SocketPaths},
+    registration::Registered,
+};
 use accelpool_proto::kubelet::registration::{
     InfoRequest, registration_client::RegistrationClient,
 };
@@ -52,7 +56,7 @@ async fn dial(path: PathBuf) -> Channel {
 #[tokio::test]
 async fn the_driver_says_who_it_is_whatever_else_hangs() {
     let mut bench = Bench::new(Setup::default()).await;
-    bench.daemon.kill().await;
+    bench.daemon.kill();
     bench.api.fail(None, Fault::Hang, usize::MAX);
     let _driver = bench.driver(POD_UID).await;
     let paths = SocketPaths::new(&bench.root(), POD_UID);
@@ -83,26 +87,36 @@ async fn sockets_are_named_after_the_pod_and_go_with_it() {
 async fn a_driver_that_starts_after_the_kubelet_or_before_it_is_found() {
     let (bench, kubelet, _driver) = Bench::running(Setup::default()).await;
     drop(kubelet);
-    let kubelet = bench.kubelet().await;
+    let kubelet = bench.kubelet();
     kubelet.log.wait_for(REGISTERED, 2).await;
     let pod = bench.claim("a", &[result("gpu", GPU_0)]);
     kubelet.claims.prepare(&pod).await.unwrap();
 }
 
 /// Row 4: a driver that was killed leaves its sockets; the next one makes them anew, and the
-/// kubelet sees that.
+/// kubelet sees that. Here the driver is the program itself.
 #[tokio::test]
 async fn a_killed_driver_is_replaced_at_the_same_paths() {
-    let (bench, kubelet, driver) = Bench::running(Setup::default()).await;
+    let bench = Bench::new(Setup::default()).await;
+    let kubelet = bench.kubelet();
+    let mut program = bench.program(POD_UID);
+    kubelet.log.wait_for(REGISTERED, 1).await;
     let pod = bench.claim("a", &[result("gpu", GPU_0)]);
     kubelet.claims.prepare(&pod).await.unwrap();
-    driver.kill().await;
+    program.kill().unwrap();
+    program.wait().unwrap();
     assert_eq!(sockets(&bench.root().join("plugins_registry")).len(), 1);
 
-    let _driver = bench.driver(POD_UID).await;
+    let mut program = bench.program(POD_UID);
     kubelet.log.wait_for(REGISTERED, 2).await;
     kubelet.claims.unprepare(&pod).await.unwrap();
     assert_eq!(bench.daemon.claims(), [""; 0], "the lease was the daemon's all the time");
+
+    // SIGTERM takes the sockets away and ends with success.
+    let pid = nix::unistd::Pid::from_raw(program.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(program.wait().unwrap().success());
+    assert_eq!(sockets(&bench.root().join("plugins_registry")), [""; 0]);
 }
 
 /// Row 5 and section 2.4: the old instance and the new one live side by side.
@@ -146,11 +160,10 @@ async fn a_registration_that_fails_is_tried_again() {
     // A socket of the driver's name that nobody serves: what a crash leaves behind.
     let path = SocketPaths::new(&bench.root(), POD_UID).registration;
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    let kubelet = bench.kubelet().await;
+    let kubelet = bench.kubelet();
     kubelet.log.wait_for("-reg.sock: dial", 2).await;
     let mut driver = bench.driver(POD_UID).await;
     kubelet.log.wait_for(REGISTERED, 1).await;
-    use accelpool_dra_driver::registration::Registered;
     driver.registered.wait_for(|registered| *registered == Registered::Yes).await.unwrap();
 }
 
@@ -174,7 +187,7 @@ async fn slices_come_back_after_a_kubelet_restart() {
     let published = || !bench.api.list("resourceslices").is_empty();
     eventually("slices are published", published).await;
     drop(kubelet);
-    let kubelet = bench.kubelet().await;
+    let kubelet = bench.kubelet();
     kubelet.log.wait_for(REGISTERED, 2).await;
     eventually("slices are back", published).await;
 }
@@ -183,8 +196,8 @@ async fn slices_come_back_after_a_kubelet_restart() {
 #[tokio::test]
 async fn slices_outlive_a_quick_restart_only() {
     let mut bench = Bench::new(Setup::default()).await;
-    bench.options.times.wipe = std::time::Duration::from_secs(2);
-    let kubelet = bench.kubelet().await;
+    bench.options.times.wipe = Duration::from_secs(2);
+    let kubelet = bench.kubelet();
     let driver = bench.driver(POD_UID).await;
     kubelet.log.wait_for(REGISTERED, 1).await;
     let uids = || {
@@ -208,9 +221,9 @@ async fn a_pod_that_ended_meanwhile_is_unprepared() {
     let (mut bench, kubelet, _driver) = Bench::running(Setup::default()).await;
     let pod = bench.claim("a", &[result("gpu", GPU_0)]);
     kubelet.claims.prepare(&pod).await.unwrap();
-    bench.options.records = kubelet.stop().await;
+    bench.options.records = kubelet.stop();
     bench.api.remove("resourceclaims", "team", "a");
-    let kubelet = bench.kubelet().await;
+    let kubelet = bench.kubelet();
     kubelet.log.wait_for(REGISTERED, 2).await;
     kubelet.claims.unprepare(&pod).await.unwrap();
     assert_eq!(bench.daemon.claims(), [""; 0]);
@@ -242,12 +255,15 @@ async fn health_is_shown_and_recovers() {
 /// Rows 29 and 30: the whole list comes again although nothing has changed.
 #[tokio::test]
 async fn health_is_repeated_before_it_grows_old() {
-    let (_bench, kubelet, _driver) = Bench::running(Setup::default()).await;
+    let pace = Pace { health_repeat: Duration::from_millis(100), ..Pace::default() };
+    let (_bench, kubelet, _driver) = Bench::running(Setup { pace, ..Setup::default() }).await;
     let health = &kubelet.plugins.health;
     health.wait_for((DRIVER_NAME, POOL, GPU_0), "Healthy").await;
-    let first = health.messages();
-    eventually("a second message comes", || health.messages() > first).await;
+    let so_far = health.messages();
+    eventually("it is repeated", || health.messages() > so_far + 2).await;
     assert_eq!(health.of(DRIVER_NAME, POOL, GPU_0).0, "Healthy");
+    // What the kubelet believes without a newer message, with room for a lost one.
+    assert!(Pace::default().health_repeat * 2 < Duration::from_secs(30));
 }
 
 /// The claim's own status says what was granted, and follows the device's health.
@@ -310,7 +326,7 @@ async fn an_outage_of_the_api_server_stops_no_unprepare() {
 #[tokio::test]
 async fn readiness_says_what_is_waited_for() {
     let mut bench = Bench::new(Setup::default()).await;
-    bench.daemon.kill().await;
+    bench.daemon.kill();
     let driver = bench.driver(POD_UID).await;
     let address = driver.http.unwrap();
     let (code, body) = get(address, "/readyz").await;
@@ -320,7 +336,7 @@ async fn readiness_says_what_is_waited_for() {
     assert_eq!(get(address, "/healthz").await.0, 200);
 
     bench.daemon.resume();
-    let kubelet = bench.kubelet().await;
+    let kubelet = bench.kubelet();
     kubelet.log.wait_for(REGISTERED, 1).await;
     loop {
         let (code, body) = get(address, "/readyz").await;

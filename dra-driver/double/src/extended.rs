@@ -34,7 +34,7 @@ use crate::Log;
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// No test waits longer for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A device of an extended resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,10 +111,8 @@ impl Extended {
                 }
             }
         };
-        match timeout(PATIENCE, come).await {
-            Ok(devices) => devices,
-            Err(_) => panic!("{resource} is {:?}", self.devices(resource)),
-        }
+        let devices = timeout(PATIENCE, come).await;
+        devices.unwrap_or_else(|_| panic!("{resource} is {:?}", self.devices(resource)))
     }
 
     /// Admits a container that asks for `count` of a resource; returns its CDI ids.
@@ -208,12 +206,12 @@ impl Extended {
         }
     }
 
-    async fn register(self: &Arc<Self>, request: wire::RegisterRequest) -> Result<(), Status> {
+    async fn register(self: &Arc<Self>, request: &wire::RegisterRequest) -> Result<(), Status> {
         let wire::RegisterRequest { version, endpoint, resource_name, .. } = request;
         if version != "v1beta1" {
             return Err(Status::invalid_argument(format!("unsupported API version {version}")));
         }
-        if !is_extended_resource(&resource_name) {
+        if !is_extended_resource(resource_name) {
             let text = format!("the ResourceName {resource_name:?} is invalid");
             return Err(Status::invalid_argument(text));
         }
@@ -227,13 +225,13 @@ impl Extended {
         self.log.say(format!("device plugin: {resource_name} registered"));
         let mut resources = self.locked();
         let registration =
-            resources.get(&resource_name).map_or(1, |resource| resource.registration + 1);
+            resources.get(resource_name).map_or(1, |resource| resource.registration + 1);
         let (this, listed, name) = (Arc::clone(self), client.clone(), resource_name.clone());
         let watcher = tokio::spawn(async move { this.watch(&name, registration, listed).await });
         let watcher = watcher.abort_handle();
         let devices = Devices::new();
         let next = Resource { client, options, devices, watcher, registration };
-        if let Some(last) = resources.insert(resource_name, next) {
+        if let Some(last) = resources.insert(resource_name.clone(), next) {
             last.watcher.abort();
         }
         Ok(())
@@ -257,7 +255,9 @@ impl Extended {
         }
         self.log.say(format!("device plugin: stream of {name} ended"));
         self.update(name, registration, |devices| {
-            devices.values_mut().for_each(|device| device.healthy = false);
+            for device in devices.values_mut() {
+                device.healthy = false;
+            }
         });
     }
 
@@ -339,7 +339,7 @@ impl Registration for Registrar {
         &self,
         request: Request<wire::RegisterRequest>,
     ) -> Result<Response<wire::Empty>, Status> {
-        self.0.register(request.into_inner()).await?;
+        self.0.register(&request.into_inner()).await?;
         Ok(Response::new(wire::Empty {}))
     }
 }

@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const MESSAGE_LEN_MAX: usize = 1024;
 
 /// No test waits longer for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The versions of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,10 +103,10 @@ impl Health {
                 }
             }
         };
-        match timeout(PATIENCE, come).await {
-            Ok(message) => message,
-            Err(_) => panic!("{device} is {:?}, not {expected}", self.of(driver, pool, device)),
-        }
+        let message = timeout(PATIENCE, come).await;
+        message.unwrap_or_else(|_| {
+            panic!("{device} is {:?}, not {expected}", self.of(driver, pool, device))
+        })
     }
 
     /// Forgets what a driver said: its stream ended.

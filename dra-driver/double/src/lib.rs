@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod apart;
 mod claims;
 mod connection;
 mod extended;
@@ -39,6 +40,7 @@ pub struct Records {
     held: Held,
 }
 pub use crate::{
+    apart::Apart,
     claims::{Pod, PodClaim, PreparedDevice},
     extended::{DeviceHealth, Devices},
     health::Health,
@@ -143,7 +145,8 @@ pub struct Kubelet {
     pub plugins: Arc<Plugins>,
     /// What it has done so far.
     pub log: Log,
-    tasks: Vec<JoinHandle<()>>,
+    manager: JoinHandle<()>,
+    servers: Option<Apart>,
 }
 
 impl Kubelet {
@@ -153,7 +156,7 @@ impl Kubelet {
     /// # Errors
     ///
     /// Its folders or sockets cannot be made.
-    pub async fn start(options: Options) -> io::Result<Self> {
+    pub fn start(options: Options) -> io::Result<Self> {
         let Options { root, times, wipe, log, records } = options;
         for folder in ["plugins_registry", "plugins", "device-plugins", "pod-resources"] {
             fs::create_dir_all(root.join(folder))?;
@@ -165,24 +168,22 @@ impl Kubelet {
             Arc::new(Claims::new(Arc::clone(&plugins), times.clone(), log.clone(), records.claims));
         let extended =
             Arc::new(Extended::new(root.join("device-plugins"), log.clone(), records.held));
-        let mut tasks = vec![
-            tokio::spawn(extended::serve(Arc::clone(&extended))?),
-            tokio::spawn(pods::serve(&root.join("pod-resources"), Arc::clone(&extended))?),
-        ];
+        let servers = Apart::new()?;
+        servers.spawn(servers.enter(|| extended::serve(Arc::clone(&extended)))?);
+        let pods = root.join("pod-resources");
+        servers.spawn(servers.enter(|| pods::serve(&pods, Arc::clone(&extended)))?);
         let registry =
             Registry::new(root.join("plugins_registry"), times, Arc::clone(&plugins), log.clone())?;
-        tasks.push(tokio::spawn(registry.run()));
-        Ok(Self { claims, extended, plugins, log, tasks })
+        let manager = tokio::spawn(registry.run());
+        Ok(Self { claims, extended, plugins, log, manager, servers: Some(servers) })
     }
 
     /// Stops it; returns what the next one on this node will read.
-    pub async fn stop(mut self) -> Records {
+    #[must_use]
+    pub fn stop(mut self) -> Records {
         self.log.say("kubelet: stops");
-        for task in self.tasks.drain(..) {
-            task.abort();
-            // Cancelled is what it was meant to be.
-            let _ = task.await;
-        }
+        self.servers = None;
+        self.manager.abort();
         self.plugins.forget_all();
         self.extended.forget_all();
         Records { claims: self.claims.records(), held: self.extended.held_now() }
@@ -191,7 +192,7 @@ impl Kubelet {
 
 impl Drop for Kubelet {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(JoinHandle::abort);
+        self.manager.abort();
         self.plugins.forget_all();
         self.extended.forget_all();
     }

@@ -8,7 +8,7 @@ use std::{
 use tokio::{sync::watch, time::timeout};
 
 /// No test waits longer for anything: what has not come by then does not come.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Lines of text, shared by all who write or wait.
 #[derive(Clone)]

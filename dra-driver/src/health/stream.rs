@@ -8,7 +8,7 @@ use std::{
 use accelpool_proto::kubelet::{v1, v1alpha1};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval_at},
 };
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
@@ -17,7 +17,7 @@ use super::report;
 use crate::{node::Observed, stop::Stopped};
 
 /// A third of the time after which the kubelet would call a device unknown.
-const REPEAT_INTERVAL: Duration = Duration::from_secs(10);
+pub const REPEAT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A kubelet that does not read gets the newest list when it does, not a backlog.
 const BACKLOG: usize = 1;
@@ -29,6 +29,8 @@ pub struct Health {
     pub pool: String,
     /// The node, as last seen.
     pub observed: watch::Receiver<Observed>,
+    /// How often it is told although nothing has changed: [`REPEAT_INTERVAL`].
+    pub repeat: Duration,
     /// Ends the streams, so that a drain does not wait for them.
     pub stopped: Stopped,
 }
@@ -50,9 +52,10 @@ impl Health {
 
     /// Sends the list now, after each change, and at an interval; ends with the listener.
     async fn send(mut self, reports: &mpsc::Sender<Vec<v1::DeviceHealth>>) {
-        let mut repeat = interval(REPEAT_INTERVAL);
+        let mut repeat = interval_at(Instant::now() + self.repeat, self.repeat);
         repeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last: Option<Vec<_>> = None;
+        self.observed.mark_changed();
         loop {
             let repeated = tokio::select! {
                 _ = repeat.tick() => true,

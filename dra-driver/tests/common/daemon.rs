@@ -7,8 +7,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use accelpool_kubelet_double::Apart;
 use accelpool_proto::node::{self as wire, allocation::Portion, node_server, request::Wanted};
-use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
+use tokio::{net::UnixListener, sync::watch};
 use tokio_stream::{
     Stream, StreamExt as _,
     wrappers::{UnixListenerStream, WatchStream},
@@ -19,7 +20,7 @@ use tonic::{Code, Request, Response, Status, metadata::MetadataValue, transport:
 pub(crate) struct Daemon {
     socket: PathBuf,
     shared: Arc<Shared>,
-    server: Option<JoinHandle<()>>,
+    server: Option<Apart>,
 }
 
 pub(crate) struct Shared {
@@ -73,23 +74,19 @@ impl Daemon {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
             Ok(()) | Err(_) => {}
         }
-        let listener = UnixListener::bind(&self.socket).unwrap();
-        let server = Server::builder()
-            .add_service(node_server::NodeServer::from_arc(Arc::new(Service(Arc::clone(
-                &self.shared,
-            )))))
+        let server = Apart::new().unwrap();
+        let listener = server.enter(|| UnixListener::bind(&self.socket)).unwrap();
+        let service = Service(Arc::clone(&self.shared));
+        let serving = Server::builder()
+            .add_service(node_server::NodeServer::new(service))
             .serve_with_incoming(UnixListenerStream::new(listener));
-        self.server = Some(tokio::spawn(async move { server.await.unwrap() }));
+        server.spawn(async move { serving.await.unwrap() });
+        self.server = Some(server);
     }
 
-    /// Ends all connections, as when the process is killed.
-    pub(crate) async fn kill(&mut self) {
-        if let Some(server) = self.server.take() {
-            server.abort();
-            drop(server.await);
-        }
-        // tonic's connections are tasks of their own, and end when their streams do.
-        self.shared.hang_up();
+    /// Ends everything at once, as when the process is killed. Leases stay.
+    pub(crate) fn kill(&mut self) {
+        self.server = None;
     }
 
     /// Lets calls that prepare wait.
@@ -170,14 +167,6 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if let Some(server) = &self.server {
-            server.abort();
-        }
-    }
-}
-
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -188,12 +177,6 @@ impl Shared {
         state.node.revision += 1;
         state.node.leases = state.leases.values().cloned().collect();
         self.published.send_replace(Arc::new(state.node.clone()));
-    }
-
-    /// Ends the watchers' streams: a revision of 0 is the word for it here.
-    fn hang_up(&self) {
-        let last = self.published.send_replace(Arc::new(wire::WatchNodeResponse::default()));
-        self.published.send_replace(last);
     }
 }
 
@@ -348,7 +331,6 @@ impl node_server::Node for Service {
         _request: Request<wire::WatchNodeRequest>,
     ) -> Result<Response<Self::WatchNodeStream>, Status> {
         let states = WatchStream::new(self.0.published.subscribe());
-        let states = states.take_while(|state| state.revision > 0);
         Ok(Response::new(Box::pin(states.map(|state| Ok((*state).clone())))))
     }
 

@@ -4,13 +4,19 @@
 
 pub(crate) mod daemon;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
 
 use accelpool_cluster::{ApiServer as Address, DRIVER_NAME};
 use accelpool_cluster_double::ApiServer;
 use accelpool_dra_driver::{
     config::Config,
-    driver::{Driver, Settings},
+    driver::{Driver, Pace, Settings},
     plugin::OwnPod,
 };
 use accelpool_kubelet_double::{Kubelet, Options, Pod, PodClaim};
@@ -30,7 +36,7 @@ pub(crate) struct Setup {
     pub(crate) devices: Vec<wire::Device>,
     pub(crate) exposure: &'static str,
     pub(crate) replicas: u32,
-    pub(crate) budget: Duration,
+    pub(crate) pace: Pace,
     pub(crate) print: bool,
 }
 
@@ -40,7 +46,7 @@ impl Default for Setup {
             devices: vec![gpu(GPU_0, Some(0)), gpu(GPU_1, Some(1))],
             exposure: "dra",
             replicas: 0,
-            budget: Duration::from_secs(40),
+            pace: Pace::default(),
             print: false,
         }
     }
@@ -53,7 +59,7 @@ pub(crate) struct Bench {
     pub(crate) daemon: Daemon,
     pub(crate) options: Options,
     replicas: u32,
-    budget: Duration,
+    pace: Pace,
 }
 
 impl Bench {
@@ -72,14 +78,14 @@ impl Bench {
         if setup.print {
             options.log = accelpool_kubelet_double::Log::printing();
         }
-        let Setup { replicas, budget, .. } = setup;
-        Self { folder, api, daemon, options, replicas, budget }
+        let Setup { replicas, pace, .. } = setup;
+        Self { folder, api, daemon, options, replicas, pace }
     }
 
     /// The surroundings with a kubelet and a driver that is registered and has published.
     pub(crate) async fn running(setup: Setup) -> (Self, Kubelet, Driver) {
         let bench = Self::new(setup).await;
-        let kubelet = bench.kubelet().await;
+        let kubelet = bench.kubelet();
         let driver = bench.driver(POD_UID).await;
         kubelet.log.wait_for("accelpool.dev registered", 1).await;
         (bench, kubelet, driver)
@@ -89,8 +95,8 @@ impl Bench {
         self.options.root.clone()
     }
 
-    pub(crate) async fn kubelet(&self) -> Kubelet {
-        Kubelet::start(self.options.clone()).await.unwrap()
+    pub(crate) fn kubelet(&self) -> Kubelet {
+        Kubelet::start(self.options.clone()).unwrap()
     }
 
     pub(crate) async fn driver(&self, pod_uid: &str) -> Driver {
@@ -110,9 +116,25 @@ impl Bench {
             pod_uid: pod_uid.to_owned(),
             own_pod: Some(OwnPod { namespace: "accelpool".into(), name: "driver".into() }),
             server: Address::Url(self.api.url().to_owned()),
-            budget: self.budget,
+            pace: self.pace,
         };
         Driver::start(settings).await.unwrap()
+    }
+
+    /// The program itself, instead of the driver in this process.
+    pub(crate) fn program(&self, pod_uid: &str) -> Child {
+        let config = self.folder.path().join("dra.toml");
+        let (node, root) = (self.folder.path().join("node.sock"), self.root());
+        let text =
+            format!("node_socket = '{}'\nkubelet_root = '{}'\n", node.display(), root.display());
+        std::fs::write(&config, text).unwrap();
+        Command::new(env!("CARGO_BIN_EXE_accelpool-dra"))
+            .args(["--node-name", NODE, "--pod-uid", pod_uid, "--api-server", self.api.url()])
+            .arg("--config")
+            .arg(config)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
     }
 
     /// Puts an allocated claim there, as scheduler and controllers leave it, and returns the
