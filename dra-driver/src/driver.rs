@@ -67,11 +67,20 @@ pub struct Pace {
     pub claim_budget: Duration,
     /// How often health is told although nothing has changed: [`health::REPEAT_INTERVAL`].
     pub health_repeat: Duration,
+    /// How often the kubelet is asked who has what: [`plugin::RECLAIM_INTERVAL`].
+    pub reclaim_interval: Duration,
+    /// How long a device must have been without a pod: [`plugin::RECLAIM_GRACE`].
+    pub reclaim_grace: Duration,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { claim_budget: dra::BUDGET, health_repeat: health::REPEAT_INTERVAL }
+        Self {
+            claim_budget: dra::BUDGET,
+            health_repeat: health::REPEAT_INTERVAL,
+            reclaim_interval: plugin::RECLAIM_INTERVAL,
+            reclaim_grace: plugin::RECLAIM_GRACE,
+        }
     }
 }
 
@@ -182,6 +191,8 @@ impl Driver {
             replicas: config.replicas,
             node: daemon,
             observed: observers.observed,
+            reclaim_interval: pace.reclaim_interval,
+            reclaim_grace: pace.reclaim_grace,
         };
         tasks.push(tokio::spawn(extended.run(stopped.clone())));
         tasks.push(tokio::spawn(until(hold(publisher), stopped)));

@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-pub use self::reclaim::OwnPod;
+pub use self::reclaim::{GRACE as RECLAIM_GRACE, INTERVAL as RECLAIM_INTERVAL, OwnPod};
 use self::{
     allocate::Allocator,
     endpoint::Endpoint,
@@ -61,6 +61,10 @@ pub struct Plugin {
     pub node: Node,
     /// The node, as last seen.
     pub observed: watch::Receiver<Observed>,
+    /// How often the kubelet is asked who has what: [`RECLAIM_INTERVAL`].
+    pub reclaim_interval: Duration,
+    /// How long a device must have been without a pod: [`RECLAIM_GRACE`].
+    pub reclaim_grace: Duration,
 }
 
 /// The list of every resource that was ever offered; one that is no longer is empty.
@@ -76,6 +80,8 @@ impl Plugin {
             own_pod: self.own_pod,
             allocator: allocator.clone(),
             observed: self.observed.clone(),
+            interval: self.reclaim_interval,
+            grace: self.reclaim_grace,
         };
         let mut surface = Surface {
             folder: self.kubelet_root.join("device-plugins"),

@@ -1,6 +1,8 @@
 //! Claims between the kubelet and the daemon: what every answer must have, and what must
 //! never happen (`kubernetes.md` 2.1 and 10).
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod common;
 
 use std::time::Duration;
@@ -363,7 +365,8 @@ async fn a_second_try_waits_for_the_first() {
             eventually("the daemon is asked", || bench.daemon.waiting() == 1).await;
             bench.daemon.let_go();
         });
-    (first.unwrap(), second.unwrap());
+    first.unwrap();
+    second.unwrap();
     assert_eq!(bench.daemon.waiting_max(), 1, "calls for one claim come one after another");
     let devices = kubelet.claims.devices("team", "a");
     assert_eq!(devices[0], devices[1]);

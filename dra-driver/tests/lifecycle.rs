@@ -1,6 +1,8 @@
 //! Sockets, registration and restarts: of the driver, of the kubelet, of two drivers at once
 //! (`kubernetes.md` 1, 2.4, 10 and 11, and the kubelet's own list of tests).
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod common;
 
 use std::{
@@ -103,8 +105,7 @@ async fn a_killed_driver_is_replaced_at_the_same_paths() {
     kubelet.log.wait_for(REGISTERED, 1).await;
     let pod = bench.claim("a", &[result("gpu", GPU_0)]);
     kubelet.claims.prepare(&pod).await.unwrap();
-    program.kill().unwrap();
-    program.wait().unwrap();
+    program.kill().await.unwrap();
     assert_eq!(sockets(&bench.root().join("plugins_registry")).len(), 1);
 
     let mut program = bench.program(POD_UID);
@@ -113,9 +114,9 @@ async fn a_killed_driver_is_replaced_at_the_same_paths() {
     assert_eq!(bench.daemon.claims(), [""; 0], "the lease was the daemon's all the time");
 
     // SIGTERM takes the sockets away and ends with success.
-    let pid = nix::unistd::Pid::from_raw(program.id().cast_signed());
+    let pid = nix::unistd::Pid::from_raw(program.id().unwrap().cast_signed());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    assert!(program.wait().unwrap().success());
+    assert!(program.wait().await.unwrap().success());
     assert_eq!(sockets(&bench.root().join("plugins_registry")), [""; 0]);
 }
 

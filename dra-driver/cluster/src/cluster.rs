@@ -14,7 +14,7 @@ use crate::counters::Counters;
 pub enum ApiServer {
     /// The pod's service account, else the kubeconfig of whoever runs the program.
     Surroundings,
-    /// At this URL, without credentials: for tests and demonstrations.
+    /// At this `http` URL, without credentials: for tests and demonstrations.
     Url(String),
 }
 
@@ -48,6 +48,8 @@ pub enum ConnectError {
     DriverName(String),
     #[error("API server URL `{url}` is not valid")]
     Url { url: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("API server URL `{0}` is not valid: write `http://...`, or leave it out")]
+    Scheme(String),
     #[error("no API server is known: there is neither a service account nor a kubeconfig")]
     NoServer(#[source] Box<kube::Error>),
     #[error("failed to set up the connection to the API server")]
@@ -85,10 +87,7 @@ impl Cluster {
             ApiServer::Surroundings => Config::infer().await.map_err(|error| {
                 ConnectError::NoServer(Box::new(kube::Error::InferConfig(error)))
             })?,
-            ApiServer::Url(url) => match url.parse() {
-                Ok(uri) => Config::new(uri),
-                Err(error) => return Err(ConnectError::Url { url, source: Box::new(error) }),
-            },
+            ApiServer::Url(url) => plain(url)?,
         };
         settings.connect_timeout = Some(CALL_TIMEOUT);
         settings.default_retry = false; // each caller has its own budget of time
@@ -121,6 +120,18 @@ impl Cluster {
     #[must_use]
     pub fn pool_name(&self) -> String {
         format!("{}/{}", self.driver, self.node)
+    }
+}
+
+/// The settings for a server that needs neither credentials nor TLS.
+fn plain(url: String) -> Result<Config, ConnectError> {
+    if !url.starts_with("http://") {
+        return Err(ConnectError::Scheme(url));
+    }
+    match url.parse() {
+        // No roots: the system's, which an image need not have, would be looked for otherwise.
+        Ok(uri) => Ok(Config { root_cert: Some(Vec::new()), ..Config::new(uri) }),
+        Err(error) => Err(ConnectError::Url { url, source: Box::new(error) }),
     }
 }
 

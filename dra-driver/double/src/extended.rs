@@ -6,7 +6,10 @@ use std::{
     fs, io,
     os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -63,6 +66,8 @@ pub struct Extended {
     /// Active pods, with devices or without.
     pods: Mutex<BTreeSet<(String, String)>>,
     changed: watch::Sender<()>,
+    /// How often pods were listed.
+    lists: AtomicU64,
 }
 
 struct Resource {
@@ -78,7 +83,15 @@ impl Extended {
     pub(crate) fn new(folder: PathBuf, log: Log, held: Held) -> Self {
         let (changed, _) = watch::channel(());
         let (held, pods) = (Mutex::new(held), Mutex::default());
-        Self { folder, log, resources: Mutex::default(), held, pods, changed }
+        Self {
+            folder,
+            log,
+            resources: Mutex::default(),
+            held,
+            pods,
+            changed,
+            lists: AtomicU64::new(0),
+        }
     }
 
     /// The devices of a resource as the plugin last listed them.
@@ -195,8 +208,15 @@ impl Extended {
         self.held().clone()
     }
 
-    /// The active pods.
-    pub(crate) fn pods(&self) -> Vec<(String, String)> {
+    /// How often pods were listed.
+    #[must_use]
+    pub fn lists(&self) -> u64 {
+        self.lists.load(Ordering::Relaxed)
+    }
+
+    /// The active pods, as they are listed.
+    pub(crate) fn list_pods(&self) -> Vec<(String, String)> {
+        self.lists.fetch_add(1, Ordering::Relaxed);
         self.active().iter().cloned().collect()
     }
 

@@ -172,8 +172,12 @@ impl Kubelet {
         servers.spawn(servers.enter(|| extended::serve(Arc::clone(&extended)))?);
         let pods = root.join("pod-resources");
         servers.spawn(servers.enter(|| pods::serve(&pods, Arc::clone(&extended)))?);
-        let registry =
-            Registry::new(root.join("plugins_registry"), times, Arc::clone(&plugins), log.clone())?;
+        let registry = Registry::new(
+            &root.join("plugins_registry"),
+            times,
+            Arc::clone(&plugins),
+            log.clone(),
+        )?;
         let manager = tokio::spawn(registry.run());
         Ok(Self { claims, extended, plugins, log, manager, servers: Some(servers) })
     }

@@ -21,7 +21,7 @@ impl PodResourcesLister for Lister {
         _request: Request<wire::ListPodResourcesRequest>,
     ) -> Result<Response<wire::ListPodResourcesResponse>, Status> {
         let mut pods: BTreeMap<(String, String), Vec<wire::ContainerResources>> = BTreeMap::new();
-        for pod in self.0.pods() {
+        for pod in self.0.list_pods() {
             pods.entry(pod).or_default();
         }
         for ((pod, container, resource_name), device_ids) in self.0.held_now() {

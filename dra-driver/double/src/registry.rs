@@ -44,12 +44,12 @@ struct Backoff {
 
 impl Registry {
     pub(crate) fn new(
-        folder: PathBuf,
+        folder: &Path,
         times: Times,
         plugins: Arc<Plugins>,
         log: Log,
     ) -> io::Result<Self> {
-        let (notices, found) = Notices::of(&folder)?;
+        let (notices, found) = Notices::of(folder)?;
         let mut registry = Self {
             notices,
             times,
@@ -60,7 +60,9 @@ impl Registry {
             backoff: HashMap::new(),
             created: 0,
         };
-        found.into_iter().for_each(|notice| registry.take(notice));
+        for notice in found {
+            registry.take(notice);
+        }
         Ok(registry)
     }
 
@@ -137,12 +139,12 @@ impl Registry {
         let info = timeout(self.times.get_info, client.get_info(InfoRequest {})).await;
         let info = info.map_err(|_| "GetInfo: no answer in time")?;
         let info = info.map_err(|status| format!("GetInfo: {}", status.message()))?.into_inner();
-        let PluginInfo { r#type, name, endpoint, supported_versions } = info;
+        let PluginInfo { r#type: kind, name, endpoint, supported_versions } = info;
         let endpoint = if endpoint.is_empty() { path.into() } else { PathBuf::from(endpoint) };
-        let added = if r#type == "DRAPlugin" {
+        let added = if kind == "DRAPlugin" {
             self.plugins.add(&name, &endpoint, &supported_versions)
         } else {
-            Err(format!("no handler for plugin type {type}", type = r#type))
+            Err(format!("no handler for plugin type {kind}"))
         };
         let status = RegistrationStatus {
             plugin_registered: added.is_ok(),

@@ -36,11 +36,11 @@ use crate::{labels, node::Observed};
 
 /// How often the kubelet is asked, and only while a lease waits for it. It answers at most
 /// 100 calls a second, for all who ask.
-const ASK_INTERVAL: Duration = Duration::from_secs(10);
+pub const INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long a lease must have been without a pod: longer than the kubelet takes from
 /// `Allocate` to listing the pod, or from its start to knowing its pods.
-const GRACE: Duration = Duration::from_secs(30);
+pub const GRACE: Duration = Duration::from_secs(30);
 
 /// A kubelet that lists 110 pods takes milliseconds.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,6 +63,8 @@ pub(super) struct Reclaim {
     pub(super) own_pod: Option<OwnPod>,
     pub(super) allocator: Allocator,
     pub(super) observed: watch::Receiver<Observed>,
+    pub(super) interval: Duration,
+    pub(super) grace: Duration,
 }
 
 impl Reclaim {
@@ -70,9 +72,9 @@ impl Reclaim {
     pub(super) async fn run(self) {
         let mut client = PodResourcesListerClient::new(channel(&self.pod_resources))
             .max_decoding_message_size(LIST_LEN_MAX);
-        let mut interval = interval(ASK_INTERVAL);
+        let mut interval = interval(self.interval);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut absences = Absences::default();
+        let mut absences = Absences::new(self.grace);
         loop {
             interval.tick().await;
             let leased = self.leased();
@@ -101,7 +103,7 @@ impl Reclaim {
         for (claim, absent_since) in due {
             // Allocated again while the kubelet was being asked, or shortly before: then the
             // list may be older than the pod.
-            let grace = asked.checked_sub(GRACE).unwrap_or(absent_since);
+            let grace = asked.checked_sub(self.grace).unwrap_or(absent_since);
             match self.allocator.give_back(&claim, grace.max(absent_since)).await {
                 Ok(()) => tracing::info!(claim, "given back: no pod has it any more"),
                 Err(error) => tracing::warn!(claim, %error, "not given back yet"),
@@ -125,12 +127,17 @@ fn held(lease: &Lease) -> Option<Held> {
 }
 
 /// Since when leases have been without a pod.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Absences {
+    grace: Duration,
     since: HashMap<String, Instant>,
 }
 
 impl Absences {
+    fn new(grace: Duration) -> Self {
+        Self { grace, since: HashMap::new() }
+    }
+
     /// Takes in what the kubelet said at `asked`; returns the claims that have been without a
     /// pod for long enough, and since when.
     fn update(
@@ -153,7 +160,7 @@ impl Absences {
         self.since.retain(|claim, _| absent.contains(claim));
         let due = absent.into_iter().filter_map(|claim| {
             let since = *self.since.entry(claim.clone()).or_insert(asked);
-            (asked.saturating_duration_since(since) >= GRACE).then(|| (claim.clone(), since))
+            (asked.saturating_duration_since(since) >= self.grace).then(|| (claim.clone(), since))
         });
         due.collect()
     }
@@ -233,7 +240,7 @@ mod tests {
         let leased = [(held, "dp-a".to_owned())].into();
         let own = OwnPod { namespace: "ns".to_owned(), name: "driver".to_owned() };
         let start = Instant::now();
-        let mut absences = Absences::default();
+        let mut absences = Absences::new(GRACE);
         let due = history.iter().filter(|(at, pods)| {
             let asked = start + Duration::from_secs(*at);
             !absences.update(&leased, pods, Some(&own), asked).is_empty()

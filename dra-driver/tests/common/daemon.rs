@@ -235,8 +235,9 @@ impl State {
         for lease in self.leases.values() {
             for held in lease.allocations.iter().filter(|held| held.device == device) {
                 let beside = match (wanted, held.portion.as_ref()) {
-                    (Portion::Admin(_), _) | (_, Some(Portion::Admin(_))) => true,
-                    (Portion::Share(_), Some(Portion::Share(_))) => true,
+                    (Portion::Admin(_), _)
+                    | (_, Some(Portion::Admin(_)))
+                    | (Portion::Share(_), Some(Portion::Share(_))) => true,
                     (Portion::Partition(one), Some(Portion::Partition(two))) => {
                         one.name != two.name
                     }

@@ -4,13 +4,7 @@
 
 pub(crate) mod daemon;
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 
 use accelpool_cluster::{ApiServer as Address, DRIVER_NAME};
 use accelpool_cluster_double::ApiServer;
@@ -22,6 +16,7 @@ use accelpool_dra_driver::{
 use accelpool_kubelet_double::{Kubelet, Options, Pod, PodClaim};
 use accelpool_proto::node as wire;
 use serde_json::{Value, json};
+use tokio::process::{Child, Command};
 
 use self::daemon::Daemon;
 
@@ -133,6 +128,7 @@ impl Bench {
             .arg("--config")
             .arg(config)
             .stderr(Stdio::null())
+            .kill_on_drop(true)
             .spawn()
             .unwrap()
     }
@@ -178,7 +174,8 @@ pub(crate) fn pod(name: &str, claims: &[(&str, &str)]) -> Pod {
 
 /// A UID that follows from the name, as long as a real one.
 pub(crate) fn uid_of(name: &str) -> String {
-    let digits: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let digits: Vec<String> = name.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let digits = digits.concat();
     format!("{:0>8.8}-0000-4000-8000-{:0>12.12}", digits.len(), digits)
 }
 
