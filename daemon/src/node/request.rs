@@ -28,6 +28,10 @@ pub enum NodeError {
     UnknownClaim(ClaimId),
     #[error("vendor {0} is not driven by this daemon")]
     UnknownVendor(String),
+    #[error(
+        "vendor {vendor} has not answered since the daemon started, so this may be there: {source}"
+    )]
+    NotObserved { vendor: VendorName, source: PrepareError },
     #[error("the daemon is shutting down: try again in a moment")]
     Draining,
     #[error("the ledger cannot be written, so nothing was promised: the daemon stops")]
@@ -94,6 +98,8 @@ pub struct State {
     pub vendor_troubles: std::collections::BTreeMap<VendorName, Vec<String>>,
     /// How many devices each adapter lists.
     pub devices_of: std::collections::BTreeMap<VendorName, u32>,
+    /// True once every vendor has answered: what is not listed is not there.
+    pub complete: bool,
     /// True once the daemon takes no more claims.
     pub draining: bool,
 }
