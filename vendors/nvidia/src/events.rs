@@ -207,7 +207,7 @@ impl Watch {
             return;
         }
         let uuid = event.uuid.as_deref().and_then(|uuid| uuid.parse().ok());
-        let Some(uuid) = uuid.map(|uuid| self.device_of(uuid)) else {
+        let Some(uuid) = uuid else {
             // It cannot say who it is: then it is lost.
             self.find_lost(nvml);
             return;
@@ -220,15 +220,6 @@ impl Watch {
             self.told_lost.insert(uuid.clone());
         }
         self.push(VendorEvent::Fault(Fault { device: uuid, class, code, message }));
-    }
-
-    /// The device itself, should a part of it have told.
-    fn device_of(&self, uuid: DeviceUuid) -> DeviceUuid {
-        let only = self.known.values().next().filter(|_| self.known.len() == 1);
-        match only {
-            Some(device) if uuid.as_str().starts_with("MIG-") => device.clone(),
-            Some(_) | None => uuid,
-        }
     }
 
     /// Tells of every registered device that the library no longer answers for.

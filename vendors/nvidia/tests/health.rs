@@ -69,10 +69,12 @@ fn an_event_says_which_part_it_is_about() {
     let machine = Machine::new(DGX_H100);
     machine.change(|described| {
         described["events"] = json!([
-            { "device": 0, "kind": 8, "value": 31, "gpu_instance": 3, "compute_instance": 0 }
+            { "device": 0, "kind": 8, "value": 31, "gpu_instance": 3, "compute_instance": 0,
+              "by_part": true }
         ]);
     });
     let told = fault(&machine.vendor());
+    assert_eq!(told.device, uuid(1));
     let expected = "memory page fault of an application (GPU instance 3, compute instance 0)";
     assert_eq!(told.message, expected);
 }

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::machine::{DGX_H100_MIG, Machine, V100_535, uuid};
 
 /// Every symbol that the adapter asks for and can do without.
-const SYMBOLS: [&str; 48] = [
+const SYMBOLS: [&str; 49] = [
     "nvmlComputeInstanceDestroy",
     "nvmlComputeInstanceGetInfo_v2",
     "nvmlDeviceCreateGpuInstanceWithPlacement",
@@ -27,6 +27,7 @@ const SYMBOLS: [&str; 48] = [
     "nvmlDeviceGetComputeRunningProcesses_v2",
     "nvmlDeviceGetComputeRunningProcesses_v3",
     "nvmlDeviceGetCount_v2",
+    "nvmlDeviceGetDeviceHandleFromMigDeviceHandle",
     "nvmlDeviceGetFieldValues",
     "nvmlDeviceGetGpuFabricInfo",
     "nvmlDeviceGetGpuFabricInfoV",
@@ -151,6 +152,22 @@ fn any_symbol_may_be_missing() {
         machine.without_symbols(&[symbol]);
         exercise(&machine.vendor(), &format!("{symbol} is missing"));
     }
+}
+
+#[test]
+fn a_call_that_hangs_holds_up_no_other() {
+    let machine = machine();
+    machine.change(|described| described["hang"] = json!(["nvmlDeviceGetName"]));
+    let vendor = std::sync::Arc::new(machine.vendor());
+    let stuck = std::sync::Arc::clone(&vendor);
+    let stuck = std::thread::spawn(move || stuck.discover());
+    for _ in 0..10 {
+        vendor.sample(&uuid(8)).unwrap();
+        vendor.probe(&uuid(8)).unwrap();
+        assert_eq!(vendor.next_event(Duration::ZERO).unwrap(), None);
+    }
+    // It is still there: nothing but the end of the process ends it, as with the real one.
+    assert!(!stuck.is_finished());
 }
 
 #[track_caller]

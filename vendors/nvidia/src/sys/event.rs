@@ -91,7 +91,9 @@ impl EventSet {
     }
 
     fn uuid(&self, handle: nvmlDevice_t) -> Option<String> {
-        Gpu::new("nvmlEventSetWait_v2", &self.nvml, handle).ok()?.uuid().ok()
+        let gpu = Gpu::new("nvmlEventSetWait_v2", &self.nvml, handle).ok()?;
+        // A part of a device may tell; it is the device that is at fault.
+        gpu.mig_parent().unwrap_or(gpu).uuid().ok()
     }
 }
 

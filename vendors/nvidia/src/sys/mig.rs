@@ -210,6 +210,16 @@ impl<'nvml> Gpu<'nvml> {
         Ok(devices)
     }
 
+    /// The device that a MIG device is a part of; an error if this is none.
+    pub(super) fn mig_parent(self) -> Result<Gpu<'nvml>, CallError> {
+        let call = "nvmlDeviceGetDeviceHandleFromMigDeviceHandle";
+        let symbol = &self.nvml.raw().nvmlDeviceGetDeviceHandleFromMigDeviceHandle;
+        let null: nvmlDevice_t = std::ptr::null_mut();
+        // SAFETY: the handle is live; the call writes one handle.
+        let handle = unsafe { get(call, symbol, self.handle, null) }?;
+        Gpu::new(call, self.nvml, handle)
+    }
+
     fn mig_device(self, index: u32) -> Result<Gpu<'nvml>, CallError> {
         let call = "nvmlDeviceGetMigDeviceHandleByIndex";
         let symbol = &self.nvml.raw().nvmlDeviceGetMigDeviceHandleByIndex;

@@ -163,6 +163,9 @@ pub(crate) struct Event {
     pub(crate) gpu_instance: Option<u32>,
     #[serde(default)]
     pub(crate) compute_instance: Option<u32>,
+    /// The part of the device tells, not the device.
+    #[serde(default)]
+    pub(crate) by_part: bool,
 }
 
 impl Machine {

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Call, GPU_BASE, call, on_gpu};
+use super::{Call, GPU_BASE, call, mig, on_gpu};
 use crate::abi::{Code, EventData, GPU_IS_LOST, Handle, INVALID_ARGUMENT, Out, TIMEOUT};
 
 /// How often a wait looks at the file.
@@ -103,8 +103,10 @@ fn next(call: &Call, set: Option<&mut Set>) -> Result<Option<EventData>, Code> {
         set.told += 1;
         let device = GPU_BASE + event.device;
         if set.wanted.get(&device).is_some_and(|wanted| wanted & event.kind != 0) {
+            let part = (event.gpu_instance.unwrap_or(0), event.compute_instance.unwrap_or(0));
+            let part = mig::mig_handle(event.device, part);
             return Ok(Some(EventData {
-                device,
+                device: if event.by_part { part } else { device },
                 kind: event.kind,
                 value: event.value,
                 gpu_instance: event.gpu_instance.unwrap_or(u32::MAX),

@@ -62,6 +62,11 @@ pub(super) fn mig_device(handle: Handle) -> Option<Part> {
     Part::of(handle, MIG_DEVICE)
 }
 
+/// The handle of a MIG device, by its device's place, GPU instance and compute instance.
+pub(super) fn mig_handle(index: usize, (instance, compute): (u32, u32)) -> Handle {
+    Part { index, instance, compute }.handle(MIG_DEVICE)
+}
+
 /// Runs a call about a part of a device.
 fn on_part(
     symbol: &'static str,
@@ -376,4 +381,15 @@ extern "C" fn nvmlDeviceGetGpuInstanceId(device: Handle, id: Out<u32>) -> Code {
 extern "C" fn nvmlDeviceGetComputeInstanceId(device: Handle, id: Out<u32>) -> Code {
     let part = mig_device(device);
     on_part("nvmlDeviceGetComputeInstanceId", part, |_, _, part| id.put(part.compute))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(
+    device: Handle,
+    parent: Out<Handle>,
+) -> Code {
+    let part = mig_device(device);
+    on_part("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", part, |_, _, part| {
+        parent.put(GPU_BASE + part.index)
+    })
 }
