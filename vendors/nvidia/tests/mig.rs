@@ -3,6 +3,11 @@
 
 mod machine;
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use accelpool_model::Partition;
 use accelpool_vendor_api::{Vendor, VendorError};
 use accelpool_vendor_nvidia::Nvidia;
@@ -96,6 +101,26 @@ fn what_could_not_be_undone_is_found_half_created() {
     assert_eq!(error, VendorError::Occupied(uuid(CUT)));
     destroy(&machine.vendor(), "3g.40gb", 4).unwrap();
     check(&machine, &[]);
+}
+
+/// A worker that is killed half-way leaves what one leaves that never comes back from a call.
+#[test]
+fn what_a_stuck_worker_left_is_found_and_removed_by_the_next() {
+    let machine = Machine::new(DGX_H100_MIG);
+    machine.change(|described| {
+        described["hang"] = json!(["nvmlGpuInstanceCreateComputeInstance"]);
+    });
+    let stuck = machine.vendor();
+    let stuck = thread::spawn(move || create(&stuck, "3g.40gb", 4));
+    let began = Instant::now();
+    while machine.vendor().partitions(&uuid(CUT)).unwrap().is_empty() {
+        assert!(began.elapsed() < Duration::from_mins(1), "the creation never began");
+        thread::yield_now();
+    }
+    check(&machine, &["3g.40gb at 4, half-created"]);
+    destroy(&machine.vendor(), "3g.40gb", 4).unwrap();
+    check(&machine, &[]);
+    assert!(!stuck.is_finished());
 }
 
 /// A partition whose MIG device is not found must not pass for half-created, or it would be
