@@ -151,6 +151,7 @@ crash() {
     [ "$(instances)" = 2 ] || fail 'the crash left no half-created instance'
     describe ''
     start_daemon
+    # shellcheck disable=SC2016 # it is expanded at each try
     await '[ "$(instances)" = 1 ]'
     show 'accelpool partitions'
     show 'accelpool claim create second --partition 3g.40gb'
