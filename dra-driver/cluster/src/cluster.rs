@@ -128,11 +128,14 @@ fn plain(url: String) -> Result<Config, ConnectError> {
     if !url.starts_with("http://") {
         return Err(ConnectError::Scheme(url));
     }
-    match url.parse() {
-        // No roots: the system's, which an image need not have, would be looked for otherwise.
-        Ok(uri) => Ok(Config { root_cert: Some(Vec::new()), ..Config::new(uri) }),
-        Err(error) => Err(ConnectError::Url { url, source: Box::new(error) }),
-    }
+    let uri = match url.parse() {
+        Ok(uri) => uri,
+        Err(error) => return Err(ConnectError::Url { url, source: Box::new(error) }),
+    };
+    let mut settings = Config::new(uri);
+    // No roots: the system's, which an image need not have, would be looked for otherwise.
+    settings.root_cert = Some(Vec::new());
+    Ok(settings)
 }
 
 /// Waits for `call`, but not for ever.
