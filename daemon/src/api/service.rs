@@ -79,7 +79,12 @@ impl NodeApi for Service {
         Ok(Response::new(wire::GetNodeResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: self.about.boot.to_string(),
-            state: if state.draining { "draining" } else { "ready" }.to_owned(),
+            state: match (state.draining, state.complete) {
+                (true, _) => "draining",
+                (false, true) => "ready",
+                (false, false) => "starting",
+            }
+            .to_owned(),
             started_unix_ms: self.about.started_ms,
             ledger_schema: accelpool_ledger::Ledger::SCHEMA,
             vendors,
@@ -188,6 +193,7 @@ impl NodeApi for Service {
                 let state = service.state().await?;
                 Ok(wire::WatchNodeResponse {
                     revision: state.revision,
+                    complete: state.complete,
                     devices: response::devices(&state),
                     partitions: response::partitions(&state, "", possible),
                     pools: response::pools(&state),

@@ -301,7 +301,7 @@ pub struct GetNodeResponse {
     pub version: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub boot_id: ::prost::alloc::string::String,
-    /// starting, ready or draining
+    /// starting (a vendor has not answered yet), ready or draining
     #[prost(string, tag = "3")]
     pub state: ::prost::alloc::string::String,
     #[prost(uint64, tag = "4")]
@@ -463,6 +463,9 @@ pub struct WatchNodeResponse {
     pub pools: ::prost::alloc::vec::Vec<Pool>,
     #[prost(message, repeated, tag = "5")]
     pub leases: ::prost::alloc::vec::Vec<Lease>,
+    /// Every vendor has answered since the daemon started: what is not listed is not there.
+    #[prost(bool, tag = "6")]
+    pub complete: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PreferDevicesRequest {

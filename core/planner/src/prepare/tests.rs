@@ -273,6 +273,23 @@ fn this_node_chooses_where_a_claim_does_not() {
 }
 
 #[test]
+fn a_lasting_reason_is_told_instead_of_a_count() {
+    let demand = Enforcements { memory: Enforcement::Hardware, compute: Enforcement::None };
+    let shared = Request { share: Some(quota(1, 1)), demand, ..any(None, 1) };
+    check(
+        &[],
+        shared,
+        &["refused: memory of device gpu-0000-1b-00-0 can be held by `library`, \
+           `hardware` is demanded"],
+    );
+    check(
+        &[],
+        any(Some("9g.90gb"), 1),
+        &["refused: no device of this node that fits has partition profile 9g.90gb"],
+    );
+}
+
+#[test]
 fn a_tainted_device_is_not_chosen_but_can_be_named() {
     let mut node = node(&[]);
     let taint =
