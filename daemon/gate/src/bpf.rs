@@ -8,4 +8,4 @@ pub(crate) mod assembler;
 mod interpreter;
 pub(crate) mod program;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

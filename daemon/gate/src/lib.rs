@@ -15,6 +15,8 @@ mod layout;
 mod root;
 mod rules;
 mod sys;
+#[cfg(test)]
+mod tests;
 
 pub use crate::denials::{Denial, Denials};
 pub use crate::device::{

@@ -11,6 +11,7 @@ use crate::{
     device::{Access, DeviceNumber, DeviceRange, DeviceType},
     layout::{self, Map, OTHERS},
     rules::{CgroupId, Decision, Grant, Guard, Guards, LEVELS_MAX, Mode, Rules},
+    tests::scene::{MAJOR, MAJORS, MINORS},
 };
 
 /// A world whose maps hold `rules`, as [`crate::Gate`] writes them.
@@ -57,7 +58,8 @@ fn device(kind: DeviceType, major: u32, minor: u32) -> DeviceNumber {
 
 fn a_device() -> impl Strategy<Value = DeviceNumber> {
     let kind = prop_oneof![Just(DeviceType::Character), Just(DeviceType::Block)];
-    (kind, 194..197_u32, 0..12_u32).prop_map(|(kind, major, minor)| device(kind, major, minor))
+    (kind, MAJOR..MAJOR + MAJORS, 0..MINORS)
+        .prop_map(|(kind, major, minor)| device(kind, major, minor))
 }
 
 fn an_access() -> impl Strategy<Value = Access> {
@@ -70,22 +72,22 @@ fn a_mode() -> impl Strategy<Value = Mode> {
 
 /// Guards over a small world, in which devices often have neighbours of another mode.
 fn some_guards() -> impl Strategy<Value = Guards> {
-    let minors = prop::collection::btree_map((0..12_u32, any::<bool>()), a_mode(), 0..12);
+    let minors = prop::collection::btree_map((0..MINORS, any::<bool>()), a_mode(), 0..12);
     let whole = prop::option::of(a_mode());
     (minors, whole).prop_map(|(minors, whole)| {
         let single = minors.into_iter().map(|((minor, block), mode)| {
             let kind = if block { DeviceType::Block } else { DeviceType::Character };
-            Guard { devices: device(kind, 195, minor).into(), mode }
+            Guard { devices: device(kind, MAJOR, minor).into(), mode }
         });
         let whole = whole.map(|mode| {
-            let devices = DeviceRange::whole(DeviceType::Character, 196);
+            let devices = DeviceRange::whole(DeviceType::Character, MAJOR + 1);
             Guard { devices: devices.expect("a valid major"), mode }
         });
         Guards::new(single.chain(whole)).expect("each device is named once")
     })
 }
 
-fn some_rules() -> impl Strategy<Value = Rules> {
+pub(crate) fn some_rules() -> impl Strategy<Value = Rules> {
     let cgroup = || (1..24_u64).prop_map(CgroupId);
     let grant = (cgroup(), a_device(), an_access()).prop_map(|(cgroup, device, access)| Grant {
         cgroup,
