@@ -175,6 +175,12 @@ impl Gate {
         }
     }
 
+    /// The program as it was loaded, for tests that need another version of it.
+    #[cfg(test)]
+    pub(crate) fn code(&self) -> Vec<[u8; 8]> {
+        program::code(&self.maps)
+    }
+
     /// Makes the link hold our program at our root, and pins it. Does nothing where that is so.
     pub fn repair(&mut self) -> Result<(), GateError> {
         let attached = self.link.describe().map_err(inspect("describe the gate's link"))?;

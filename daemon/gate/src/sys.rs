@@ -216,9 +216,10 @@ impl LinkFd {
     /// Opens a pinned link.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let fd = open_pin(path)?;
-        // The kernel opens whatever is pinned; this tells a link from a map.
+        // The kernel opens whatever is pinned; this tells a link from a map. Its name is
+        // `bpf_link`, or `bpf-link` in kernels since the one that can poll links.
         let target = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-        if target != Path::new("anon_inode:bpf_link") {
+        if !target.as_os_str().as_bytes().ends_with(b"link") {
             let message = format!("it is `{}`, not a link", target.display());
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
@@ -253,6 +254,22 @@ pub(crate) fn pin(link: &LinkFd, path: &Path) -> io::Result<()> {
     };
     // SAFETY: the kernel reads a path that ends in NUL and lives over the call.
     unsafe { bpf(abi::OBJ_PIN, &mut attribute) }.map(drop)
+}
+
+/// Attaches a program that tolerates no other at this cgroup or below, for tests.
+#[cfg(test)]
+pub(crate) fn attach_alone(cgroup: BorrowedFd<'_>) -> io::Result<()> {
+    // r0 = 1; exit
+    let code = [[0xb7, 0, 0, 0, 1, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+    let program = ProgramFd::load("alone", &code, None)?;
+    let mut attribute = abi::Attach {
+        target_fd: cgroup.as_raw_fd().cast_unsigned(),
+        attach_bpf_fd: program.0.as_raw_fd().cast_unsigned(),
+        attach_type: abi::ATTACH_CGROUP_DEVICE,
+        attach_flags: 0,
+    };
+    // SAFETY: the attribute holds no pointer.
+    unsafe { bpf(abi::PROG_ATTACH, &mut attribute) }.map(drop)
 }
 
 /// The numbers of the device programs at a cgroup: attached to it, or all that a process in

@@ -20,17 +20,22 @@ const LOG_LINES_MAX: usize = 4;
 
 /// Loads the program over `maps`.
 pub(super) fn load(maps: &Maps) -> Result<ProgramFd, GateError> {
-    let mut program = assemble();
-    for (at, map) in &program.maps {
-        program.instructions[*at].immediate = maps.get(*map).as_fd().as_raw_fd();
-    }
-    let code: Vec<[u8; 8]> = program.instructions.iter().map(|it| it.encode()).collect();
+    let code = code(maps);
     ProgramFd::load(NAME, &code, None).or_else(|_| {
         // Once more, to hear why: to write the log takes longer than to load.
         let mut log = vec![0; LOG_BYTES];
         ProgramFd::load(NAME, &code, Some(&mut log))
             .map_err(|error| explain(error, &crate::sys::text(&log)))
     })
+}
+
+/// The program as the kernel reads it, with the descriptors of `maps`.
+pub(super) fn code(maps: &Maps) -> Vec<[u8; 8]> {
+    let mut program = assemble();
+    for (at, map) in &program.maps {
+        program.instructions[*at].immediate = maps.get(*map).as_fd().as_raw_fd();
+    }
+    program.instructions.iter().map(|it| it.encode()).collect()
 }
 
 fn explain(source: io::Error, log: &str) -> GateError {

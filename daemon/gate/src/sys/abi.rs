@@ -14,6 +14,8 @@ pub(super) const MAP_NEXT_KEY: u32 = 4;
 pub(super) const PROG_LOAD: u32 = 5;
 pub(super) const OBJ_PIN: u32 = 6;
 pub(super) const OBJ_GET: u32 = 7;
+#[cfg(test)]
+pub(super) const PROG_ATTACH: u32 = 8;
 pub(super) const PROG_FD_BY_ID: u32 = 13;
 pub(super) const MAP_FD_BY_ID: u32 = 14;
 pub(super) const OBJ_INFO: u32 = 15;
@@ -210,4 +212,9 @@ pub(super) fn name(name: &str) -> [u8; 16] {
 pub(crate) fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+#[cfg(test)]
+plain! {
+    Attach { target_fd: u32, attach_bpf_fd: u32, attach_type: u32, attach_flags: u32 }
 }

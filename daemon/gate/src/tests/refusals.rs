@@ -1,1 +1,86 @@
-//! x
+//! Why there can be no gate, in the words of the error.
+
+use std::path::{Path, PathBuf};
+
+use super::{opener::Opener, scene::Scene};
+use crate::{Gate, GateConfig, GateError, root::Cgroup, sys};
+
+#[track_caller]
+fn check(scene: &Scene, root: Option<&Path>, pins: Option<&Path>, expected: &str, lasting: bool) {
+    let mut config = scene.config();
+    root.into_iter().for_each(|root| config.root = root.to_owned());
+    pins.into_iter().for_each(|pins| config.pins = pins.to_owned());
+    let error = Gate::check(&config).expect_err("it cannot stand");
+    assert_eq!((error.to_string().as_str(), error.is_lasting()), (expected, lasting));
+    let error = Gate::open(&config).expect_err("it cannot stand");
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn what_the_machine_lacks_is_said() {
+    let scene = Scene::new();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = folder.path().canonicalize().expect("it exists");
+    let gone = scene.cgroup.join("gone");
+    let plain = folder.display();
+    check(&scene, Some(&folder), None, &format!("`{plain}` is not a cgroup of version 2"), true);
+    let missing = format!("failed to open the cgroup `{}`", gone.display());
+    check(&scene, Some(&gone), None, &missing, false);
+    let unpinned = format!(
+        "`{plain}` is not in a BPF file system, and a gate that is not pinned ends with its daemon"
+    );
+    check(&scene, None, Some(&folder), &unpinned, true);
+    let deep = folder.join("a/b");
+    check(
+        &scene,
+        None,
+        Some(&deep),
+        &unpinned.replace(&plain.to_string(), &deep.display().to_string()),
+        true,
+    );
+}
+
+#[test]
+fn a_check_leaves_nothing_behind() {
+    let scene = Scene::new();
+    Gate::check(&scene.config()).expect("this kernel can have a gate");
+    assert!(!scene.config().pins.exists());
+    let root = Cgroup::open(&scene.config().root).expect("it exists");
+    let attached = sys::attached_programs(std::os::fd::AsFd::as_fd(&root), false);
+    assert_eq!(attached.expect("it can be asked"), [0_u32; 0]);
+}
+
+#[test]
+fn a_process_without_the_capability_is_told_so() {
+    let scene = Scene::new();
+    let GateConfig { root, pins } = scene.config();
+    let mut opener = Opener::start();
+    assert_eq!(opener.ask("become 65534"), "ok");
+    let answer = opener.ask(&format!("check {} {}", root.display(), pins.display()));
+    let expected = "the process may not make a BPF map: it lacks CAP_BPF, CAP_NET_ADMIN or \
+                    CAP_SYS_ADMIN, or the kernel is locked down";
+    assert_eq!(answer, expected);
+}
+
+#[test]
+fn a_program_that_is_to_be_alone_is_respected() {
+    let scene = Scene::new();
+    let root = Cgroup::open(&scene.config().root).expect("it exists");
+    sys::attach_alone(std::os::fd::AsFd::as_fd(&root)).expect("the kernel takes it");
+    let error = Gate::open(&scene.config()).expect_err("there is no room beside it");
+    assert!(matches!(&error, GateError::RootHeld(path) if *path == root.path()), "{error}");
+    assert!(error.is_lasting());
+}
+
+#[test]
+fn cgroups_elsewhere_get_no_grant() {
+    let scene = Scene::new();
+    let gate = scene.gate(crate::Mode::Audit);
+    let error = gate.cgroup(&scene.cgroup).expect_err("it lies above the root");
+    assert!(matches!(error, GateError::Outside { .. }), "{error}");
+    let error = gate.cgroup(&scene.cgroup.join("root/..")).expect_err("it lies above the root");
+    assert!(matches!(error, GateError::Outside { .. }), "{error}");
+    let error = gate.cgroup(&PathBuf::from("/proc")).expect_err("it is no cgroup");
+    assert!(matches!(error, GateError::NotCgroup2(_)), "{error}");
+    assert!(gate.cgroup(&scene.config().root).is_ok());
+}
