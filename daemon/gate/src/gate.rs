@@ -166,13 +166,8 @@ impl Gate {
 
     /// Takes the gate down: everything passes.
     pub fn remove(self) -> Result<(), GateError> {
-        let path = pin_path(&self.config.pins);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(pin_error("remove", &path)(error))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        remove_pin(&pin_path(&self.config.pins))?;
+        self.link.detach().map_err(inspect("detach the gate"))
     }
 
     /// The program as it was loaded, for tests that need another version of it.
@@ -215,12 +210,7 @@ impl Gate {
         }
         make_folder(&self.config.pins)?;
         let next = self.config.pins.join(format!("gate-{LAYOUT}-next"));
-        match fs::remove_file(&next) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(pin_error("remove", &next)(error));
-            }
-            Ok(()) | Err(_) => {}
-        }
+        remove_pin(&next)?;
         sys::pin(&self.link, &next).map_err(pin_error("pin the link at", &next))?;
         fs::rename(&next, &path).map_err(pin_error("replace the pin", &path))
     }
@@ -239,6 +229,16 @@ fn open_link(path: &Path) -> Result<Option<LinkFd>, GateError> {
             Err(GateError::ForeignPin(path.to_owned()))
         }
         Err(error) => Err(pin_error("open the pin", path)(error)),
+    }
+}
+
+/// Removes a pin; one that is gone counts as removed.
+fn remove_pin(path: &Path) -> Result<(), GateError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(pin_error("remove the pin", path)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -237,6 +237,14 @@ impl LinkFd {
         unsafe { bpf(abi::LINK_UPDATE, &mut attribute) }.map(drop)
     }
 
+    /// Takes its program off the cgroup at once. To remove the last pin does so too, but
+    /// some time later.
+    pub(crate) fn detach(&self) -> io::Result<()> {
+        let mut attribute = abi::LinkDetach { link_fd: self.0.as_raw_fd().cast_unsigned() };
+        // SAFETY: the attribute holds no pointer.
+        unsafe { bpf(abi::LINK_DETACH, &mut attribute) }.map(drop)
+    }
+
     /// What the kernel says of it.
     pub(crate) fn describe(&self) -> io::Result<AttachedLink> {
         let info: abi::LinkInfo = object_info(self.0.as_fd())?;

@@ -144,6 +144,24 @@ proptest! {
     }
 }
 
+#[test]
+fn every_level_counts_up_to_the_last() {
+    let device = device(DeviceType::Character, MAJOR, 0);
+    let guards = || Guards::new([Guard { devices: device.into(), mode: Mode::Enforce }]);
+    let lineage: Vec<u64> = (100..).take(LEVELS_MAX + 2).collect();
+    for (level, cgroup) in lineage.iter().copied().map(CgroupId).enumerate() {
+        let grant = Grant { cgroup, device, access: Access::READ };
+        let granted = Rules::new(guards().expect("one guard"), [grant], []);
+        let exempt = Rules::new(guards().expect("one guard"), [], [cgroup]);
+        for rules in [granted, exempt] {
+            let mut world = world(&rules);
+            world.lineage.clone_from(&lineage);
+            let (passes, _) = attempt(&mut world, device, Access::READ);
+            assert_eq!(passes, level < LEVELS_MAX, "{cgroup} at level {level}");
+        }
+    }
+}
+
 /// A world without grants in which every minor of major 195 is guarded.
 fn bare_world(mode: Mode) -> World {
     let devices = DeviceRange::whole(DeviceType::Character, 195).expect("a valid major");

@@ -9,9 +9,9 @@ use std::{
 use crate::{
     bpf::program::NAME,
     error::GateError,
-    gate::{Gate, inspect, open_link, pin_error, pin_path},
+    gate::{Gate, inspect, open_link, pin_error, pin_path, remove_pin},
     root::Cgroup,
-    sys::{self, LoadedProgram, ProgramFd},
+    sys::{self, LinkFd, LoadedProgram, ProgramFd},
 };
 
 /// A device program at a cgroup.
@@ -95,7 +95,11 @@ impl Gate {
     /// this one has its grants and guards.
     pub fn remove_others(&self) -> Result<(), GateError> {
         for path in self.others()? {
-            fs::remove_file(&path).map_err(pin_error("remove", &path))?;
+            // What is no link holds no program, and only its pin goes.
+            if let Ok(link) = LinkFd::open(&path) {
+                link.detach().map_err(inspect("detach a gate of another layout"))?;
+            }
+            remove_pin(&path)?;
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ pub(super) const OBJ_INFO: u32 = 15;
 pub(super) const PROG_QUERY: u32 = 16;
 pub(super) const LINK_CREATE: u32 = 28;
 pub(super) const LINK_UPDATE: u32 = 29;
+pub(super) const LINK_DETACH: u32 = 34;
 
 pub(super) const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 pub(super) const ATTACH_CGROUP_DEVICE: u32 = 6;
@@ -89,6 +90,7 @@ plain! {
         padding: u32,
     }
     LinkCreate { prog_fd: u32, target_fd: u32, attach_type: u32, flags: u32 }
+    LinkDetach { link_fd: u32 }
     LinkUpdate { link_fd: u32, new_prog_fd: u32, flags: u32, old_prog_fd: u32 }
     MapInfo {
         kind: u32,

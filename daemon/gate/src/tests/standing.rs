@@ -125,6 +125,20 @@ fn a_lost_pin_is_set_again() {
 fn what_a_crash_left_beside_the_pin_is_cleared() {
     let scene = Scene::new();
     let gate = scene.gate(Mode::Enforce);
+    let pins = scene.config().pins;
+    drop(gate);
+    // It died between the two steps of pinning.
+    fs::rename(pins.join("gate-1"), pins.join("gate-1-next")).expect("the kernel renames pins");
+    let gate = scene.gate(Mode::Enforce);
+    assert_eq!(gate.verify().expect("it can be asked").defects, []);
+    let names = fs::read_dir(&pins).expect("it is there").map(|it| it.expect("it is").file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["gate-1"]);
+}
+
+#[test]
+fn gates_of_other_layouts_are_found_and_removed() {
+    let scene = Scene::new();
+    let gate = scene.gate(Mode::Enforce);
     let link = attach(&constant("accelpool_gate", 1), &scene.config().root);
     // A gate of a layout that is no more, which somebody forgot.
     let old = scene.config().pins.join("gate-0");
