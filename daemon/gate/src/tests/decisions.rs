@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{Access, CgroupId, DeviceType, Gate, GateConfig, GateError, LEVELS_MAX, Mode};
 
-/// Pods as the kubelet lays them out below the root of the hierarchy, by driver and QoS class.
+/// Pods as the kubelet lays them out below the root of the hierarchy, by driver and class.
 /// Each reads: the gate's root, the pod below it, the cgroup of the container's process below
 /// the pod.
 const LAYOUTS: [(&str, &str, &str); 9] = [

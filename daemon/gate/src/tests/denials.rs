@@ -9,7 +9,7 @@ use super::{
 use crate::{Access, Counts, Denial, Denials, DeviceNumber, Gate, Guard, Guards, Mode};
 
 /// Long enough for any machine; a test that passes does not wait for it.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Everything that is reported up to a record of `last`.
 fn until(denials: &mut Denials, last: DeviceNumber) -> Vec<Denial> {

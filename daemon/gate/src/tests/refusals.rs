@@ -1,15 +1,13 @@
 //! Why there can be no gate, in the words of the error.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{opener::Opener, scene::Scene};
 use crate::{Gate, GateConfig, GateError, root::Cgroup, sys};
 
 #[track_caller]
-fn check(scene: &Scene, root: Option<&Path>, pins: Option<&Path>, expected: &str, lasting: bool) {
-    let mut config = scene.config();
-    root.into_iter().for_each(|root| config.root = root.to_owned());
-    pins.into_iter().for_each(|pins| config.pins = pins.to_owned());
+fn check(root: &Path, pins: &Path, expected: &str, lasting: bool) {
+    let config = GateConfig { root: root.to_owned(), pins: pins.to_owned() };
     let error = Gate::check(&config).expect_err("it cannot stand");
     assert_eq!((error.to_string().as_str(), error.is_lasting()), (expected, lasting));
     let error = Gate::open(&config).expect_err("it cannot stand");
@@ -19,25 +17,21 @@ fn check(scene: &Scene, root: Option<&Path>, pins: Option<&Path>, expected: &str
 #[test]
 fn what_the_machine_lacks_is_said() {
     let scene = Scene::new();
+    let GateConfig { root, pins } = scene.config();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let folder = folder.path().canonicalize().expect("it exists");
     let gone = scene.cgroup.join("gone");
-    let plain = folder.display();
-    check(&scene, Some(&folder), None, &format!("`{plain}` is not a cgroup of version 2"), true);
-    let missing = format!("failed to open the cgroup `{}`", gone.display());
-    check(&scene, Some(&gone), None, &missing, false);
-    let unpinned = format!(
-        "`{plain}` is not in a BPF file system, and a gate that is not pinned ends with its daemon"
-    );
-    check(&scene, None, Some(&folder), &unpinned, true);
-    let deep = folder.join("a/b");
-    check(
-        &scene,
-        None,
-        Some(&deep),
-        &unpinned.replace(&plain.to_string(), &deep.display().to_string()),
-        true,
-    );
+    let no_cgroup = format!("`{}` is not a cgroup of version 2", folder.display());
+    check(&folder, &pins, &no_cgroup, true);
+    check(&gone, &pins, &format!("failed to open the cgroup `{}`", gone.display()), false);
+    // Neither a plain folder nor one that would have to be made, with its parents.
+    for pins in [folder.clone(), folder.join("a/b"), scene.bpffs().join("a/b")] {
+        let expected = format!(
+            "`{}` is not in a BPF file system, and a gate that is not pinned ends with its daemon",
+            pins.display()
+        );
+        check(&root, &pins, &expected, true);
+    }
 }
 
 #[test]
@@ -80,7 +74,7 @@ fn cgroups_elsewhere_get_no_grant() {
     assert!(matches!(error, GateError::Outside { .. }), "{error}");
     let error = gate.cgroup(&scene.cgroup.join("root/..")).expect_err("it lies above the root");
     assert!(matches!(error, GateError::Outside { .. }), "{error}");
-    let error = gate.cgroup(&PathBuf::from("/proc")).expect_err("it is no cgroup");
+    let error = gate.cgroup(Path::new("/proc")).expect_err("it is no cgroup");
     assert!(matches!(error, GateError::NotCgroup2(_)), "{error}");
     assert!(gate.cgroup(&scene.config().root).is_ok());
 }
