@@ -138,10 +138,14 @@ pub(super) fn lineage(cgroup: &Path) -> Vec<CgroupId> {
 }
 
 fn hierarchy() -> PathBuf {
+    mounts_of("cgroup2").into_iter().next().expect("the tests of the gate need cgroup v2")
+}
+
+/// Where file systems of a kind are mounted.
+pub(super) fn mounts_of(kind: &str) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").expect("procfs is mounted");
     let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let mut unified = fields.filter(|fields| fields[2] == "cgroup2");
-    PathBuf::from(unified.next().expect("the tests of the gate need cgroup v2")[1])
+    fields.filter(|fields| fields[2] == kind).map(|fields| PathBuf::from(fields[1])).collect()
 }
 
 pub(super) fn device_of(kind: DeviceType, major: u32, minor: u32) -> DeviceNumber {
