@@ -109,5 +109,5 @@ impl AsFd for Denials {
 }
 
 fn fail(action: &'static str, source: std::io::Error) -> GateError {
-    GateError::Map { action, map: Map::Denials.name(), source }
+    GateError::Map { action, map: Map::Denials.contents(), source }
 }

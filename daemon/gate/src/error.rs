@@ -64,7 +64,7 @@ pub enum GateError {
     #[error("the kernel runs no BPF programs at cgroups (CONFIG_CGROUP_BPF)")]
     NoCgroupPrograms,
     /// The kernel has no map of that type.
-    #[error("the kernel cannot make the gate's map `{map}`")]
+    #[error("the kernel cannot make the map of the gate's {map}")]
     NoMap {
         /// The map.
         map: &'static str,

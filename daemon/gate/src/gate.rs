@@ -10,7 +10,7 @@ mod standing;
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt,
+    os::{fd::AsFd, unix::fs::DirBuilderExt},
     path::{Path, PathBuf},
 };
 
@@ -173,7 +173,7 @@ impl Gate {
     /// The program as it was loaded, for tests that need another version of it.
     #[cfg(test)]
     pub(crate) fn code(&self) -> Vec<[u8; 8]> {
-        program::code(&self.maps)
+        program::encode(&self.maps)
     }
 
     /// Makes the link hold our program at our root, and pins it. Does nothing where that is so.
@@ -243,7 +243,6 @@ fn remove_pin(path: &Path) -> Result<(), GateError> {
 }
 
 fn attach(program: &ProgramFd, root: &Cgroup) -> Result<LinkFd, GateError> {
-    use std::os::fd::AsFd;
     LinkFd::create(program, root.as_fd()).map_err(|source| match source.raw_os_error() {
         // The process got as far as to load a program, so it may; what stands in the way is
         // a program without `BPF_F_ALLOW_MULTI`.

@@ -92,6 +92,11 @@ impl Map {
         }
     }
 
+    /// What is in it, for messages.
+    pub(crate) fn contents(self) -> &'static str {
+        self.name().trim_start_matches("gate_")
+    }
+
     #[expect(clippy::cast_possible_truncation, reason = "an entry has a few bytes")]
     pub(crate) const fn shape(self) -> Shape {
         let (kind, key_bytes, value_bytes, entries_max, flags) = match self {
@@ -199,6 +204,8 @@ fn put(key: &mut [u8], at: usize, bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -217,6 +224,26 @@ mod tests {
         let grant = Grant { cgroup, device, access: Access::READ };
         let value = Access::READ.bits().to_ne_bytes();
         assert_eq!(grant_of(&grant_key(cgroup, device), &value), Some(grant));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+            let read = (guard_of(&bytes, &bytes), grant_of(&bytes, &bytes), device_of(&bytes));
+            drop((read, crate::Denial::of_bytes(&bytes)));
+        }
+
+        #[test]
+        fn prefixes_of_any_length_are_read_or_refused(bits in any::<u32>(), minor in any::<u32>()) {
+            let mut key = [0; GUARD_KEY];
+            put(&mut key, 0, &bits.to_ne_bytes());
+            put(&mut key, 4, &2_u32.to_be_bytes());
+            put(&mut key, 12, &minor.to_be_bytes());
+            if let Some(guard) = guard_of(&key, &[0; 4]) {
+                prop_assert!((76..=96).contains(&bits) || bits > 96);
+                prop_assert!(guard.devices.last() <= crate::MINOR_MAX);
+            }
+        }
     }
 
     #[test]

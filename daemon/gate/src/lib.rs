@@ -5,6 +5,27 @@
 //! changes in maps. The gate adds to the devices' file modes and to the container runtime's own
 //! device program: all must allow. It knows no claims, no paths of devices and no policy, and
 //! it holds nobody who may move processes out of its root.
+//!
+//! ```no_run
+//! use accelpool_gate::{
+//!     Access, DeviceNumber, DeviceType, Gate, GateConfig, Guard, Guards, Mode,
+//! };
+//!
+//! let gate = Gate::open(&GateConfig {
+//!     root: "/sys/fs/cgroup/kubepods.slice".into(),
+//!     pins: "/sys/fs/bpf/accelpool".into(),
+//! })?;
+//! let device = DeviceNumber::new(DeviceType::Character, 195, 0)?;
+//! // Grants before guards, so that nobody who holds one is ever refused.
+//! let pod = gate.cgroup("/sys/fs/cgroup/kubepods.slice/kubepods-pod6f1a.slice".as_ref())?;
+//! gate.grant(pod, device, Access::READ_WRITE)?;
+//! gate.guard(&Guards::new([Guard { devices: device.into(), mode: Mode::Enforce }])?)?;
+//! let mut denials = gate.denials()?;
+//! for denial in denials.wait(std::time::Duration::from_secs(1))? {
+//!     println!("process {} wanted {}", denial.process, denial.device);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod bpf;
 mod denials;

@@ -65,7 +65,7 @@ impl Maps {
         self.get(map).update(key, value).map_err(|source| match source.raw_os_error() {
             // Hash maps say E2BIG, tries ENOSPC.
             Some(libc::E2BIG | libc::ENOSPC) => {
-                GateError::Full { map: map.name(), entries_max: map.shape().entries_max }
+                GateError::Full { map: map.contents(), entries_max: map.shape().entries_max }
             }
             Some(_) | None => fail("write to", map)(source),
         })
@@ -179,7 +179,7 @@ fn create(map: Map) -> Result<MapFd, GateError> {
     MapFd::create(map.name(), map.shape()).map_err(|source| match source.raw_os_error() {
         Some(libc::EPERM) => GateError::NotPermitted { action: "make a BPF map" },
         Some(libc::ENOSYS) => GateError::NoBpf,
-        Some(_) | None => GateError::NoMap { map: map.name(), source },
+        Some(_) | None => GateError::NoMap { map: map.contents(), source },
     })
 }
 
@@ -194,7 +194,7 @@ fn devices_of(range: DeviceRange) -> impl Iterator<Item = DeviceNumber> {
 }
 
 fn fail(action: &'static str, map: Map) -> impl Fn(io::Error) -> GateError {
-    move |source| GateError::Map { action, map: map.name(), source }
+    move |source| GateError::Map { action, map: map.contents(), source }
 }
 
 fn invalid(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {

@@ -20,7 +20,7 @@ const LOG_LINES_MAX: usize = 4;
 
 /// Loads the program over `maps`.
 pub(super) fn load(maps: &Maps) -> Result<ProgramFd, GateError> {
-    let code = code(maps);
+    let code = encode(maps);
     ProgramFd::load(NAME, &code, None).or_else(|_| {
         // Once more, to hear why: to write the log takes longer than to load.
         let mut log = vec![0; LOG_BYTES];
@@ -30,7 +30,7 @@ pub(super) fn load(maps: &Maps) -> Result<ProgramFd, GateError> {
 }
 
 /// The program as the kernel reads it, with the descriptors of `maps`.
-pub(super) fn code(maps: &Maps) -> Vec<[u8; 8]> {
+pub(super) fn encode(maps: &Maps) -> Vec<[u8; 8]> {
     let mut program = assemble();
     for (at, map) in &program.maps {
         program.instructions[*at].immediate = maps.get(*map).as_fd().as_raw_fd();
@@ -67,11 +67,25 @@ fn last_lines(log: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bpf::assembler::{Instruction, code};
 
     #[track_caller]
     fn check(errno: i32, log: &str, expected: &str) {
         let error = explain(io::Error::from_raw_os_error(errno), log);
         assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn this_kernel_names_what_it_does_not_allow() {
+        // A call of `bpf_skb_load_bytes`, which is for packets, then exit.
+        let call = Instruction { code: code::CALL, immediate: 26, ..Instruction::default() };
+        let exit = Instruction { code: code::EXIT, ..Instruction::default() };
+        let program = [call.encode(), exit.encode()];
+        let mut log = vec![0; LOG_BYTES];
+        let error = ProgramFd::load(NAME, &program, Some(&mut log)).expect_err("it is forbidden");
+        let error = explain(error, &crate::sys::text(&log));
+        let GateError::NoHelper { helper } = &error else { panic!("{error}") };
+        assert_eq!(helper, "bpf_skb_load_bytes#26");
     }
 
     #[test]

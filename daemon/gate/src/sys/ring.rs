@@ -6,12 +6,12 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
     ptr::{self, NonNull},
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use crate::layout::DENIALS_BYTES;
+use crate::layout::{DENIALS_BYTES, Map};
 
 /// The head of a record: its length with two flags, and four bytes that only the kernel reads.
 const HEAD_BYTES: u64 = 8;
@@ -30,10 +30,10 @@ pub(crate) struct Ring {
 impl Ring {
     /// Maps the ring of `map`, whose shape must be that of the denials.
     pub(crate) fn open(map: &super::MapFd) -> io::Result<Self> {
-        if !map.has_shape(crate::layout::Map::Denials.shape()) {
+        if !map.has_shape(Map::Denials.shape()) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the ring of denials"));
         }
-        let fd = std::os::fd::AsFd::as_fd(map);
+        let fd = map.as_fd();
         // SAFETY: sysconf(3) takes no pointer.
         let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         let page_bytes = usize::try_from(page_bytes).map_err(|_| io::Error::last_os_error())?;

@@ -184,7 +184,7 @@ fn a_full_map_refuses_one_more_and_keeps_the_rest() {
         gate.grant(other(number), device(0), Access::READ).expect("there is room");
     }
     let error = gate.grant(other(most), device(0), Access::READ).expect_err("it is full");
-    assert_eq!(error.to_string(), "the gate has no room for more gate_grants: it holds 16384");
+    assert_eq!(error.to_string(), "the gate has no room for more grants: it holds 16384");
     assert_eq!(opener.open(&scene.node_of(0), Access::READ), "ENXIO");
     assert_eq!(opener.open(&scene.node_of(1), Access::READ), "EPERM");
     gate.grant(id, device(0), Access::READ_WRITE).expect("what is there can be replaced");

@@ -1,6 +1,6 @@
 //! Why there can be no gate, in the words of the error.
 
-use std::path::Path;
+use std::{os::fd::AsFd, path::Path};
 
 use super::{opener::Opener, scene::Scene};
 use crate::{Gate, GateConfig, GateError, root::Cgroup, sys};
@@ -40,7 +40,7 @@ fn a_check_leaves_nothing_behind() {
     Gate::check(&scene.config()).expect("this kernel can have a gate");
     assert!(!scene.config().pins.exists());
     let root = Cgroup::open(&scene.config().root).expect("it exists");
-    let attached = sys::attached_programs(std::os::fd::AsFd::as_fd(&root), false);
+    let attached = sys::attached_programs(root.as_fd(), false);
     assert_eq!(attached.expect("it can be asked"), [0_u32; 0]);
 }
 
@@ -60,7 +60,7 @@ fn a_process_without_the_capability_is_told_so() {
 fn a_program_that_is_to_be_alone_is_respected() {
     let scene = Scene::new();
     let root = Cgroup::open(&scene.config().root).expect("it exists");
-    sys::attach_alone(std::os::fd::AsFd::as_fd(&root)).expect("the kernel takes it");
+    sys::attach_alone(root.as_fd()).expect("the kernel takes it");
     let error = Gate::open(&scene.config()).expect_err("there is no room beside it");
     assert!(matches!(&error, GateError::RootHeld(path) if *path == root.path()), "{error}");
     assert!(error.is_lasting());

@@ -1,6 +1,6 @@
 //! How a gate outlives processes, is adopted, verified and repaired.
 
-use std::fs;
+use std::{fs, os::fd::AsFd, path::Path};
 
 use super::{
     opener::Opener,
@@ -24,8 +24,7 @@ fn constant(name: &str, verdict: i32) -> ProgramFd {
     ProgramFd::load(name, &code, None).expect("the kernel takes it")
 }
 
-fn attach(program: &ProgramFd, cgroup: &std::path::Path) -> LinkFd {
-    use std::os::fd::AsFd;
+fn attach(program: &ProgramFd, cgroup: &Path) -> LinkFd {
     let cgroup = Cgroup::open(cgroup).expect("it exists");
     LinkFd::create(program, cgroup.as_fd()).expect("the kernel takes it")
 }
@@ -100,6 +99,21 @@ fn a_root_made_anew_is_held_after_a_restart() {
     let gate = Gate::open(&scene.config()).expect("it can be adopted");
     assert_eq!(gate.verify().expect("it can be asked").defects, []);
     assert_eq!(opener.open(&scene.node_of(0), Access::READ), "EPERM");
+}
+
+#[test]
+fn a_gate_that_somebody_detached_is_attached_again() {
+    let scene = Scene::new();
+    let mut gate = scene.gate(Mode::Enforce);
+    let mut opener = Opener::start_in(&scene.make_cgroup("root/pod"));
+    let link = LinkFd::open(&scene.config().pins.join("gate-1")).expect("it is pinned");
+    link.detach().expect("root may");
+    assert_eq!(opener.open(&scene.node_of(0), Access::READ), "ENXIO");
+    let standing = gate.verify().expect("it can be asked");
+    assert_eq!((standing.defects, standing.programs), (vec![Defect::Detached], vec![]));
+    gate.repair().expect("it can be attached");
+    assert_eq!(opener.open(&scene.node_of(0), Access::READ), "EPERM");
+    assert_eq!(gate.verify().expect("it can be asked").defects, []);
 }
 
 #[test]
