@@ -90,19 +90,19 @@ impl MapFd {
         self.expect_sizes(key.len(), value.len())?;
         let mut attribute = self.element(key.as_ptr() as u64, value.as_mut_ptr() as u64);
         // SAFETY: the kernel reads a key and writes a value of the map's sizes; both
-        // slices have them, and `value` is ours to write to. No map here is per processor,
-        // where a value would be larger (`Shape` cannot say so).
+        // slices have them, and `value` is ours to write to. A map whose values the kernel
+        // writes for each processor was refused with the sizes.
         let result = unsafe { bpf(abi::MAP_LOOKUP, &mut attribute) };
         if_present(result.map(|_| value))
     }
 
-    /// Removes an entry; says whether it was there.
-    pub(crate) fn delete(&self, key: &[u8]) -> io::Result<bool> {
+    /// Removes an entry; one that is gone counts as removed.
+    pub(crate) fn delete(&self, key: &[u8]) -> io::Result<()> {
         self.expect_sizes(key.len(), self.shape.value_bytes as usize)?;
         let mut attribute = self.element(key.as_ptr() as u64, 0);
         // SAFETY: the kernel reads a key of the map's size, which the slice has.
         let result = unsafe { bpf(abi::MAP_DELETE, &mut attribute) };
-        if_present(result.map(drop)).map(|deleted| deleted.is_some())
+        if_present(result).map(drop)
     }
 
     /// The key that follows, or the first one.
@@ -127,9 +127,10 @@ impl MapFd {
         }
     }
 
+    /// Refuses what would let the kernel read or write beyond a slice.
     fn expect_sizes(&self, key_bytes: usize, value_bytes: usize) -> io::Result<()> {
         let expected = (self.shape.key_bytes as usize, self.shape.value_bytes as usize);
-        if (key_bytes, value_bytes) == expected {
+        if (key_bytes, value_bytes) == expected && self.shape.is_of_our_types() {
             return Ok(());
         }
         Err(io::Error::new(io::ErrorKind::InvalidInput, "not the size of the map's entries"))

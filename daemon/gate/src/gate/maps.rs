@@ -72,7 +72,7 @@ impl Maps {
     }
 
     pub(super) fn delete(&self, map: Map, key: &[u8]) -> Result<(), GateError> {
-        self.get(map).delete(key).map(drop).map_err(fail("delete from", map))
+        self.get(map).delete(key).map_err(fail("delete from", map))
     }
 
     /// First what is new, then what is stale: see `rules/guards.rs` for why there is no gap.

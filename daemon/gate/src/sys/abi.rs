@@ -4,7 +4,7 @@
 //! bpf_attr` up to the last field that we use. No structure has padding: what the kernel
 //! reads is what is written here.
 
-use crate::layout::Shape;
+use crate::layout::{MapType, Shape};
 
 pub(super) const MAP_CREATE: u32 = 0;
 pub(super) const MAP_LOOKUP: u32 = 1;
@@ -134,6 +134,16 @@ pub(super) struct MapShape {
     pub(super) value_bytes: u32,
     entries_max: u32,
     flags: u32,
+}
+
+impl MapShape {
+    /// Whether an entry is just a key and a value, as of all maps of the gate. In others
+    /// the kernel moves a value for each processor.
+    pub(super) fn is_of_our_types(self) -> bool {
+        [MapType::Hash, MapType::LruHash, MapType::Trie, MapType::Ring]
+            .into_iter()
+            .any(|it| it as u32 == self.kind)
+    }
 }
 
 impl From<Shape> for MapShape {
