@@ -8,10 +8,10 @@ demo: ## show accelpool on this machine, which needs no accelerator
 	@tools/setup.sh && tools/demo.sh
 
 test: ## run every test
-	@tools/setup.sh && cargo test --workspace --locked
+	@tools/setup.sh && tools/test.sh
 
 bench: ## measure, each figure beside its budget
-	@tools/setup.sh && cargo bench --workspace --locked
+	@tools/setup.sh && cargo bench --locked -p accelpool-benches
 
 lint: ## check format, house rules and clippy
 	@tools/setup.sh && cargo fmt --all --check && cargo run --quiet --locked -p xtask -- tidy && cargo clippy --workspace --all-targets --locked -- -D warnings

@@ -5,6 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod node;
+
 use std::{
     env,
     process::ExitCode,
@@ -18,6 +20,20 @@ pub struct Timing {
     pub median: Duration,
     /// 99 of 100 runs took no longer.
     pub p99: Duration,
+}
+
+impl Timing {
+    /// What `times`, at least one, come to.
+    ///
+    /// # Panics
+    ///
+    /// Without a time.
+    #[must_use]
+    pub fn of(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        let runs = times.len();
+        Self { median: times[runs / 2], p99: times[(runs * 99 / 100).min(runs - 1)] }
+    }
 }
 
 /// The lines of one bench program.
@@ -39,7 +55,7 @@ impl Report {
 
     /// Times `work`, `runs` times after as many as a tenth of that to warm up.
     pub fn time<T>(&self, runs: usize, mut work: impl FnMut() -> T) -> Timing {
-        let runs = if self.judged { runs.max(1) } else { 1 };
+        let runs = self.runs(runs);
         let mut times: Vec<Duration> = Vec::with_capacity(runs);
         for run in 0..runs + runs / 10 {
             let start = Instant::now();
@@ -49,8 +65,19 @@ impl Report {
                 times.push(time);
             }
         }
-        times.sort_unstable();
-        Timing { median: times[runs / 2], p99: times[(runs * 99 / 100).min(runs - 1)] }
+        Timing::of(times)
+    }
+
+    /// True under `cargo bench`.
+    #[must_use]
+    pub const fn is_judged(&self) -> bool {
+        self.judged
+    }
+
+    /// `runs` under `cargo bench`, else one: enough to see that a case works.
+    #[must_use]
+    pub fn runs(&self, runs: usize) -> usize {
+        if self.judged { runs.max(1) } else { 1 }
     }
 
     /// Prints a figure beside the most it may be, both in `unit`.
@@ -65,6 +92,11 @@ impl Report {
         let figure = format!("{figure:.3} {unit}");
         let budget = format!("{budget:.3} {unit}");
         println!("{name:<44} {figure:>14} {budget:>14}  {verdict}");
+    }
+
+    /// Prints a figure that has no budget of its own, but explains another.
+    pub fn note(&self, name: &str, figure: f64, unit: &str) {
+        println!("{name:<44} {:>14} {:>14}", format!("{figure:.3} {unit}"), "-");
     }
 
     /// Prints a time beside the most it may be, in milliseconds.

@@ -57,11 +57,17 @@ pub enum SpecError {
 }
 
 impl SpecFolder {
-    /// The folder at `path`, made if it is missing.
+    /// The folder at `path`, made if it is missing. Leftovers of a writer that died are removed:
+    /// later, such a file may be one that is being written.
     pub fn open(path: &Path) -> Result<Self, SpecError> {
         fs::create_dir_all(path)
             .map_err(|source| SpecError::MakeFolder { path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned() })
+        let folder = Self { path: path.to_owned() };
+        for name in folder.names()?.into_iter().filter(|name| name.ends_with(UNFINISHED)) {
+            let path = path.join(format!("{PREFIX}{name}"));
+            fs::remove_file(&path).map_err(|source| SpecError::Remove { path, source })?;
+        }
+        Ok(folder)
     }
 
     /// Where it is.
@@ -98,29 +104,29 @@ impl SpecFolder {
         }
     }
 
-    /// The claims that have a spec in the folder. Leftovers of a writer that died are removed.
+    /// The claims that have a spec in the folder.
     pub fn claims(&self) -> Result<BTreeSet<ClaimId>, SpecError> {
+        let names = self.names()?;
+        let claims = names.iter().filter_map(|name| name.strip_suffix(SUFFIX)?.parse().ok());
+        Ok(claims.collect())
+    }
+
+    /// The names of our files, without what they all begin with.
+    fn names(&self) -> Result<Vec<String>, SpecError> {
         let list = |source| SpecError::List { path: self.path.clone(), source };
         let entries = match fs::read_dir(&self.path) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => return Err(list(source)),
         };
-        let mut claims = BTreeSet::new();
+        let mut names = Vec::new();
         for entry in entries {
             let name = entry.map_err(list)?.file_name();
-            let Some(name) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
-                continue;
-            };
-            if name.ends_with(UNFINISHED) {
-                let path = self.path.join(format!("{PREFIX}{name}"));
-                fs::remove_file(&path).map_err(|source| SpecError::Remove { path, source })?;
-            } else if let Some(claim) = name.strip_suffix(SUFFIX).and_then(|name| name.parse().ok())
-            {
-                claims.insert(claim);
-            }
+            names.extend(
+                name.to_str().and_then(|name| name.strip_prefix(PREFIX)).map(str::to_owned),
+            );
         }
-        Ok(claims)
+        Ok(names)
     }
 
     fn spec_path(&self, claim: &ClaimId) -> PathBuf {

@@ -37,6 +37,7 @@ pub fn code(error: &NodeError) -> &'static str {
         NodeError::UnknownTaint { .. } => "AP0118",
         NodeError::UnknownClaim(_) => "AP0117",
         NodeError::UnknownVendor(_) => "AP0119",
+        NodeError::NotObserved { .. } => "AP0120",
         NodeError::Draining => "AP0115",
         NodeError::Ledger => "AP0004",
     }
@@ -58,7 +59,7 @@ fn prepare_code(error: &PrepareError) -> &'static str {
         PrepareError::CutByHand { .. } => "AP0110",
         PrepareError::Busy(..) => "AP0111",
         PrepareError::TooManyLeases(_) => "AP0112",
-        PrepareError::UnknownProfile { .. } => "AP0113",
+        PrepareError::UnknownProfile { .. } | PrepareError::NoSuchProfile(_) => "AP0113",
     }
 }
 
@@ -67,7 +68,9 @@ fn prepare_code(error: &PrepareError) -> &'static str {
 fn wire_code(error: &NodeError) -> Code {
     match error {
         NodeError::Refused(error) => match error {
-            PrepareError::UnknownDevice(_) | PrepareError::UnknownProfile { .. } => Code::NotFound,
+            PrepareError::UnknownDevice(_)
+            | PrepareError::UnknownProfile { .. }
+            | PrepareError::NoSuchProfile(_) => Code::NotFound,
             PrepareError::MemoryOutOfRange { .. } | PrepareError::ShareOfPartition(_) => {
                 Code::InvalidArgument
             }
@@ -85,7 +88,10 @@ fn wire_code(error: &NodeError) -> Code {
             PrepareError::Changed(_) => Code::AlreadyExists,
             PrepareError::Busy(..) => Code::Aborted,
         },
-        NodeError::Failed(_) | NodeError::Draining | NodeError::Ledger => Code::Unavailable,
+        NodeError::Failed(_)
+        | NodeError::NotObserved { .. }
+        | NodeError::Draining
+        | NodeError::Ledger => Code::Unavailable,
         NodeError::UnknownDevice(_)
         | NodeError::UnknownTaint { .. }
         | NodeError::UnknownClaim(_)

@@ -29,3 +29,41 @@ pub mod node {
 pub mod worker {
     include!("gen/accelpool.worker.v1.rs");
 }
+
+/// What the kubelet and its plugins say to each other (`kubelet/`). Hand-written from the
+/// wire facts of Kubernetes 1.36: only names, numbers and types are the kubelet's.
+pub mod kubelet {
+    /// How a plugin makes itself known.
+    pub mod registration {
+        include!("gen/pluginregistration.rs");
+    }
+
+    /// Dynamic resource allocation.
+    pub mod dra {
+        /// The version to speak: it has share ids.
+        pub mod v1 {
+            include!("gen/k8s.io.kubelet.pkg.apis.dra.v1.rs");
+        }
+
+        /// The version that kubelets before 1.34 know.
+        pub mod v1beta1 {
+            include!("gen/k8s.io.kubelet.pkg.apis.dra.v1beta1.rs");
+        }
+    }
+
+    /// The health of a driver's devices, for kubelets before 1.37.
+    pub mod v1alpha1 {
+        include!("gen/v1alpha1.rs");
+    }
+
+    /// Extended resources: the device plugin API.
+    pub mod v1beta1 {
+        include!("gen/v1beta1.rs");
+    }
+
+    /// The devices of the node's pods (PodResources), and the health of a driver's devices:
+    /// two APIs that share one bare package name.
+    pub mod v1 {
+        include!("gen/v1.rs");
+    }
+}

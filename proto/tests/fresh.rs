@@ -5,7 +5,17 @@
 use std::{fs, path::Path};
 
 /// Every `.proto` file that code is made from, relative to the crate.
-const FILES: [&str; 2] = ["accelpool/node/v1/node.proto", "accelpool/worker/v1/worker.proto"];
+const FILES: [&str; 9] = [
+    "accelpool/node/v1/node.proto",
+    "accelpool/worker/v1/worker.proto",
+    "kubelet/deviceplugin/v1beta1/deviceplugin.proto",
+    "kubelet/dra/v1/dra.proto",
+    "kubelet/dra/v1beta1/dra.proto",
+    "kubelet/drahealth/v1/health.proto",
+    "kubelet/drahealth/v1alpha1/health.proto",
+    "kubelet/pluginregistration/v1/registration.proto",
+    "kubelet/podresources/v1/podresources.proto",
+];
 
 #[test]
 fn committed_code_is_fresh() {

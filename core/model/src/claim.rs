@@ -31,6 +31,8 @@ pub struct Request {
     pub demand: Enforcements,
     /// Tells apart several shares of one device within a request.
     pub share_id: Option<ShareId>,
+    /// To look at a named device, held or not, instead of holding it (Kubernetes' admin access).
+    pub admin: bool,
 }
 
 /// How a request says which device it wants.
@@ -157,6 +159,11 @@ pub enum Portion {
         /// How urgent it is.
         class: ShareClass,
     },
+    /// Nothing: access to look at a device, beside whoever holds it.
+    Admin {
+        /// The partition that was named, if one was; access is to its device.
+        partition: Option<PartitionName>,
+    },
 }
 
 impl Allocation {
@@ -164,8 +171,12 @@ impl Allocation {
     #[must_use]
     pub fn target(&self) -> &str {
         match &self.portion {
-            Portion::Partition { name, .. } => name.as_str(),
-            Portion::Whole | Portion::Share { .. } => self.device.as_str(),
+            Portion::Partition { name, .. } | Portion::Admin { partition: Some(name) } => {
+                name.as_str()
+            }
+            Portion::Whole | Portion::Share { .. } | Portion::Admin { partition: None } => {
+                self.device.as_str()
+            }
         }
     }
 

@@ -29,6 +29,7 @@ impl<'a> Occupancy<'a> {
         let own = earlier
             .iter()
             .filter(|allocation| allocation.device == device.name)
+            .filter(|allocation| !matches!(allocation.portion, Portion::Admin { .. }))
             .map(|allocation| Holder { claim: &claim.id, allocation });
         Self {
             device,
@@ -56,6 +57,7 @@ impl<'a> Occupancy<'a> {
         let held = self.holders.iter().map(|holder| match &holder.allocation.portion {
             Portion::Share { memory, .. } => *memory,
             Portion::Whole | Portion::Partition { .. } => self.device.memory,
+            Portion::Admin { .. } => MemoryBytes::ZERO,
         });
         self.device.memory.saturating_sub(held.sum())
     }
@@ -66,6 +68,7 @@ impl<'a> Occupancy<'a> {
         self.holders.iter().fold(whole, |left, holder| match &holder.allocation.portion {
             Portion::Share { compute, .. } => left.saturating_sub(compute.permille()),
             Portion::Whole | Portion::Partition { .. } => 0,
+            Portion::Admin { .. } => left,
         })
     }
 
@@ -74,6 +77,7 @@ impl<'a> Occupancy<'a> {
         let leased = self.holders.iter().map(|holder| match &holder.allocation.portion {
             Portion::Partition { size, .. } => *size,
             Portion::Whole | Portion::Share { .. } => partitioning.slices,
+            Portion::Admin { .. } => 0,
         });
         let by_hand = self.foreign.iter().filter_map(|partition| self.size_of(partition));
         partitioning.slices.saturating_sub(leased.chain(by_hand).fold(0, u32::saturating_add))
@@ -95,7 +99,7 @@ impl<'a> Occupancy<'a> {
     ) -> Result<(), PrepareError> {
         let other = self.holders.iter().find(|holder| match holder.allocation.portion {
             Portion::Whole | Portion::Partition { .. } => true,
-            Portion::Share { .. } => false,
+            Portion::Share { .. } | Portion::Admin { .. } => false,
         });
         if let Some(holder) = other {
             return Err(self.held(holder));
@@ -124,6 +128,7 @@ impl<'a> Occupancy<'a> {
         for holder in &self.holders {
             let blocks = match &holder.allocation.portion {
                 Portion::Whole | Portion::Share { .. } => true,
+                Portion::Admin { .. } => false,
                 Portion::Partition { profile: other, start: at, placement: held, .. } => {
                     touches(placement, *held)
                         || (*other == profile.name && *at == start)
@@ -172,7 +177,7 @@ impl<'a> Occupancy<'a> {
     ) -> Result<(), PrepareError> {
         let leased = self.holders.iter().filter(|holder| match &holder.allocation.portion {
             Portion::Partition { profile: other, .. } => *other == profile.name,
-            Portion::Whole | Portion::Share { .. } => false,
+            Portion::Whole | Portion::Share { .. } | Portion::Admin { .. } => false,
         });
         let by_hand = self.foreign.iter().filter(|partition| partition.profile == profile.name);
         let exhausted = leased.count() + by_hand.count() >= profile.instances_max as usize;
@@ -204,6 +209,7 @@ impl<'a> Occupancy<'a> {
                 Portion::Whole => "whole".to_owned(),
                 Portion::Share { .. } => "as a share".to_owned(),
                 Portion::Partition { name, .. } => format!("as partition {name}"),
+                Portion::Admin { .. } => "to look at".to_owned(),
             },
             holder: holder.claim.clone(),
         }

@@ -92,7 +92,10 @@ pub(crate) fn owned_partitions(lease: &Lease) -> impl Iterator<Item = PartitionS
             profile: profile.clone(),
             start: *start,
         }),
-        Portion::Partition { adopted: true, .. } | Portion::Whole | Portion::Share { .. } => None,
+        Portion::Partition { adopted: true, .. }
+        | Portion::Whole
+        | Portion::Share { .. }
+        | Portion::Admin { .. } => None,
     })
 }
 
@@ -121,7 +124,11 @@ fn allocate_named(
     earlier: &[Allocation],
 ) -> Result<Allocation, PrepareError> {
     let target = view.inventory.resolve(name);
-    match target.ok_or_else(|| PrepareError::UnknownDevice(shorten(name)))? {
+    let target = target.ok_or_else(|| PrepareError::UnknownDevice(shorten(name)))?;
+    if request.admin {
+        return allocate_admin(view, request, name, &target);
+    }
+    match target {
         Target::Device(device) => {
             let device = device_of(view, &device)?;
             match &request.share {
@@ -137,6 +144,22 @@ fn allocate_named(
             allocate_partition(view, claim, request, (device, &profile, start), earlier)
         }
     }
+}
+
+/// Access to look at a device. It holds nothing, so nothing can be in its way; a partition's
+/// name gives access to its device, for whoever watches all of it.
+fn allocate_admin(
+    view: NodeView<'_>,
+    request: &Request,
+    name: &str,
+    target: &Target,
+) -> Result<Allocation, PrepareError> {
+    let (device, partition) = match target {
+        Target::Device(device) => (device, None),
+        Target::Partition { device, .. } => (device, name.parse().ok()),
+    };
+    let device = device_of(view, device)?;
+    allocation(request, device, Portion::Admin { partition }, Enforcements::default())
 }
 
 pub(crate) fn allocate_whole(

@@ -94,9 +94,10 @@ fn restore(view: NodeView<'_>, lease: &Lease) -> Repair {
                 let gone = !there.is_some_and(|partition| partition.complete);
                 gone.then(|| format!("partition {name}, made by an operator, is gone"))
             }
-            Portion::Partition { adopted: false, .. } | Portion::Whole | Portion::Share { .. } => {
-                None
-            }
+            Portion::Partition { adopted: false, .. }
+            | Portion::Whole
+            | Portion::Share { .. }
+            | Portion::Admin { .. } => None,
         }
     });
     if let Some(trouble) = trouble {

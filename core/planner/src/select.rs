@@ -62,12 +62,12 @@ impl Seek<'_> {
             let earlier = self.earlier;
             allocate_whole(self.view, self.claim, self.request, device, earlier)
         };
-        let (free, refusal) = self.sort_out(allocate);
+        let (free, refusals) = self.sort_out(allocate);
         let candidates: Vec<Candidate<'_>> =
             free.iter().map(|(device, _)| Candidate::of(device)).collect();
         let chosen = choose(&candidates, &self.view.inventory.links, count as usize, &[]);
         let Some(chosen) = chosen.filter(|chosen| !chosen.is_empty()) else {
-            return Err(self.none_free("whole device", refusal, free.len(), count));
+            return Err(self.none_free("whole device", refusals, free.len(), count));
         };
         Ok(chosen.into_iter().map(|index| free[index].1.clone()).collect())
     }
@@ -77,11 +77,11 @@ impl Seek<'_> {
             let earlier = self.earlier;
             allocate_share(self.view, self.claim, self.request, device, share, earlier)
         };
-        let (mut fitting, refusal) = self.sort_out(allocate);
+        let (mut fitting, refusals) = self.sort_out(allocate);
         if fitting.len() < count as usize {
             return Err(self.none_free(
                 "device with room for the share",
-                refusal,
+                refusals,
                 fitting.len(),
                 count,
             ));
@@ -100,6 +100,10 @@ impl Seek<'_> {
         profile: &ProfileName,
         count: u32,
     ) -> Result<Vec<Allocation>, PrepareError> {
+        let known = |device: &&Device| device.profile(profile).is_some();
+        if !self.devices.is_empty() && !self.devices.iter().any(known) {
+            return Err(PrepareError::NoSuchProfile(profile.clone()));
+        }
         let mut taken = self.earlier.to_vec();
         let mut allocations = Vec::new();
         while allocations.len() < count as usize {
@@ -108,9 +112,9 @@ impl Seek<'_> {
                     taken.push(allocation.clone());
                     allocations.push(allocation);
                 }
-                Err(refusal) => {
+                Err(refusals) => {
                     let wanted = format!("partition of profile {profile}");
-                    return Err(self.none_free(&wanted, refusal, allocations.len(), count));
+                    return Err(self.none_free(&wanted, refusals, allocations.len(), count));
                 }
             }
         }
@@ -123,9 +127,9 @@ impl Seek<'_> {
         &self,
         profile: &ProfileName,
         earlier: &[Allocation],
-    ) -> Result<Allocation, Option<PrepareError>> {
+    ) -> Result<Allocation, Vec<PrepareError>> {
         let mut best = None;
-        let mut refusal = None;
+        let mut refusals = Vec::new();
         for device in &self.devices {
             let Some((partitioning, shape)) =
                 device.partitioning.as_ref().zip(device.profile(profile))
@@ -150,41 +154,43 @@ impl Seek<'_> {
                             best = Some((rank, allocation));
                         }
                     }
-                    Err(error) => refusal = refusal.or(Some(error)),
+                    Err(error) => refusals.push(error),
                 }
             }
         }
-        best.map(|(_, allocation)| allocation).ok_or(refusal)
+        best.map(|(_, allocation)| allocation).ok_or(refusals)
     }
 
-    /// Splits the devices into those that `allocate` takes, and the first reason against others.
+    /// Splits the devices into those that `allocate` takes, and the reasons against the others.
     fn sort_out(
         &self,
         allocate: impl Fn(&&Device) -> Result<Allocation, PrepareError>,
-    ) -> (Vec<(&Device, Allocation)>, Option<PrepareError>) {
-        let mut refusal = None;
+    ) -> (Vec<(&Device, Allocation)>, Vec<PrepareError>) {
+        let mut refusals = Vec::new();
         let mut taken = Vec::new();
         for device in &self.devices {
             match allocate(device) {
                 Ok(allocation) => taken.push((*device, allocation)),
-                Err(error) => refusal = refusal.or(Some(error)),
+                Err(error) => refusals.push(error),
             }
         }
-        (taken, refusal)
+        (taken, refusals)
     }
 
-    /// With a single candidate its own reason says more than a count.
+    /// With a single candidate its own reason says more than a count, and so does a reason
+    /// that waiting does not cure.
     fn none_free(
         &self,
         wanted: &str,
-        refusal: Option<PrepareError>,
+        mut refusals: Vec<PrepareError>,
         found: usize,
         asked: u32,
     ) -> PrepareError {
-        match refusal {
-            Some(refusal) if self.devices.len() == 1 => refusal,
-            Some(_) | None => PrepareError::NoneFree { wanted: wanted.to_owned(), found, asked },
+        let lasting = found == 0 && refusals.iter().all(PrepareError::is_lasting);
+        if !refusals.is_empty() && (self.devices.len() == 1 || lasting) {
+            return refusals.swap_remove(0);
         }
+        PrepareError::NoneFree { wanted: wanted.to_owned(), found, asked }
     }
 }
 

@@ -72,6 +72,7 @@ pub(crate) fn request(name: &str, wanted: Wanted) -> Request {
         share: None,
         demand: Enforcements::default(),
         share_id: None,
+        admin: false,
     }
 }
 

@@ -49,6 +49,8 @@ impl<'a> NodeView<'a> {
                 lease.allocations.iter().map(move |allocation| Holder { claim, allocation })
             })
             .filter(move |holder| holder.allocation.device == *device)
+            // Who only looks is in nobody's way.
+            .filter(|holder| !matches!(holder.allocation.portion, Portion::Admin { .. }))
     }
 
     /// Partitions of `device` that exist and belong to no lease: an operator made them.
@@ -99,7 +101,7 @@ fn is_leased(leases: &BTreeMap<ClaimId, Lease>, partition: &Partition) -> bool {
                 && *profile == partition.profile
                 && *start == partition.start
         }
-        Portion::Whole | Portion::Share { .. } => false,
+        Portion::Whole | Portion::Share { .. } | Portion::Admin { .. } => false,
     };
     leases.values().any(|lease| lease.allocations.iter().any(covers))
 }

@@ -48,6 +48,7 @@ fn lease(claim: &str, number: u32) -> Lease {
         share,
         demand,
         share_id: None,
+        admin: false,
     };
     let any = Wanted::Any {
         selector: Selector { model: Some(format!("model {number}")), ..Selector::default() },

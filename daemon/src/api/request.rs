@@ -35,7 +35,7 @@ impl From<BadRequest> for Status {
     }
 }
 
-fn bad(path: impl Into<String>) -> impl Fn(&dyn std::fmt::Display) -> BadRequest {
+pub(super) fn bad(path: impl Into<String>) -> impl Fn(&dyn std::fmt::Display) -> BadRequest {
     let path = path.into();
     move |reason| BadRequest { path: path.clone(), reason: reason.to_string() }
 }
@@ -108,6 +108,9 @@ fn request_from_wire(path: &str, request: wire::Request) -> Result<Request, BadR
         Some(wire::request::Wanted::Any(any)) => any_from_wire(path, any)?,
     };
     let share = request.share.map(|share| share_from_wire(path, &share)).transpose()?;
+    if request.admin && (share.is_some() || matches!(wanted, Wanted::Any { .. })) {
+        return Err(at("admin")(&"name the device with `device`, and ask for no share of it"));
+    }
     let demand = request.demand.unwrap_or_default();
     let enforcement = |field: &str, text: &str| match text {
         "" => Ok(accelpool_model::Enforcement::None),
@@ -123,6 +126,7 @@ fn request_from_wire(path: &str, request: wire::Request) -> Result<Request, BadR
             compute: enforcement("demand.compute", &demand.compute)?,
         },
         share_id: share_id.map_err(|error| at("share_id")(&error))?,
+        admin: request.admin,
     })
 }
 

@@ -55,6 +55,8 @@ fn usage(view: NodeView<'_>, device: &Device) -> wire::Usage {
     for lease in view.leases.values() {
         for allocation in lease.allocations.iter().filter(|held| held.device == device.name) {
             let (mode, memory, compute) = match &allocation.portion {
+                // Who only looks holds nothing.
+                Portion::Admin { .. } => continue,
                 Portion::Whole => ("whole", device.memory.bytes(), 1000),
                 Portion::Share { memory, compute, .. } => {
                     ("shared", memory.bytes(), compute.permille().into())
@@ -130,7 +132,10 @@ pub(super) fn partitions(state: &State, only: &str, possible: bool) -> Vec<wire:
             continue;
         }
         let holder = state.leases.iter().find(|lease| {
-            lease.allocations.iter().any(|allocation| allocation.target() == name.as_str())
+            let holds = |allocation: &Allocation| {
+                matches!(&allocation.portion, Portion::Partition { name: held, .. } if held == name)
+            };
+            lease.allocations.iter().any(holds)
         });
         let (partition_state, reason) = match there {
             Some(partition) => (existing(partition), String::new()),
@@ -202,6 +207,7 @@ fn allocation(allocation: &Allocation, cdi_id: String) -> wire::Allocation {
     use wire::allocation::Portion as Wire;
     let portion = match &allocation.portion {
         Portion::Whole => Wire::Whole(wire::Whole {}),
+        Portion::Admin { .. } => Wire::Admin(wire::AdminPortion {}),
         Portion::Partition { name, profile, start, adopted, .. } => {
             Wire::Partition(wire::PartitionPortion {
                 name: name.to_string(),

@@ -1,6 +1,7 @@
 //! The methods of the node API, each: check the caller, check the request, ask the node.
 
 mod diagnose;
+mod prefer;
 
 use std::{pin::Pin, sync::Arc};
 
@@ -78,7 +79,12 @@ impl NodeApi for Service {
         Ok(Response::new(wire::GetNodeResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: self.about.boot.to_string(),
-            state: if state.draining { "draining" } else { "ready" }.to_owned(),
+            state: match (state.draining, state.complete) {
+                (true, _) => "draining",
+                (false, true) => "ready",
+                (false, false) => "starting",
+            }
+            .to_owned(),
             started_unix_ms: self.about.started_ms,
             ledger_schema: accelpool_ledger::Ledger::SCHEMA,
             vendors,
@@ -160,6 +166,16 @@ impl NodeApi for Service {
         Ok(Response::new(response::topology(&self.state().await?)))
     }
 
+    async fn prefer_devices(
+        &self,
+        request: Request<wire::PreferDevicesRequest>,
+    ) -> Result<Response<wire::PreferDevicesResponse>, Status> {
+        self.access.read(&request)?;
+        let state = self.state().await?;
+        let devices = prefer::prefer(&state.inventory, request.get_ref())?;
+        Ok(Response::new(wire::PreferDevicesResponse { devices }))
+    }
+
     type WatchNodeStream =
         Pin<Box<dyn Stream<Item = Result<wire::WatchNodeResponse, Status>> + Send>>;
 
@@ -168,6 +184,7 @@ impl NodeApi for Service {
         request: Request<wire::WatchNodeRequest>,
     ) -> Result<Response<Self::WatchNodeStream>, Status> {
         self.access.read(&request)?;
+        let possible = request.get_ref().possible;
         let service = self.clone();
         // The latest revision only: a slow reader skips what it has no time for.
         let states = WatchStream::new(self.node.revisions()).then(move |_| {
@@ -176,8 +193,9 @@ impl NodeApi for Service {
                 let state = service.state().await?;
                 Ok(wire::WatchNodeResponse {
                     revision: state.revision,
+                    complete: state.complete,
                     devices: response::devices(&state),
-                    partitions: response::partitions(&state, "", true),
+                    partitions: response::partitions(&state, "", possible),
                     pools: response::pools(&state),
                     leases: response::leases(&state),
                 })

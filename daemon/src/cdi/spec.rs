@@ -97,6 +97,7 @@ fn grant_words(allocation: &Allocation) -> String {
         Portion::Partition { name, profile, .. } => {
             format!("portion=partition,uuid={uuid},partition={name},profile={profile}")
         }
+        Portion::Admin { .. } => format!("portion=admin,uuid={uuid}"),
         Portion::Share { memory, compute, weight, class } => format!(
             "portion=share,uuid={uuid},memory_bytes={},compute_permille={compute},\
              weight={weight},class={class}",

@@ -166,7 +166,7 @@ pub(super) fn known_injections(
     let mut injections = Injections::new();
     for allocation in &lease.allocations {
         let injection = match &allocation.portion {
-            Portion::Whole | Portion::Share { .. } => inventory
+            Portion::Whole | Portion::Share { .. } | Portion::Admin { .. } => inventory
                 .device(&allocation.device)
                 .filter(|device| device.uuid == allocation.uuid)
                 .map(|device| device.injection.clone()),

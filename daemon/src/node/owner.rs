@@ -1,7 +1,7 @@
 //! The one task that owns the node's state. Nothing else changes leases, taints or inventory.
 //!
-//! It works in turns. A turn takes everything that has arrived, decides it against the state
-//! as the turn has changed it so far, commits all records in one transaction, and only then
+//! It works in rounds. A round takes everything that has arrived, decides it against the state
+//! as the round has changed it so far, commits all records in one transaction, and only then
 //! answers and starts the steps. Claims that arrive together thus share two commits, and
 //! nobody hears of what is not on disk.
 //!
@@ -9,9 +9,11 @@
 //! requests, notices -> decide (pure plans) -> commit -> answer, start steps -> notices
 //! ```
 
+mod claims;
 mod memory;
 mod observed;
-mod turn;
+mod reconcile;
+mod round;
 
 use std::{
     collections::BTreeMap,
@@ -20,28 +22,23 @@ use std::{
 };
 
 use accelpool_ledger::{CommitError, Ledger, Replayed};
-use accelpool_model::{BootId, Claim, ClaimId, Lease, Pool, Topology, VendorName};
-use accelpool_planner::{Outcome, Repair, plan_prepare, plan_reconcile, plan_release};
+use accelpool_model::{BootId, ClaimId, Pool, Topology, VendorName};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, timeout_at},
 };
-use tracing::{info, warn};
+use tracing::warn;
 
-use self::{
-    memory::{InFlight, Memory, Purpose},
-    turn::Turn,
-};
+use self::{memory::Memory, round::Round};
 use super::{
-    apply::{self, Job, Tools},
-    history::EventKind,
-    request::{Applied, NodeError, Notice, Reply, Request, State},
+    apply::{self, Tools},
+    request::{NodeError, Notice, Request, State},
 };
-use crate::{error::Chain, worker::Worker};
+use crate::worker::Worker;
 
-/// The most requests that one turn takes: the kubelet's default limit is 110 pods.
-const TURN_MAX: usize = 128;
+/// The most requests that one round takes: the kubelet's default limit is 110 pods.
+const ROUND_MAX: usize = 128;
 /// The most requests that wait for one claim's steps to end.
 const WAITING_MAX: usize = 64;
 
@@ -82,7 +79,7 @@ impl Owner {
         let until = Instant::now() + patience;
         while !self.all_answered() {
             match timeout_at(until, self.gather()).await {
-                Ok(Some(arrived)) => self.turn(arrived).await?,
+                Ok(Some(arrived)) => self.round(arrived).await?,
                 Ok(None) => return Ok(()),
                 Err(_) => {
                     warn!("not every vendor has answered in time, going on without");
@@ -90,13 +87,13 @@ impl Owner {
                 }
             }
         }
-        let mut turn = Turn::default();
-        self.reconcile(&mut turn);
+        let mut round = Round::default();
+        self.reconcile(&mut round);
         self.memory.started = true;
-        self.settle(turn).await?;
+        self.settle(round).await?;
         while !self.memory.in_flight.is_empty() {
             match timeout_at(until + patience, self.gather()).await {
-                Ok(Some(arrived)) => self.turn(arrived).await?,
+                Ok(Some(arrived)) => self.round(arrived).await?,
                 Ok(None) | Err(_) => break,
             }
         }
@@ -106,7 +103,7 @@ impl Owner {
     /// Serves until every handle is gone. An error means that the ledger cannot be written.
     pub(super) async fn run(mut self) -> Result<(), CommitError> {
         while let Some(arrived) = self.gather().await {
-            self.turn(arrived).await?;
+            self.round(arrived).await?;
         }
         Ok(())
     }
@@ -118,12 +115,12 @@ impl Owner {
             Some(notice) = self.parts.notices.recv() => arrived.notices.push(notice),
             request = self.parts.inbox.recv() => arrived.requests.push(request?),
         }
-        while arrived.notices.len() < TURN_MAX
+        while arrived.notices.len() < ROUND_MAX
             && let Ok(notice) = self.parts.notices.try_recv()
         {
             arrived.notices.push(notice);
         }
-        while arrived.requests.len() < TURN_MAX
+        while arrived.requests.len() < ROUND_MAX
             && let Ok(request) = self.parts.inbox.try_recv()
         {
             arrived.requests.push(request);
@@ -131,20 +128,20 @@ impl Owner {
         Some(arrived)
     }
 
-    async fn turn(&mut self, arrived: Arrived) -> Result<(), CommitError> {
-        let mut turn = Turn::default();
+    async fn round(&mut self, arrived: Arrived) -> Result<(), CommitError> {
+        let mut round = Round::default();
         for notice in arrived.notices {
-            self.on_notice(notice, &mut turn);
+            self.on_notice(notice, &mut round);
         }
         for request in arrived.requests {
-            self.on_request(request, &mut turn);
+            self.on_request(request, &mut round);
         }
-        self.settle(turn).await
+        self.settle(round).await
     }
 
-    /// Commits the turn, then answers and starts what it decided.
-    async fn settle(&mut self, turn: Turn) -> Result<(), CommitError> {
-        let Turn { writes, answers, jobs, reads, changed } = turn;
+    /// Commits the round, then answers and starts what it decided.
+    async fn settle(&mut self, round: Round) -> Result<(), CommitError> {
+        let Round { writes, answers, jobs, reads, changed } = round;
         if !writes.is_empty() {
             let faults = self.parts.tools.faults.clone();
             faults.pass("commit.before").await;
@@ -180,6 +177,7 @@ impl Owner {
             let _ = reply.send(self.state(claim.as_ref()));
         }
         if self.memory.in_flight.is_empty() {
+            self.list_again();
             for reply in self.memory.drained.drain(..) {
                 let _ = reply.send(()); // whoever drains may have given up waiting
             }
@@ -187,231 +185,48 @@ impl Owner {
         Ok(())
     }
 
-    fn on_request(&mut self, request: Request, turn: &mut Turn) {
+    fn on_request(&mut self, request: Request, round: &mut Round) {
         match request {
-            Request::Prepare { claim, reply } => self.on_prepare(claim, reply, turn),
-            Request::Release { claim, reply } => self.on_release(claim, reply, turn),
+            Request::Prepare { claim, reply } => self.on_prepare(claim, reply, round),
+            Request::Release { claim, reply } => self.on_release(claim, reply, round),
             Request::Taint { device, effect, reason, reply } => {
-                let tainted = self.on_taint(&device, effect, reason, turn);
-                turn.answer(reply, tainted);
+                let tainted = self.on_taint(&device, effect, reason, round);
+                round.answer(reply, tainted);
             }
             Request::Untaint { device, key, reply } => {
-                let untainted = self.on_untaint(&device, key, turn);
-                turn.answer(reply, untainted);
+                let untainted = self.on_untaint(&device, key, round);
+                round.answer(reply, untainted);
             }
-            Request::Read { claim, reply } => turn.reads.push((claim, reply)),
+            Request::Read { claim, reply } => round.reads.push((claim, reply)),
             Request::Drain { reply } => {
                 self.memory.draining = true;
                 self.memory.drained.push(reply);
-                turn.changed = true;
+                round.changed = true;
             }
         }
     }
 
-    fn on_notice(&mut self, notice: Notice, turn: &mut Turn) {
+    fn on_notice(&mut self, notice: Notice, round: &mut Round) {
         match notice {
-            Notice::Applied(applied) => self.on_applied(applied, turn),
+            Notice::Applied(applied) => self.on_applied(applied, round),
             Notice::Observed { adapter, epoch, answer } => {
-                self.on_observed(&adapter, epoch, answer, turn);
+                self.on_observed(&adapter, epoch, answer, round);
                 if self.memory.started {
-                    self.reconcile(turn);
+                    self.reconcile(round);
                 }
             }
-            Notice::Faulted { adapter, fault } => self.on_fault(&adapter, &fault, turn),
+            Notice::Faulted { adapter, fault, recorded } => {
+                self.on_fault(&adapter, &fault, round);
+                round.answers.push(Box::new(move |committed| {
+                    if committed.is_ok() {
+                        let _ = recorded.send(()); // the watcher may have ended
+                    }
+                }));
+            }
             Notice::Probed { device, action, probed } => {
-                self.on_probed(&device, action, probed, turn);
+                self.on_probed(&device, action, probed, round);
             }
         }
-    }
-
-    fn on_prepare(&mut self, claim: Claim, reply: Reply<Lease>, turn: &mut Turn) {
-        if reply.is_closed() {
-            return; // The caller hung up before its turn came: nothing was promised.
-        }
-        if self.memory.draining {
-            return turn.answer(reply, Err(NodeError::Draining));
-        }
-        if let Some(flight) = self.memory.in_flight.get_mut(&claim.id) {
-            return flight.wait(Request::Prepare { claim, reply }, turn);
-        }
-        let (view, id) = (self.memory.view(&self.parts.pools), claim.id.clone());
-        let prepare = match plan_prepare(view, &claim, &self.parts.boot, now_ms()) {
-            Ok(prepare) => prepare,
-            Err(error) => {
-                let error = NodeError::from(error);
-                let code = crate::error::code(&error);
-                if self.note(&id, EventKind::Refused, error.to_string(), code) {
-                    info!(claim = %id, %error, "claim refused");
-                }
-                return turn.answer(reply, Err(error));
-            }
-        };
-        let (mut lease, repeated) = (prepare.lease, prepare.repeated);
-        if !repeated || lease.boot != self.parts.boot {
-            lease.boot = self.parts.boot.clone();
-            self.put(lease.clone(), turn);
-        }
-        let job = self.job(lease, prepare.plan, !repeated);
-        let purpose = if repeated { Purpose::Repeat(reply) } else { Purpose::Prepare(reply) };
-        self.launch(id, purpose, job, turn);
-    }
-
-    fn on_release(&mut self, claim: ClaimId, reply: Reply<bool>, turn: &mut Turn) {
-        if self.memory.draining {
-            return turn.answer(reply, Err(NodeError::Draining));
-        }
-        if let Some(flight) = self.memory.in_flight.get_mut(&claim) {
-            return flight.wait(Request::Release { claim, reply }, turn);
-        }
-        let Some(release) = plan_release(self.memory.view(&self.parts.pools), &claim) else {
-            return turn.answer(reply, Ok(false));
-        };
-        self.put(release.lease.clone(), turn);
-        let job = self.job(release.lease, release.plan, false);
-        self.launch(claim, Purpose::Release(reply), job, turn);
-    }
-
-    fn on_applied(&mut self, applied: Applied, turn: &mut Turn) {
-        let Applied { claim, result, undone, created, destroyed, rewritten } = applied;
-        if !created.is_empty() || !destroyed.is_empty() {
-            self.memory.note_partitions(created, &destroyed);
-            self.parts.epoch.send_modify(|epoch| *epoch += 1);
-        }
-        turn.changed = true;
-        let Some(flight) = self.memory.in_flight.remove(&claim) else { return };
-        let failure = result.err().map(NodeError::Failed);
-        if let Some(error) = &failure {
-            let chain = Chain(error).to_string();
-            if self.note(&claim, EventKind::Failed, chain.clone(), crate::error::code(error)) {
-                warn!(%claim, error = chain, "steps failed");
-            }
-            self.memory.troubles.insert(claim.clone(), chain);
-        } else {
-            self.memory.troubles.remove(&claim);
-        }
-        match flight.purpose {
-            Purpose::Prepare(reply) => self.after_prepare(&claim, reply, failure, undone, turn),
-            Purpose::Repeat(reply) => {
-                let lease = self.memory.leases.get(&claim).cloned();
-                let answer = failure.map_or(lease.ok_or(NodeError::UnknownClaim(claim)), Err);
-                turn.answer(reply, answer);
-            }
-            Purpose::Release(reply) => {
-                if failure.is_none() {
-                    self.note(&claim, EventKind::Released, "given back".into(), "");
-                    self.remove(&claim, turn);
-                    info!(%claim, "claim released");
-                }
-                turn.answer(reply, failure.map_or(Ok(true), Err));
-            }
-            Purpose::Reconcile(outcome) => {
-                if failure.is_none() {
-                    self.after_reconcile(&claim, outcome, rewritten, turn);
-                }
-            }
-        }
-        for request in flight.waiting {
-            self.on_request(request, turn);
-        }
-    }
-
-    fn after_prepare(
-        &mut self,
-        claim: &ClaimId,
-        reply: Reply<Lease>,
-        failure: Option<NodeError>,
-        undone: bool,
-        turn: &mut Turn,
-    ) {
-        let Some(mut lease) = self.memory.leases.get(claim).cloned() else { return };
-        match failure {
-            None => {
-                lease.state = accelpool_model::LeaseState::Prepared;
-                self.put(lease.clone(), turn);
-                let targets: Vec<_> =
-                    lease.allocations.iter().map(accelpool_model::Allocation::target).collect();
-                let targets = targets.join(", ");
-                self.note(claim, EventKind::Prepared, format!("granted {targets}"), "");
-                info!(%claim, devices = targets, "claim prepared");
-                turn.answer(reply, Ok(lease));
-            }
-            Some(error) => {
-                if undone {
-                    self.remove(claim, turn);
-                } else {
-                    // What could not be undone stays on record until it can.
-                    lease.state = accelpool_model::LeaseState::Releasing;
-                    self.put(lease, turn);
-                }
-                turn.answer(reply, Err(error));
-            }
-        }
-    }
-
-    /// Starts whatever brings leases in line with what is there; claims in hand are left alone.
-    fn reconcile(&mut self, turn: &mut Turn) {
-        let specs = match self.parts.tools.specs.claims() {
-            Ok(specs) => specs,
-            Err(error) => {
-                warn!(error = %Chain(&error), "CDI specs cannot be checked");
-                return;
-            }
-        };
-        let view = self.memory.view(&self.parts.pools);
-        let (repairs, cleanup) = plan_reconcile(view, &specs, self.all_answered());
-        for step in cleanup.steps {
-            let accelpool_model::Step::RemoveSpec(claim) = step else { continue };
-            match self.parts.tools.specs.remove(&claim) {
-                Ok(()) => info!(%claim, "CDI spec without a lease removed"),
-                Err(error) => warn!(%claim, error = %Chain(&error), "stale CDI spec stays"),
-            }
-        }
-        for Repair { claim, outcome, plan } in repairs {
-            if self.memory.in_flight.contains_key(&claim) {
-                continue;
-            }
-            if let (Outcome::Troubled(reason), true) = (&outcome, plan.steps.is_empty()) {
-                self.trouble(&claim, reason.clone(), turn);
-                continue;
-            }
-            let Some(lease) = self.memory.leases.get(&claim).cloned() else { continue };
-            let job = self.job(lease, plan, false);
-            self.launch(claim, Purpose::Reconcile(outcome), job, turn);
-        }
-    }
-
-    fn after_reconcile(
-        &mut self,
-        claim: &ClaimId,
-        outcome: Outcome,
-        rewritten: bool,
-        turn: &mut Turn,
-    ) {
-        match outcome {
-            Outcome::Restored if rewritten => {
-                self.note(claim, EventKind::Repaired, "the CDI spec was written anew".into(), "");
-                info!(%claim, "CDI spec repaired");
-            }
-            Outcome::Restored => {}
-            Outcome::Forgotten => {
-                let message = "an unfinished attempt was cleared away".to_owned();
-                self.note(claim, EventKind::Recovered, message, "");
-                info!(%claim, "unfinished lease cleared away");
-                self.remove(claim, turn);
-            }
-            Outcome::Troubled(reason) => self.trouble(claim, reason, turn),
-        }
-    }
-
-    fn job(&self, lease: Lease, plan: accelpool_model::Plan, undo: bool) -> Job {
-        let workers = self.memory.routes(&lease, &self.parts.workers);
-        let injections = apply::known_injections(&lease, &self.memory.inventory);
-        Job { lease, plan, workers, injections, undo }
-    }
-
-    fn launch(&mut self, claim: ClaimId, purpose: Purpose, job: Job, turn: &mut Turn) {
-        self.memory.in_flight.insert(claim, InFlight { purpose, waiting: Vec::new() });
-        turn.jobs.push(job);
     }
 
     fn all_answered(&self) -> bool {
@@ -436,12 +251,13 @@ impl Owner {
                     (adapter.clone(), u32::try_from(found.devices.len()).unwrap_or(u32::MAX))
                 })
                 .collect(),
+            complete: self.all_answered(),
             draining: self.memory.draining,
         }
     }
 }
 
-/// What arrived since the last turn.
+/// What arrived since the last round.
 #[derive(Default)]
 struct Arrived {
     requests: Vec<Request>,

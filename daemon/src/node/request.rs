@@ -28,6 +28,10 @@ pub enum NodeError {
     UnknownClaim(ClaimId),
     #[error("vendor {0} is not driven by this daemon")]
     UnknownVendor(String),
+    #[error(
+        "vendor {vendor} has not answered since the daemon started, so this may be there: {source}"
+    )]
+    NotObserved { vendor: VendorName, source: PrepareError },
     #[error("the daemon is shutting down: try again in a moment")]
     Draining,
     #[error("the ledger cannot be written, so nothing was promised: the daemon stops")]
@@ -53,8 +57,9 @@ pub(super) enum Notice {
     Applied(Applied),
     /// A vendor has listed what it sees, or failed to.
     Observed { adapter: VendorName, epoch: u64, answer: Result<Discovery, WorkerError> },
-    /// A vendor has reported a fault.
-    Faulted { adapter: VendorName, fault: Fault },
+    /// A vendor has reported a fault. Who reports it asks for the next one, and so takes it
+    /// off the vendor's hands, only when its taint is on disk.
+    Faulted { adapter: VendorName, fault: Fault, recorded: oneshot::Sender<()> },
     /// A device with a fault's taint has been looked at.
     Probed { device: DeviceUuid, action: RecoveryAction, probed: bool },
 }
@@ -94,6 +99,8 @@ pub struct State {
     pub vendor_troubles: std::collections::BTreeMap<VendorName, Vec<String>>,
     /// How many devices each adapter lists.
     pub devices_of: std::collections::BTreeMap<VendorName, u32>,
+    /// True once every vendor has answered: what is not listed is not there.
+    pub complete: bool,
     /// True once the daemon takes no more claims.
     pub draining: bool,
 }

@@ -2,9 +2,6 @@
 
 use std::{
     io,
-    os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
-    path::PathBuf,
-    process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -15,16 +12,15 @@ use accelpool_model::{
 use accelpool_proto::worker::{
     self as wire, next_event_response::Event, vendor_worker_client::VendorWorkerClient,
 };
-use accelpool_vendor_api::{Vendor, VendorEvent};
-use hyper_util::rt::TokioIo;
-use tokio::{net::UnixStream, process::Child, sync::Mutex, task::JoinHandle};
-use tonic::{
-    Code, Status,
-    transport::{Channel, Endpoint},
-};
+use accelpool_vendor_api::VendorEvent;
+use tokio::sync::Mutex;
+use tonic::{Code, Status, transport::Channel};
 use tracing::{info, warn};
 
-use super::{convert, serve};
+use super::{
+    convert,
+    process::{Launch, Life},
+};
 use crate::error::Chain;
 
 /// How long a call may take before its worker is killed.
@@ -40,21 +36,6 @@ impl Default for Deadlines {
     fn default() -> Self {
         Self { read: Duration::from_secs(10), change: Duration::from_secs(20) }
     }
-}
-
-/// How a worker is brought to life.
-#[derive(Clone)]
-pub enum Launch {
-    /// As a child process: this program with these arguments.
-    Process {
-        /// The program, `accelpoold` itself.
-        program: PathBuf,
-        /// Its arguments, `vendor-worker` first.
-        arguments: Vec<std::ffi::OsString>,
-    },
-    /// As a task of this process, over the same protocol; a hang then outlives its call.
-    /// For tests of what stands above.
-    Task(Arc<dyn Vendor>),
 }
 
 /// Why a worker call gave no answer.
@@ -136,17 +117,11 @@ struct Connection {
     life: Life,
 }
 
-enum Life {
-    Process(Box<Child>),
-    Task(JoinHandle<()>),
-}
-
 /// The first restart waits so long; each further one twice as long, up to the longest.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(30);
-
-/// Messages hold at most 256 devices with their profiles; this is many times that.
-const MESSAGE_MAX: usize = 16 << 20;
+/// A call waits so long for a restart, and fails at once if it would take longer.
+const BACKOFF_WAITED_OUT: Duration = Duration::from_secs(2);
 
 impl Worker {
     /// A worker for `vendor`; it starts with the first call.
@@ -336,22 +311,35 @@ impl Worker {
         Err(error)
     }
 
-    /// The client of the running worker, started if need be and the back-off allows.
+    /// The client of the running worker, started if need be. A call waits out a short
+    /// back-off: whoever asked can do nothing better, and an undo must not fail for it.
     async fn client(&self) -> Result<(u64, VendorWorkerClient<Channel>), WorkerError> {
-        let mut state = self.shared.state.lock().await;
-        if let Some(connection) = &state.connection {
-            return Ok((connection.generation, connection.client.clone()));
+        loop {
+            let mut state = self.shared.state.lock().await;
+            if let Some(connection) = &state.connection {
+                return Ok((connection.generation, connection.client.clone()));
+            }
+            let wait =
+                state.not_before.map(|until| until.saturating_duration_since(Instant::now()));
+            match wait.filter(|wait| !wait.is_zero()) {
+                None => return self.launch(&mut state),
+                Some(wait) if wait <= BACKOFF_WAITED_OUT => {
+                    drop(state);
+                    tokio::time::sleep(wait).await;
+                }
+                Some(wait) => {
+                    let vendor = self.shared.vendor.clone();
+                    return Err(WorkerError::Waiting { vendor, wait });
+                }
+            }
         }
+    }
+
+    fn launch(&self, state: &mut State) -> Result<(u64, VendorWorkerClient<Channel>), WorkerError> {
         let vendor = self.shared.vendor.clone();
-        let now = Instant::now();
-        if let Some(wait) = state.not_before.and_then(|until| until.checked_duration_since(now))
-            && !wait.is_zero()
-        {
-            return Err(WorkerError::Waiting { vendor, wait });
-        }
         state.starts += 1;
         let generation = state.starts;
-        match self.start() {
+        match self.shared.launch.start() {
             Ok((client, life)) => {
                 info!(%vendor, generation, "worker started");
                 state.connection = Some(Connection { generation, client: client.clone(), life });
@@ -377,39 +365,6 @@ impl Worker {
         }
     }
 
-    fn start(&self) -> io::Result<(VendorWorkerClient<Channel>, Life)> {
-        let (ours, theirs) = StdUnixStream::pair()?;
-        let life = match &self.shared.launch {
-            Launch::Process { program, arguments } => {
-                let child = tokio::process::Command::new(program)
-                    .args(arguments)
-                    // Its only link to the daemon; the worker ends when it closes.
-                    .stdin(Stdio::from(OwnedFd::from(theirs)))
-                    .kill_on_drop(true)
-                    .spawn()?;
-                Life::Process(Box::new(child))
-            }
-            Launch::Task(vendor) => {
-                theirs.set_nonblocking(true)?;
-                let serving = serve::serve(Arc::clone(vendor), UnixStream::from_std(theirs)?);
-                Life::Task(tokio::spawn(async { drop(serving.await) }))
-            }
-        };
-        ours.set_nonblocking(true)?;
-        let mut stream = Some(TokioIo::new(UnixStream::from_std(ours)?));
-        let connector = tower::service_fn(move |_| {
-            let stream = stream.take();
-            // A second connection would be to a worker that died: there is none.
-            async { stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
-        });
-        let channel =
-            Endpoint::from_static("http://vendor-worker").connect_with_connector_lazy(connector);
-        let client = VendorWorkerClient::new(channel)
-            .max_decoding_message_size(MESSAGE_MAX)
-            .max_encoding_message_size(MESSAGE_MAX);
-        Ok((client, life))
-    }
-
     fn nonsense(&self, call: &'static str, detail: &dyn std::fmt::Display) -> WorkerError {
         let vendor = self.shared.vendor.clone();
         WorkerError::Nonsense { vendor, call, detail: detail.to_string() }
@@ -423,21 +378,6 @@ impl State {
         self.failures = self.failures.saturating_add(1);
         self.not_before = Some(Instant::now() + wait);
         self.last_error = Chain(error).to_string();
-    }
-}
-
-impl Life {
-    async fn end(self) {
-        match self {
-            Self::Process(mut child) => {
-                // A process in an uninterruptible call stays until the kernel lets it go; it is
-                // not waited for.
-                let _ = child.start_kill();
-                let reap = tokio::time::timeout(Duration::from_millis(200), child.wait());
-                let _ = reap.await;
-            }
-            Self::Task(task) => task.abort(),
-        }
     }
 }
 

@@ -11,7 +11,9 @@
 
 mod client;
 mod convert;
+mod process;
 mod serve;
 
-pub use self::client::{Deadlines, Discovery, Launch, Worker, WorkerError, WorkerStatus};
+pub use self::client::{Deadlines, Discovery, Worker, WorkerError, WorkerStatus};
+pub use self::process::Launch;
 pub use self::serve::{ServeWorkerError, serve_stdin};

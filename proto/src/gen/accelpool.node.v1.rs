@@ -181,6 +181,10 @@ pub struct Request {
     /// Tells apart several shares of one device within a request.
     #[prost(string, optional, tag = "6")]
     pub share_id: ::core::option::Option<::prost::alloc::string::String>,
+    /// To look at a device, held or not, instead of holding it (Kubernetes' admin access).
+    /// Goes with `device` alone, without a share.
+    #[prost(bool, tag = "7")]
+    pub admin: bool,
     #[prost(oneof = "request::Wanted", tags = "2, 3")]
     pub wanted: ::core::option::Option<request::Wanted>,
 }
@@ -222,7 +226,7 @@ pub struct Allocation {
     /// The id by which a container runtime injects it.
     #[prost(string, tag = "9")]
     pub cdi_id: ::prost::alloc::string::String,
-    #[prost(oneof = "allocation::Portion", tags = "4, 5, 6")]
+    #[prost(oneof = "allocation::Portion", tags = "4, 5, 6, 10")]
     pub portion: ::core::option::Option<allocation::Portion>,
 }
 /// Nested message and enum types in `Allocation`.
@@ -235,6 +239,8 @@ pub mod allocation {
         Partition(super::PartitionPortion),
         #[prost(message, tag = "6")]
         Share(super::SharePortion),
+        #[prost(message, tag = "10")]
+        Admin(super::AdminPortion),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -251,6 +257,9 @@ pub struct PartitionPortion {
     #[prost(bool, tag = "4")]
     pub adopted: bool,
 }
+/// Held by nobody for it: access to look, beside whoever holds the device.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AdminPortion {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SharePortion {
     #[prost(uint64, tag = "1")]
@@ -292,7 +301,7 @@ pub struct GetNodeResponse {
     pub version: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub boot_id: ::prost::alloc::string::String,
-    /// starting, ready or draining
+    /// starting (a vendor has not answered yet), ready or draining
     #[prost(string, tag = "3")]
     pub state: ::prost::alloc::string::String,
     #[prost(uint64, tag = "4")]
@@ -437,7 +446,11 @@ pub struct Link {
     pub bandwidth_bytes_per_second: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct WatchNodeRequest {}
+pub struct WatchNodeRequest {
+    /// Also the partitions that do not exist but could, as in ListPartitions.
+    #[prost(bool, tag = "1")]
+    pub possible: bool,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WatchNodeResponse {
     #[prost(uint64, tag = "1")]
@@ -450,6 +463,27 @@ pub struct WatchNodeResponse {
     pub pools: ::prost::alloc::vec::Vec<Pool>,
     #[prost(message, repeated, tag = "5")]
     pub leases: ::prost::alloc::vec::Vec<Lease>,
+    /// Every vendor has answered since the daemon started: what is not listed is not there.
+    #[prost(bool, tag = "6")]
+    pub complete: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PreferDevicesRequest {
+    /// Devices or partitions by name, without duplicates.
+    #[prost(string, repeated, tag = "1")]
+    pub available: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Those of them that are chosen already.
+    #[prost(string, repeated, tag = "2")]
+    pub must_include: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How many there shall be in all.
+    #[prost(uint32, tag = "3")]
+    pub size: u32,
+}
+/// `size` of the available ones, those that must be included among them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PreferDevicesResponse {
+    #[prost(string, repeated, tag = "1")]
+    pub devices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DiagnoseRequest {}
@@ -803,6 +837,31 @@ pub mod node_client {
                 .insert(GrpcMethod::new("accelpool.node.v1.Node", "GetTopology"));
             self.inner.unary(req, path, codec).await
         }
+        /// Says which of some free devices go best together. Reserves nothing.
+        pub async fn prefer_devices(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PreferDevicesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PreferDevicesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.node.v1.Node/PreferDevices",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.node.v1.Node", "PreferDevices"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Sends the node's state now and after each change, until the caller hangs up.
         pub async fn watch_node(
             &mut self,
@@ -1044,6 +1103,14 @@ pub mod node_server {
             request: tonic::Request<super::GetTopologyRequest>,
         ) -> std::result::Result<
             tonic::Response<super::GetTopologyResponse>,
+            tonic::Status,
+        >;
+        /// Says which of some free devices go best together. Reserves nothing.
+        async fn prefer_devices(
+            &self,
+            request: tonic::Request<super::PreferDevicesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PreferDevicesResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the WatchNode method.
@@ -1467,6 +1534,51 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetTopologySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.node.v1.Node/PreferDevices" => {
+                    #[allow(non_camel_case_types)]
+                    struct PreferDevicesSvc<T: Node>(pub Arc<T>);
+                    impl<
+                        T: Node,
+                    > tonic::server::UnaryService<super::PreferDevicesRequest>
+                    for PreferDevicesSvc<T> {
+                        type Response = super::PreferDevicesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PreferDevicesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::prefer_devices(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PreferDevicesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

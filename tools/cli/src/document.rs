@@ -213,6 +213,8 @@ pub(crate) enum Portion {
     Unknown,
     /// All of it, alone.
     Whole,
+    /// Access to look, beside whoever holds the device.
+    Admin,
     /// A partition.
     Partition { name: String, profile: String, start: u32, adopted: bool },
     /// A share.
@@ -224,6 +226,7 @@ impl FromWire<Option<node::allocation::Portion>> for Portion {
         match wire {
             None => Self::Unknown,
             Some(node::allocation::Portion::Whole(node::Whole {})) => Self::Whole,
+            Some(node::allocation::Portion::Admin(node::AdminPortion {})) => Self::Admin,
             Some(node::allocation::Portion::Partition(part)) => Self::Partition {
                 name: part.name,
                 profile: part.profile,

@@ -64,6 +64,8 @@ pub(crate) enum Failure {
     Incomplete(&'static str),
     #[error("claim `{0}` is not known: it holds nothing and nothing is remembered of it")]
     UnknownClaim(String),
+    #[error("`{device}` is a device, not a claim")]
+    IsADevice { device: String, claims: Vec<String> },
     #[error("errors found: {0}")]
     Findings(usize),
     #[error("cannot write `{path}`")]
@@ -112,7 +114,7 @@ impl Failure {
             | Self::NoAnswer(_)
             | Self::HungUp(_) => Exit::Unreachable,
             Self::Refused(status) => exit_of(status.code()),
-            Self::UnknownClaim(_) => Exit::NotFound,
+            Self::UnknownClaim(_) | Self::IsADevice { .. } => Exit::NotFound,
             Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
             Self::Incomplete(_)
             | Self::Findings(_)
@@ -155,6 +157,7 @@ impl Failure {
             }
             Self::Refused(status) => hint_for_status(status).map(str::to_owned),
             Self::Incomplete(_) => Some(AGE_HINT.to_owned()),
+            Self::IsADevice { device, claims } => Some(hint_for_device(device, claims)),
             Self::UnknownClaim(_) => Some("`accelpool claims` lists those that hold".to_owned()),
             Self::Exec { .. } => Some(
                 "the ledger is read and written by accelpoold itself: install it beside this \
@@ -217,7 +220,7 @@ fn hint_for_status(status: &Status) -> Option<&'static str> {
         Code::ResourceExhausted | Code::FailedPrecondition => {
             Some("`accelpool devices` shows what is free and who holds the rest")
         }
-        Code::NotFound => Some("`accelpool devices` and `accelpool claims` list what there is"),
+        Code::NotFound => Some("`accelpool devices`, `claims` and `status` list what there is"),
         Code::Unavailable | Code::DeadlineExceeded => Some("try again; see `accelpool status`"),
         Code::Unimplemented => Some(AGE_HINT),
         Code::Unknown | Code::Internal | Code::DataLoss => {
@@ -229,6 +232,17 @@ fn hint_for_status(status: &Status) -> Option<&'static str> {
         | Code::OutOfRange
         | Code::AlreadyExists
         | Code::Aborted => None,
+    }
+}
+
+fn hint_for_device(device: &str, claims: &[String]) -> String {
+    match claims {
+        [] => "no claim holds it; `accelpool devices` shows more about it".to_owned(),
+        [claim] => format!("claim {claim} holds it: accelpool explain {claim}"),
+        [first, ..] => {
+            let claims = claims.join(", ");
+            format!("claims {claims} hold parts of {device}: accelpool explain {first}")
+        }
     }
 }
 

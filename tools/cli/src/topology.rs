@@ -27,8 +27,8 @@ pub(crate) struct NumaGroup<'a> {
 
 /// A PCIe root with the devices below.
 pub(crate) struct RootGroup<'a> {
-    /// What people call it.
-    pub(crate) label: String,
+    /// What people call it; none if the device tells no root.
+    pub(crate) label: Option<String>,
     /// Its devices by the switch they share.
     pub(crate) branches: Vec<Branch<'a>>,
 }
@@ -42,6 +42,11 @@ pub(crate) struct Branch<'a> {
 }
 
 impl<'a> RootGroup<'a> {
+    /// The label, or words that say that there is none.
+    pub(crate) fn title(&self) -> &str {
+        self.label.as_deref().unwrap_or("PCIe root not known")
+    }
+
     /// The devices of all branches.
     pub(crate) fn devices(&self) -> impl Iterator<Item = &'a Device> {
         self.branches.iter().flat_map(|branch| branch.devices.iter().copied())
@@ -51,7 +56,7 @@ impl<'a> RootGroup<'a> {
 /// The place of a device in the PCIe tree.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
-    root: String,
+    root: Option<String>,
     switch: Option<String>,
 }
 
@@ -115,12 +120,11 @@ fn places(topology: &GetTopologyResponse) -> Vec<(&Device, Place)> {
         let device: &Device = device;
         let Some((root, bridges)) = path.split_last() else {
             let root = device.pcie_root.clone().filter(|root| !root.is_empty());
-            let root = root.unwrap_or_else(|| "PCIe root not known".to_owned());
             return (device, Place { root, switch: None });
         };
         let switch = bridges.iter().find(|at| devices_below[**at] > 1);
         let switch = switch.map(|at| node_label(&nodes[*at]));
-        (device, Place { root: node_label(&nodes[*root]), switch })
+        (device, Place { root: Some(node_label(&nodes[*root])), switch })
     };
     topology.devices.iter().zip(&paths).map(place).collect()
 }

@@ -15,6 +15,8 @@ pub enum PrepareError {
     LostDevice(DeviceName),
     #[error("device {device} has no partition profile {profile}")]
     UnknownProfile { device: DeviceName, profile: ProfileName },
+    #[error("no device of this node that fits has partition profile {0}")]
+    NoSuchProfile(ProfileName),
     #[error("partition {0} cannot be shared: ask for a share of a whole device")]
     ShareOfPartition(String),
     #[error("device {0} belongs to no pool: the configuration offers it to nobody")]
@@ -51,4 +53,30 @@ pub enum PrepareError {
     Busy(ClaimId, LeaseState),
     #[error("this node holds {0} leases, its limit: release some first")]
     TooManyLeases(usize),
+}
+
+impl PrepareError {
+    /// True if no release of other claims would help: the request itself cannot be met.
+    pub(crate) fn is_lasting(&self) -> bool {
+        match self {
+            Self::UnknownDevice(_)
+            | Self::UnknownProfile { .. }
+            | Self::NoSuchProfile(_)
+            | Self::ShareOfPartition(_)
+            | Self::NoPool(_)
+            | Self::NotAllowed { .. }
+            | Self::MemoryOutOfRange { .. }
+            | Self::WeakerEnforcement { .. }
+            | Self::Changed(_) => true,
+            Self::LostDevice(_)
+            | Self::Held { .. }
+            | Self::MemoryTaken { .. }
+            | Self::ComputeTaken { .. }
+            | Self::PartitionsTaken { .. }
+            | Self::CutByHand { .. }
+            | Self::NoneFree { .. }
+            | Self::Busy(..)
+            | Self::TooManyLeases(_) => false,
+        }
+    }
 }

@@ -213,6 +213,21 @@ fn weaker_enforcement_than_demanded_is_refused() {
 }
 
 #[test]
+fn who_only_looks_is_in_nobodys_way() {
+    let look = |name: &str| Request { admin: true, ..named(name) };
+    check(&[lease("a")], look(GPU), &[SPEC]);
+    check(&[], look("gpu-0000-1b-00-0-mig-1g-10gb-0"), &[SPEC]);
+    let mut watcher = lease("w");
+    watcher.allocations[0].portion = Portion::Admin { partition: None };
+    check(&[watcher.clone()], named(GPU), &[SPEC]);
+    check(
+        &[watcher],
+        mig("7g.80gb", 0),
+        &["create partition gpu-0000-1b-00-0-mig-7g-80gb-0", SPEC],
+    );
+}
+
+#[test]
 fn a_repeated_claim_gets_the_same_lease() {
     let held = partition_lease("b", &[("1g.10gb", 0)], false);
     let again = node(std::slice::from_ref(&held)).plan(&held.claim).unwrap();
@@ -254,6 +269,23 @@ fn this_node_chooses_where_a_claim_does_not() {
     assert_eq!(
         chosen(&cut, any(Some("1g.10gb"), 2)),
         ["gpu-0000-1b-00-0-mig-1g-10gb-5", "gpu-0000-1b-00-0-mig-1g-10gb-6",]
+    );
+}
+
+#[test]
+fn a_lasting_reason_is_told_instead_of_a_count() {
+    let demand = Enforcements { memory: Enforcement::Hardware, compute: Enforcement::None };
+    let shared = Request { share: Some(quota(1, 1)), demand, ..any(None, 1) };
+    check(
+        &[],
+        shared,
+        &["refused: memory of device gpu-0000-1b-00-0 can be held by `library`, \
+           `hardware` is demanded"],
+    );
+    check(
+        &[],
+        any(Some("9g.90gb"), 1),
+        &["refused: no device of this node that fits has partition profile 9g.90gb"],
     );
 }
 

@@ -70,6 +70,8 @@ struct Request {
     demand: Enforcements,
     #[serde(skip_serializing_if = "Option::is_none")]
     share_id: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    admin: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -131,6 +133,14 @@ enum Portion {
     Whole,
     Partition(Partition),
     Share(HeldShare),
+    Admin(Look),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Look {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partition: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]

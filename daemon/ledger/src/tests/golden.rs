@@ -25,6 +25,7 @@ fn expected() -> Replayed {
                 share: None,
                 demand: Enforcements::default(),
                 share_id: Some("s1".parse().expect("a valid share id")),
+                admin: false,
             }],
             labels: std::collections::BTreeMap::new(),
         },

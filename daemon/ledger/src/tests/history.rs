@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use accelpool_model::{ClaimId, DeviceUuid, Lease, Taint};
+use accelpool_model::{ClaimId, DeviceUuid, Lease, Portion, Taint};
 use proptest::prelude::*;
 
-use super::{boot, lease, place, put_taints, remove, taint};
+use super::{allocation, boot, lease, place, put_taints, remove, taint};
 use crate::{Ledger, Replayed, Write};
 
 #[derive(Debug, Clone)]
@@ -47,12 +47,24 @@ impl Expected {
     }
 }
 
+/// A lease that also looks at a device which others hold.
+fn watcher(claim: &str, number: u32) -> Lease {
+    let mut lease = lease(claim, number);
+    let named = "gpu-0000-3b-00-0-mig-1g-10gb-4".parse().expect("a valid name");
+    let partition = number.is_multiple_of(2).then_some(named);
+    lease.claim.requests[1].admin = true;
+    lease.allocations.push(allocation("look", Portion::Admin { partition }));
+    lease
+}
+
 fn write() -> impl Strategy<Value = Write> {
     let claim = |number: u32| format!("claim-{number}");
     let device = |number: u32| format!("GPU-{number}");
     prop_oneof![
         4 => (0..6u32, 0..2000u32)
             .prop_map(move |(id, number)| Write::PutLease(lease(&claim(id), number))),
+        1 => (0..6u32, 0..2000u32)
+            .prop_map(move |(id, number)| Write::PutLease(watcher(&claim(id), number))),
         2 => (0..6u32).prop_map(move |id| remove(&claim(id))),
         2 => (0..3u32, 0..3u32).prop_map(move |(id, count)| {
             put_taints(&device(id), (0..count).map(|number| taint("link", number)).collect())

@@ -11,7 +11,7 @@ use accelpool_model::{
 use accelpool_planner::{NodeView, Outcome, PrepareError};
 use tokio::sync::oneshot;
 
-use super::{Owner, WAITING_MAX, now_ms, turn::Turn};
+use super::{Owner, WAITING_MAX, now_ms, round::Round};
 use crate::{
     node::{
         history::{Event, EventKind, History},
@@ -34,6 +34,8 @@ pub(super) struct Memory {
     pub(super) vendor_troubles: BTreeMap<VendorName, Vec<String>>,
     /// Adapters that have answered since the start.
     pub(super) answered: BTreeSet<VendorName>,
+    /// Adapters whose last list of partitions was out of date.
+    pub(super) outdated: BTreeSet<VendorName>,
     /// Devices that are being probed.
     pub(super) probing: BTreeSet<DeviceUuid>,
     pub(super) history: History,
@@ -61,7 +63,7 @@ pub(super) enum Purpose {
 
 impl InFlight {
     /// Lets `request` wait until the steps have ended, if not too many wait already.
-    pub(super) fn wait(&mut self, request: Request, turn: &mut Turn) {
+    pub(super) fn wait(&mut self, request: Request, round: &mut Round) {
         if self.waiting.len() < WAITING_MAX {
             self.waiting.push(request);
             return;
@@ -69,8 +71,8 @@ impl InFlight {
         let busy = |claim, state| NodeError::Refused(PrepareError::Busy(claim, state));
         let state = accelpool_model::LeaseState::Preparing;
         match request {
-            Request::Prepare { claim, reply } => turn.answer(reply, Err(busy(claim.id, state))),
-            Request::Release { claim, reply } => turn.answer(reply, Err(busy(claim, state))),
+            Request::Prepare { claim, reply } => round.answer(reply, Err(busy(claim.id, state))),
+            Request::Release { claim, reply } => round.answer(reply, Err(busy(claim, state))),
             Request::Taint { .. }
             | Request::Untaint { .. }
             | Request::Read { .. }
@@ -90,6 +92,7 @@ impl Memory {
             discoveries: BTreeMap::new(),
             vendor_troubles: BTreeMap::new(),
             answered: BTreeSet::new(),
+            outdated: BTreeSet::new(),
             probing: BTreeSet::new(),
             history: History::default(),
             started: false,
@@ -102,17 +105,23 @@ impl Memory {
         NodeView { inventory: &self.inventory, leases: &self.leases, pools }
     }
 
+    /// True if a vendor listed the device when it was asked last.
+    pub(super) fn is_listed(&self, uuid: &DeviceUuid) -> bool {
+        self.adapter_of(uuid).is_some()
+    }
+
+    fn adapter_of(&self, uuid: &DeviceUuid) -> Option<&VendorName> {
+        let lists = |found: &Discovery| found.devices.iter().any(|device| device.uuid == *uuid);
+        self.discoveries.iter().find(|(_, found)| lists(found)).map(|(adapter, _)| adapter)
+    }
+
     /// The worker of each device that `lease` holds.
     pub(super) fn routes(
         &self,
         lease: &Lease,
         workers: &BTreeMap<VendorName, Worker>,
     ) -> BTreeMap<DeviceUuid, Worker> {
-        let worker_of = |uuid: &DeviceUuid| {
-            let lists = |discovery: &Discovery| discovery.devices.iter().any(|d| d.uuid == *uuid);
-            let (adapter, _) = self.discoveries.iter().find(|(_, found)| lists(found))?;
-            workers.get(adapter).cloned()
-        };
+        let worker_of = |uuid: &DeviceUuid| workers.get(self.adapter_of(uuid)?).cloned();
         let devices = lease.allocations.iter().map(|allocation| &allocation.uuid);
         devices.filter_map(|uuid| Some((uuid.clone(), worker_of(uuid)?))).collect()
     }
@@ -137,27 +146,27 @@ impl Memory {
 }
 
 impl Owner {
-    /// Records `lease`, on disk with the turn.
-    pub(super) fn put(&mut self, lease: Lease, turn: &mut Turn) {
-        turn.changed = true;
-        turn.writes.push(Write::PutLease(lease.clone()));
+    /// Records `lease`, on disk with the round.
+    pub(super) fn put(&mut self, lease: Lease, round: &mut Round) {
+        round.changed = true;
+        round.writes.push(Write::PutLease(lease.clone()));
         self.memory.leases.insert(lease.claim.id.clone(), lease);
     }
 
-    /// Forgets the lease of `claim`, on disk with the turn.
-    pub(super) fn remove(&mut self, claim: &ClaimId, turn: &mut Turn) {
-        turn.changed = true;
-        turn.writes.push(Write::RemoveLease(claim.clone()));
+    /// Forgets the lease of `claim`, on disk with the round.
+    pub(super) fn remove(&mut self, claim: &ClaimId, round: &mut Round) {
+        round.changed = true;
+        round.writes.push(Write::RemoveLease(claim.clone()));
         self.memory.leases.remove(claim);
         self.memory.troubles.remove(claim);
     }
 
-    pub(super) fn trouble(&mut self, claim: &ClaimId, reason: String, turn: &mut Turn) {
+    pub(super) fn trouble(&mut self, claim: &ClaimId, reason: String, round: &mut Round) {
         if self.memory.troubles.get(claim) != Some(&reason) {
             tracing::warn!(%claim, reason, "lease cannot be used");
             self.note(claim, EventKind::Failed, reason.clone(), "");
             self.memory.troubles.insert(claim.clone(), reason);
-            turn.changed = true;
+            round.changed = true;
         }
     }
 

@@ -10,7 +10,7 @@ use accelpool_model::{
 use accelpool_planner::{is_recovered, taint_for, taint_for_loss};
 use tracing::{debug, info, warn};
 
-use super::{Owner, now_ms, turn::Turn};
+use super::{Owner, now_ms, round::Round};
 use crate::{
     error::Chain,
     node::{observe, request::NodeError},
@@ -23,7 +23,7 @@ impl Owner {
         adapter: &VendorName,
         epoch: u64,
         answer: Result<Discovery, WorkerError>,
-        turn: &mut Turn,
+        round: &mut Round,
     ) {
         let discovery = match answer {
             Ok(discovery) => discovery,
@@ -33,7 +33,7 @@ impl Owner {
                 if self.memory.vendor_troubles.get(adapter) != Some(&words) {
                     warn!(vendor = %adapter, error = %Chain(&error), "vendor cannot be observed");
                     self.memory.vendor_troubles.insert(adapter.clone(), words);
-                    turn.changed = true;
+                    round.changed = true;
                 }
                 return;
             }
@@ -46,12 +46,26 @@ impl Owner {
         }
         self.memory.answered.insert(adapter.clone());
         // A list of partitions that was begun before our own last change, or while one is
-        // being made, is out of date; the next one will not be.
+        // being made, is out of date: it is asked for again when nothing is in hand.
         let current = epoch == *self.parts.epoch.borrow() && self.memory.in_flight.is_empty();
         let partitions = current.then(|| discovery.partitions.clone());
+        if current {
+            self.memory.outdated.remove(adapter);
+        } else {
+            self.memory.outdated.insert(adapter.clone());
+        }
         self.memory.discoveries.insert(adapter.clone(), discovery);
-        self.rebuild(adapter, partitions, turn);
+        self.rebuild(adapter, partitions, round);
         self.probe_tainted(adapter);
+    }
+
+    /// Asks the vendors again whose last list of partitions was out of date.
+    pub(super) fn list_again(&mut self) {
+        for adapter in std::mem::take(&mut self.memory.outdated) {
+            let Some(worker) = self.parts.workers.get(&adapter).cloned() else { continue };
+            let (epoch, notify) = (*self.parts.epoch.borrow(), self.parts.notify.clone());
+            self.jobs.spawn(observe::list(worker, epoch, notify));
+        }
     }
 
     /// Makes the inventory anew from what every adapter listed last.
@@ -59,7 +73,7 @@ impl Owner {
         &mut self,
         adapter: &VendorName,
         partitions: Option<Vec<accelpool_model::Partition>>,
-        turn: &mut Turn,
+        round: &mut Round,
     ) {
         let before = std::mem::take(&mut self.memory.inventory);
         let mut devices: Vec<Device> = Vec::new();
@@ -89,17 +103,17 @@ impl Owner {
             inventory.partitions.retain(|partition| !is_own(&partition.device));
             inventory.partitions.extend(partitions);
         }
-        self.keep_lost(&before, &mut inventory, turn);
+        self.keep_lost(&before, &mut inventory, round);
         let known: Vec<DeviceUuid> =
             inventory.devices().map(|device| device.uuid.clone()).collect();
         inventory.partitions.retain(|partition| known.contains(&partition.device));
         self.memory.inventory = inventory;
         self.refresh_taints();
-        turn.changed |= self.memory.inventory != before;
+        round.changed |= self.memory.inventory != before;
     }
 
     /// Keeps devices that are gone but leased or tainted by hand, marked as lost.
-    fn keep_lost(&mut self, before: &Inventory, inventory: &mut Inventory, turn: &mut Turn) {
+    fn keep_lost(&mut self, before: &Inventory, inventory: &mut Inventory, round: &mut Round) {
         for device in before.devices() {
             if inventory.device(&device.name).is_some() {
                 continue;
@@ -114,14 +128,14 @@ impl Owner {
             }
             if !before.lost.contains(&device.name) {
                 warn!(device = %device.name, "device left the bus while it is in use");
-                self.set_taint(&device.uuid, taint_for_loss(now_ms()), turn);
+                self.set_taint(&device.uuid, taint_for_loss(now_ms()), round);
             }
             inventory.insert(device.clone());
             inventory.lost.insert(device.name.clone());
         }
     }
 
-    pub(super) fn on_fault(&mut self, adapter: &VendorName, fault: &Fault, turn: &mut Turn) {
+    pub(super) fn on_fault(&mut self, adapter: &VendorName, fault: &Fault, round: &mut Round) {
         let Some(device) = self.memory.inventory.device_by_uuid(&fault.device) else {
             debug!(vendor = %adapter, device = %fault.device, "fault of an unknown device");
             return;
@@ -137,7 +151,7 @@ impl Owner {
         // A faulty device can repeat itself thousands of times a second: it is told once.
         if !known {
             warn!(device = %name, reason = taint.reason, effect = %taint.effect, "device tainted");
-            self.set_taint(&fault.device, taint, turn);
+            self.set_taint(&fault.device, taint, round);
         }
     }
 
@@ -146,7 +160,7 @@ impl Owner {
         uuid: &DeviceUuid,
         action: RecoveryAction,
         probed: bool,
-        turn: &mut Turn,
+        round: &mut Round,
     ) {
         self.memory.probing.remove(uuid);
         let Some(taints) = self.memory.taints.get(uuid) else { return };
@@ -154,7 +168,7 @@ impl Owner {
             taints.clone().into_iter().partition(|taint| is_recovered(taint, action, probed));
         if !gone.is_empty() {
             info!(device = %uuid, "device recovered, taint taken away");
-            self.put_taints(uuid.clone(), kept, turn);
+            self.put_taints(uuid.clone(), kept, round);
         }
     }
 
@@ -163,11 +177,11 @@ impl Owner {
         device: &str,
         effect: TaintEffect,
         reason: String,
-        turn: &mut Turn,
+        round: &mut Round,
     ) -> Result<(), NodeError> {
         let uuid = self.device_named(device)?.uuid.clone();
         let key = Taint::OPERATOR.to_owned();
-        self.set_taint(&uuid, Taint { key, effect, reason, since_ms: now_ms() }, turn);
+        self.set_taint(&uuid, Taint { key, effect, reason, since_ms: now_ms() }, round);
         Ok(())
     }
 
@@ -175,7 +189,7 @@ impl Owner {
         &mut self,
         device: &str,
         key: String,
-        turn: &mut Turn,
+        round: &mut Round,
     ) -> Result<(), NodeError> {
         let device = self.device_named(device)?;
         let (name, uuid) = (device.name.clone(), device.uuid.clone());
@@ -185,7 +199,7 @@ impl Owner {
         if taints.len() == before {
             return Err(NodeError::UnknownTaint { device: name, key });
         }
-        self.put_taints(uuid, taints, turn);
+        self.put_taints(uuid, taints, round);
         Ok(())
     }
 
@@ -196,16 +210,16 @@ impl Owner {
     }
 
     /// Puts a taint on a device, in place of one with the same key.
-    fn set_taint(&mut self, uuid: &DeviceUuid, taint: Taint, turn: &mut Turn) {
+    fn set_taint(&mut self, uuid: &DeviceUuid, taint: Taint, round: &mut Round) {
         let mut taints = self.memory.taints.get(uuid).cloned().unwrap_or_default();
         taints.retain(|other| other.key != taint.key);
         taints.push(taint);
-        self.put_taints(uuid.clone(), taints, turn);
+        self.put_taints(uuid.clone(), taints, round);
     }
 
-    fn put_taints(&mut self, uuid: DeviceUuid, taints: Vec<Taint>, turn: &mut Turn) {
-        turn.changed = true;
-        turn.writes.push(Write::PutTaints(uuid.clone(), taints.clone()));
+    fn put_taints(&mut self, uuid: DeviceUuid, taints: Vec<Taint>, round: &mut Round) {
+        round.changed = true;
+        round.writes.push(Write::PutTaints(uuid.clone(), taints.clone()));
         if taints.is_empty() {
             self.memory.taints.remove(&uuid);
         } else {

@@ -127,7 +127,7 @@ pub(super) fn request(arguments: CreateArguments) -> Result<node::PrepareClaimRe
         wanted: Some(wanted),
         share: share.clone(),
         demand: demand.clone(),
-        share_id: None,
+        ..node::Request::default()
     });
     Ok(node::PrepareClaimRequest { claim: arguments.name, requests: requests.collect(), labels })
 }

@@ -10,6 +10,9 @@ use crate::{
     output::{Cell, Column, Console, Page, Table, Tone, age, memory, note, permille, timestamp},
 };
 
+/// The width of a claim's name from Kubernetes, which is cut last: `explain` needs all of it.
+const UID_WIDTH: usize = 36;
+
 #[derive(Serialize)]
 struct Document {
     leases: Vec<Lease>,
@@ -31,12 +34,12 @@ pub(super) async fn run(client: &Client, console: &Console) -> Result<(), Failur
 /// The leases, one allocation a row.
 fn table(leases: &[Lease], now_ms: u64) -> Table {
     let mut table = Table::new(&[
-        Column::elastic("CLAIM", 12),
+        Column::elastic("CLAIM", UID_WIDTH),
         Column::new("STATE"),
         Column::new("AGE").right(),
         Column::new("DEVICE"),
-        Column::elastic("HOLDS", 19),
-        Column::narrow("ENFORCED BY", 10),
+        Column::elastic("HOLDS", 10),
+        Column::narrow("ENFORCED BY", 8),
         Column::wide("MEMORY BY"),
         Column::wide("COMPUTE BY"),
         Column::wide("TROUBLE"),
@@ -58,7 +61,7 @@ fn table(leases: &[Lease], now_ms: u64) -> Table {
                 state_cell(lease),
                 age(lease.since_unix_ms, now_ms).into(),
                 allocation.device.as_str().into(),
-                if allocation.device.is_empty() { "".into() } else { holds(allocation).into() },
+                if allocation.device.is_empty() { "".into() } else { figures(allocation).into() },
                 enforced_cell(allocation),
                 enforcement_cell(&allocation.enforcement.memory),
                 enforcement_cell(&allocation.enforcement.compute),
@@ -74,11 +77,23 @@ fn table(leases: &[Lease], now_ms: u64) -> Table {
     table
 }
 
+/// Which part of a device an allocation is, as short as can be.
+fn figures(allocation: &Allocation) -> String {
+    match &allocation.portion {
+        Portion::Unknown | Portion::Whole | Portion::Admin => holds(allocation),
+        Portion::Partition { profile, start, .. } => format!("{profile} at {start}"),
+        Portion::Share { memory_bytes, compute_permille, .. } => {
+            format!("{} {}", memory(*memory_bytes), permille(*compute_permille))
+        }
+    }
+}
+
 /// Which part of a device an allocation is, in a few words.
 pub(super) fn holds(allocation: &Allocation) -> String {
     match &allocation.portion {
         Portion::Unknown => "unknown".to_owned(),
         Portion::Whole => "whole".to_owned(),
+        Portion::Admin => "admin access".to_owned(),
         Portion::Partition { profile, start, .. } => format!("partition {profile} at {start}"),
         Portion::Share { memory_bytes, compute_permille, .. } => {
             format!("share {} {}", memory(*memory_bytes), permille(*compute_permille))

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     client::Client,
     document::{Allocation, Device, Event, Lease, Portion},
-    failure::Failure,
+    failure::{Exit, Failure},
     output::{Column, Console, Page, Table, Tone, age, memory, permille, timestamp},
 };
 
@@ -28,10 +28,19 @@ struct Document {
 }
 
 pub(super) async fn run(client: &Client, console: &Console, claim: &str) -> Result<(), Failure> {
-    let story = client.explain(claim).await?;
-    if story.lease.is_none() && story.events.is_empty() {
-        return Err(Failure::UnknownClaim(claim.to_owned()));
-    }
+    let story = match client.explain(claim).await {
+        Ok(story) if story.lease.is_none() && story.events.is_empty() => {
+            Err(Failure::UnknownClaim(claim.to_owned()))
+        }
+        told => told,
+    };
+    let story = match story {
+        Ok(story) => story,
+        Err(failure) if failure.exit() == Exit::NotFound => {
+            return Err(find_device(client, claim).await?.unwrap_or(failure));
+        }
+        Err(failure) => return Err(failure),
+    };
     let neighbours = match story.devices.as_slice() {
         [] => Vec::new(),
         devices => neighbours(client.leases().await?, claim, devices),
@@ -44,6 +53,13 @@ pub(super) async fn run(client: &Client, console: &Console, claim: &str) -> Resu
         neighbours,
     };
     console.print(&document, |page| write(&document, page))
+}
+
+/// Who asks why a device is not free may well give the device's name.
+async fn find_device(client: &Client, name: &str) -> Result<Option<Failure>, Failure> {
+    let devices = client.devices().await?;
+    let device = devices.into_iter().find(|device| device.name == name);
+    Ok(device.map(|device| Failure::IsADevice { device: device.name, claims: device.usage.claims }))
 }
 
 fn neighbours(leases: Vec<Lease>, claim: &str, devices: &[Device]) -> Vec<Lease> {
@@ -110,6 +126,7 @@ fn write_lease(lease: &Lease, page: &mut Page) {
 fn part(allocation: &Allocation) -> String {
     match &allocation.portion {
         Portion::Unknown | Portion::Whole => holds(allocation),
+        Portion::Admin => "admin access: it may look and holds nothing".to_owned(),
         Portion::Partition { name, profile, adopted, .. } => {
             let fate = if *adopted { ", was there before and stays" } else { "" };
             format!("partition {name} ({profile}{fate})")
@@ -161,6 +178,8 @@ fn write_limits(allocation: &Allocation, page: &mut Page) {
             (memory(*memory_bytes), permille(*compute_permille))
         }
         Portion::Partition { profile, .. } => (profile.clone(), profile.clone()),
+        // Who holds nothing has no limits to enforce.
+        Portion::Admin => return,
         Portion::Whole => ("all of it".to_owned(), "all of it".to_owned()),
         Portion::Unknown => ("unknown".to_owned(), "unknown".to_owned()),
     };

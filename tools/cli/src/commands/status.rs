@@ -32,7 +32,7 @@ pub(super) async fn run(client: &Client, console: &Console) -> Result<(), Failur
 fn write(node: &GetNodeResponse, page: &mut Page) {
     let tone = if node.state == "ready" { Tone::Good } else { Tone::Attention };
     let since = format!(
-        " since {} ({})",
+        " since {} ({} ago)",
         timestamp(node.started_unix_ms),
         age(node.started_unix_ms, page.now_ms())
     );

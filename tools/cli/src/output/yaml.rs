@@ -35,7 +35,7 @@ fn write_mapping(mapping: &Mapping, indent: usize, text: &mut String) {
         if at > 0 {
             text.push_str(&" ".repeat(indent));
         }
-        text.push_str(&scalar(key));
+        text.push_str(&key_text(key));
         text.push(':');
         write_value(value, indent, text);
     }
@@ -79,6 +79,19 @@ fn write_item(item: &Value, indent: usize, text: &mut String) {
         write_mapping(mapping, indent + 2, text);
     } else {
         write_value(item, indent + 2, text);
+    }
+}
+
+/// A key, which is a text also where it is made of digits: as in JSON.
+fn key_text(key: &Value) -> String {
+    match key {
+        Value::Number(number) => quoted(&number.to_string()),
+        Value::Null
+        | Value::Bool(_)
+        | Value::String(_)
+        | Value::Sequence(_)
+        | Value::Mapping(_)
+        | Value::Tagged(_) => scalar(key),
     }
 }
 
@@ -152,6 +165,12 @@ mod tests {
         let document = json!({"a": "0000:43:00.0", "b": "no", "c": "", "d": "a: b", "e": "12e3"});
         check(&document, "a: \"0000:43:00.0\"\nb: \"no\"\nc: \"\"\nd: \"a: b\"\ne: \"12e3\"\n");
         check(&json!({"a": "GPU-1f/x.y z", "#": "x "}), "\"#\": \"x \"\na: GPU-1f/x.y z\n");
+    }
+
+    #[test]
+    fn keys_are_texts_as_in_json() {
+        let distances = std::collections::BTreeMap::from([(0, 10), (1, 21)]);
+        assert_eq!(to_yaml(&distances).unwrap(), "\"0\": 10\n\"1\": 21\n");
     }
 
     #[test]

@@ -8,6 +8,12 @@ use crate::{
 
 const GAP: usize = 2;
 
+/// What stands in the place of a link.
+const ROOT: &str = "root";
+const NUMA: &str = "numa";
+const CROSS: &str = "cross";
+const UNKNOWN: &str = "?";
+
 /// Writes the matrix in as many blocks as fit the page side by side with the names.
 pub(crate) fn write_matrix(groups: &[NumaGroup<'_>], links: &[Link], page: &mut Page) {
     let devices = in_order(groups);
@@ -40,10 +46,25 @@ pub(crate) fn write_matrix(groups: &[NumaGroup<'_>], links: &[Link], page: &mut 
         }
     }
     page.gap();
-    page.line(
-        "A number is GB/s each way. Without a link: root = same PCIe root, numa = same NUMA node,",
-    );
-    page.line("cross = across NUMA nodes.");
+    write_words(&rows, page);
+}
+
+/// Explains the words that occur.
+fn write_words(rows: &[Vec<String>], page: &mut Page) {
+    if rows.iter().flatten().any(|cell| cell.contains(' ')) {
+        page.line("A number is GB/s each way.");
+    }
+    let words = [
+        (ROOT, "no link, but the same PCIe root"),
+        (NUMA, "no link, but the same NUMA node"),
+        (CROSS, "no link, and on different NUMA nodes"),
+        (UNKNOWN, "no link, and no NUMA node is known"),
+    ];
+    for (word, meaning) in words {
+        if rows.iter().flatten().any(|cell| cell == word) {
+            page.line(&format!("{word:5}  {meaning}"));
+        }
+    }
 }
 
 fn cell(groups: &[NumaGroup<'_>], links: &[Link], a: &Device, b: &Device) -> String {
@@ -56,14 +77,15 @@ fn cell(groups: &[NumaGroup<'_>], links: &[Link], a: &Device, b: &Device) -> Str
     let of_both = |devices: &mut dyn Iterator<Item = &Device>| {
         devices.filter(|device| device.name == a.name || device.name == b.name).count() == 2
     };
-    let mut roots = groups.iter().flat_map(|group| &group.roots);
+    let roots = groups.iter().flat_map(|group| &group.roots);
+    let mut roots = roots.filter(|root| root.label.is_some());
     if roots.any(|root| of_both(&mut root.devices())) {
-        return "root".to_owned();
+        return ROOT.to_owned();
     }
     match (a.numa_node, b.numa_node) {
-        (Some(a), Some(b)) if a == b => "numa".to_owned(),
-        (Some(_), Some(_)) => "cross".to_owned(),
-        (None, _) | (_, None) => "?".to_owned(),
+        (Some(a), Some(b)) if a == b => NUMA.to_owned(),
+        (Some(_), Some(_)) => CROSS.to_owned(),
+        (None, _) | (_, None) => UNKNOWN.to_owned(),
     }
 }
 

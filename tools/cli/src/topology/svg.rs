@@ -143,7 +143,7 @@ fn draw_root<'a>(
 ) {
     let style = "fill=\"#ffffff\" stroke=\"#cbd2d9\"";
     canvas.rect((x, y), (root_width(root), height), 10, style);
-    let label = cut(&root.label, 20);
+    let label = cut(root.title(), 20);
     canvas.text((x + PADDING, y + 20), &label, "font-size=\"12\" fill=\"#616e7c\"");
     let y = y + ROOT_TITLE + 4;
     let mut at = x + PADDING;

@@ -62,6 +62,19 @@ fn node() -> GetTopologyResponse {
 }
 
 #[test]
+fn devices_without_a_root_share_none() {
+    let devices = vec![device("a-1", "", Some(0)), device("a-2", "", Some(0))];
+    let topology = GetTopologyResponse { devices, ..GetTopologyResponse::default() };
+    let mut page = Page::new(false, false, 0);
+    write_matrix(&arrange(&topology), &[], &mut page);
+    assert!(
+        page.text().ends_with("numa     -\n\nnuma   no link, but the same NUMA node\n"),
+        "{}",
+        page.text()
+    );
+}
+
+#[test]
 fn a_tree_has_roots_switches_and_devices() {
     let topology = node();
     let mut page = Page::new(false, false, 0);

@@ -1,6 +1,6 @@
 //! The tree: NUMA node, PCIe root, switch, device.
 
-use super::{Branch, NumaGroup};
+use super::{Branch, NumaGroup, in_order};
 use crate::{
     document::Device,
     output::{Page, Tone, list, memory},
@@ -14,6 +14,8 @@ const WORDS_WIDTH: usize = 26;
 
 /// Writes the groups as a tree.
 pub(crate) fn write_tree(groups: &[NumaGroup<'_>], page: &mut Page) {
+    let names = in_order(groups).into_iter().map(|device| device.name.chars().count());
+    let name_width = names.max().unwrap_or(0);
     for group in groups {
         page.spans(&[(&title(group), Tone::Strong)]);
         if group.roots.is_empty() {
@@ -21,15 +23,22 @@ pub(crate) fn write_tree(groups: &[NumaGroup<'_>], page: &mut Page) {
         }
         for (at, root) in group.roots.iter().enumerate() {
             let (arm, stem) = arm(at + 1 == group.roots.len());
-            page.line(&format!("{arm}{}", root.label));
+            page.line(&format!("{arm}{}", root.title()));
             for (at, branch) in root.branches.iter().enumerate() {
-                write_branch(branch, stem, at + 1 == root.branches.len(), page);
+                let is_last = at + 1 == root.branches.len();
+                write_branch(branch, stem, is_last, name_width, page);
             }
         }
     }
 }
 
-fn write_branch(branch: &Branch<'_>, stem: &str, is_last: bool, page: &mut Page) {
+fn write_branch(
+    branch: &Branch<'_>,
+    stem: &str,
+    is_last: bool,
+    name_width: usize,
+    page: &mut Page,
+) {
     let mut stem = stem.to_owned();
     let mut is_last = is_last;
     if let Some(switch) = &branch.switch {
@@ -40,7 +49,7 @@ fn write_branch(branch: &Branch<'_>, stem: &str, is_last: bool, page: &mut Page)
     }
     for (at, device) in branch.devices.iter().enumerate() {
         let (arm, _) = arm(is_last && at + 1 == branch.devices.len());
-        write_device(device, &format!("{stem}{arm}"), page);
+        write_device(device, &format!("{stem}{arm}"), name_width, page);
     }
 }
 
@@ -48,11 +57,11 @@ const fn arm(is_last: bool) -> (&'static str, &'static str) {
     if is_last { ("└─ ", "   ") } else { ("├─ ", "│  ") }
 }
 
-fn write_device(device: &Device, lead: &str, page: &mut Page) {
-    // A longer name takes its room from the model.
-    let model_width = (MODEL_WIDTH + NAME_WIDTH).saturating_sub(device.name.len()).min(MODEL_WIDTH);
+fn write_device(device: &Device, lead: &str, name_width: usize, page: &mut Page) {
+    // Longer names take their room from the model.
+    let model_width = (MODEL_WIDTH + NAME_WIDTH).saturating_sub(name_width).min(MODEL_WIDTH);
     let form = format!(
-        "{lead}{}  {:model_width$}  {:>7}  ",
+        "{lead}{:name_width$}  {:model_width$}  {:>7}  ",
         device.name,
         cut(&device.model, model_width),
         memory(device.memory_bytes),

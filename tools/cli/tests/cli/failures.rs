@@ -25,9 +25,12 @@ fn check_failure(name: &str, outcome: &Outcome, folder: &Path, exit: i32) {
 fn refusals_are_told_with_their_code_and_page() {
     let fake = Fake::start(node::eight_gpus());
     let cases = [
-        ("refused", format!("claim create {TOO_MUCH} --memory 90Gi"), 1),
+        ("refused", format!("claim create {TOO_MUCH} --memory 90Gi"), 2),
         ("forbidden", format!("claim create {FORBIDDEN}"), 4),
         ("hollow", format!("claim create {HOLLOW}"), 1),
+        ("device-with-one-claim", "explain gpu-0000-1b-00-0".to_owned(), 5),
+        ("device-with-many-claims", "explain gpu-0000-43-00-0".to_owned(), 5),
+        ("device-without-claims", "explain gpu-0000-9d-00-0".to_owned(), 5),
         ("unknown-claim", "explain nobody".to_owned(), 5),
         ("unknown-device", "taint gpu-9 --reason x".to_owned(), 5),
         ("unknown-device-of-partitions", "partitions --device gpu-9".to_owned(), 5),
@@ -38,7 +41,7 @@ fn refusals_are_told_with_their_code_and_page() {
         check_failure(name, &Outcome::of(fake.socket(), &arguments), fake.folder(), exit);
     }
     let painted = format!("claim create {TOO_MUCH} --color always");
-    check_failure("colour", &Outcome::of(fake.socket(), &painted), fake.folder(), 1);
+    check_failure("colour", &Outcome::of(fake.socket(), &painted), fake.folder(), 2);
 }
 
 #[test]

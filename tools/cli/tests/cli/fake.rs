@@ -120,9 +120,10 @@ impl Service {
         self.asked.lock().unwrap().push(asked);
         match claim {
             TOO_MUCH => {
-                let message = "share of 90Gi is more than the 80Gi that gpu-0000-43-00-0 has";
-                let mut status = Status::new(Code::FailedPrecondition, message);
-                status.metadata_mut().insert(node::ERROR_CODE_KEY, "AP0103".parse().unwrap());
+                let message =
+                    "memory of a share of device gpu-0000-43-00-0 must be 1 to 80Gi, not 90Gi";
+                let mut status = Status::new(Code::OutOfRange, message);
+                status.metadata_mut().insert(node::ERROR_CODE_KEY, "AP0105".parse().unwrap());
                 Err(status)
             }
             FORBIDDEN => Err(Status::permission_denied("changing needs root, you are uid 1000")),
@@ -199,6 +200,13 @@ impl Node for Service {
         _: Request<node::GetTopologyRequest>,
     ) -> Answer<node::GetTopologyResponse> {
         Ok(Response::new(self.state.topology.clone()))
+    }
+
+    async fn prefer_devices(
+        &self,
+        _: Request<node::PreferDevicesRequest>,
+    ) -> Answer<node::PreferDevicesResponse> {
+        Err(Status::unimplemented("nobody here chooses"))
     }
 
     type WatchNodeStream =

@@ -1,5 +1,7 @@
 //! Every command in every form.
 
+use accelpool_proto::node::Lease;
+
 use crate::{
     fake::Fake,
     golden::{Outcome, check},
@@ -7,7 +9,7 @@ use crate::{
 };
 
 /// Commands with the names of their golden files.
-const COMMANDS: [(&str, &str); 19] = [
+const COMMANDS: [(&str, &str); 20] = [
     ("devices", "devices"),
     ("partitions", "partitions"),
     ("partitions-possible", "partitions --possible"),
@@ -18,6 +20,7 @@ const COMMANDS: [(&str, &str); 19] = [
     ("explain-share", "explain dev-a"),
     ("explain-trouble", "explain train"),
     ("explain-partition", "explain 7d3f9f0e-8a4b-4c1d-9b53-2f0c6c1f7a11"),
+    ("explain-admin", "explain watcher"),
     ("explain-refused", "explain greedy"),
     ("claim-create", "claim create new --count 2 --kind gpu"),
     ("claim-release", "claim release train unknown"),
@@ -86,6 +89,20 @@ fn json_is_json_and_words_of_tenants_are_data() {
     assert_eq!(document["lease"]["labels"]["\u{1b}[31mred"], "a\nb");
     let outcome = Outcome::of(fake.socket(), "explain dev-a");
     assert!(!outcome.stdout.contains('\u{1b}'));
+}
+
+#[test]
+fn thousands_of_claims_are_listed() {
+    // Together more than the 4 MiB that a gRPC client takes unless told otherwise.
+    let mut state = node::eight_gpus();
+    let lease = state.leases[0].clone();
+    let name = |at| format!("{at:05}-{}", node::UID);
+    state.leases = (0..10_000).map(|at| Lease { claim: name(at), ..lease.clone() }).collect();
+    let fake = Fake::start(state);
+    let outcome = Outcome::of(fake.socket(), "claims");
+    assert_eq!(outcome.exit, Some(0), "{}", outcome.stderr);
+    let rows = outcome.stdout.lines().take_while(|line| !line.is_empty()).count();
+    assert_eq!(rows, 1 + 10_000 * lease.allocations.len());
 }
 
 #[test]

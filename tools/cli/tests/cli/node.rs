@@ -6,9 +6,10 @@ use std::{
 };
 
 use accelpool_proto::node::{
-    Allocation, Device, Enforcements, Event, ExplainClaimResponse, Finding, GetNodeResponse,
-    GetTopologyResponse, Lease, Link, NumaNode, Partition, PartitionPortion, Partitioning,
-    PcieNode, Pool, Profile, SharePortion, Taint, Usage, VendorStatus, Whole, allocation::Portion,
+    AdminPortion, Allocation, Device, Enforcements, Event, ExplainClaimResponse, Finding,
+    GetNodeResponse, GetTopologyResponse, Lease, Link, NumaNode, Partition, PartitionPortion,
+    Partitioning, PcieNode, Pool, Profile, SharePortion, Taint, Usage, VendorStatus, Whole,
+    allocation::Portion,
 };
 
 const GIB: u64 = 1 << 30;
@@ -117,10 +118,11 @@ pub(crate) const UID: &str = "7d3f9f0e-8a4b-4c1d-9b53-2f0c6c1f7a11";
 fn allocation(claim: &str, request: &str, bus: &str, portion: Portion) -> Allocation {
     let target = match &portion {
         Portion::Partition(part) => part.name.clone(),
-        Portion::Whole(_) | Portion::Share(_) => name(bus),
+        Portion::Whole(_) | Portion::Share(_) | Portion::Admin(_) => name(bus),
     };
     let enforcement = match &portion {
         Portion::Share(_) => enforcements("library", "none"),
+        Portion::Admin(_) => enforcements("none", "none"),
         Portion::Whole(_) | Portion::Partition(_) => enforcements("hardware", "hardware"),
     };
     Allocation {
@@ -183,7 +185,9 @@ fn leases() -> Vec<Lease> {
         adopted: false,
     };
     let infer = lease(UID, vec![allocation(UID, "gpu", "52", Portion::Partition(part))], HOUR * 2);
-    vec![train, dev_a, dev_b, notebook, infer]
+    let look = allocation("watcher", "r0", "43", Portion::Admin(AdminPortion {}));
+    let watcher = lease("watcher", vec![look], HOUR * 50);
+    vec![train, dev_a, dev_b, notebook, infer, watcher]
 }
 
 fn event(age: u64, kind: &str, message: &str, error_code: &str) -> Event {
@@ -196,7 +200,7 @@ fn event(age: u64, kind: &str, message: &str, error_code: &str) -> Event {
 }
 
 fn stories(leases: &[Lease], devices: &[Device]) -> HashMap<String, ExplainClaimResponse> {
-    let too_much = "share of 90Gi is more than the 80Gi that gpu-0000-43-00-0 has";
+    let too_much = "memory of a share of device gpu-0000-43-00-0 must be 1 to 80Gi, not 90Gi";
     let story = |claim: &str, events: Vec<Event>| {
         let lease = leases.iter().find(|lease| lease.claim == claim).cloned();
         let is_held = |device: &&Device| {
@@ -209,18 +213,24 @@ fn stories(leases: &[Lease], devices: &[Device]) -> HashMap<String, ExplainClaim
         story(
             "dev-a",
             vec![
-                event(MINUTE * 20, "refused", too_much, "AP0103"),
+                event(MINUTE * 20, "refused", too_much, "AP0105"),
                 event(MINUTE * 12, "prepared", "share of gpu-0000-43-00-0", ""),
                 event(MINUTE * 2, "repaired", "CDI spec was gone and is written anew", ""),
             ],
         ),
         story("train", Vec::new()),
+        story("watcher", vec![event(HOUR * 50, "prepared", "granted gpu-0000-43-00-0", "")]),
         story(UID, vec![event(HOUR * 2, "prepared", "made partition 1g.10gb at 4", "")]),
         story(
             "greedy",
             vec![
-                event(MINUTE * 9, "refused", "8 devices are asked for, 2 are free", "AP0101"),
-                event(MINUTE * 5, "refused", too_much, "AP0103"),
+                event(
+                    MINUTE * 9,
+                    "refused",
+                    "no whole device is free: 2 match, 8 are asked for",
+                    "AP0109",
+                ),
+                event(MINUTE * 5, "refused", too_much, "AP0105"),
             ],
         ),
     ])

@@ -37,6 +37,10 @@ const TOPOLOGY: &str = "accelpool-topology";
 const GATE: &str = "accelpool-gate";
 const DAEMON: &str = "accelpool-daemon";
 const DRA_DRIVER: &str = "accelpool-dra-driver";
+const CLUSTER: &str = "accelpool-cluster";
+const CLUSTER_DOUBLE: &str = "accelpool-cluster-double";
+const KUBELET_DOUBLE: &str = "accelpool-kubelet-double";
+const NVML_STANDIN: &str = "accelpool-nvml-standin";
 const BENCHES: &str = "accelpool-benches";
 
 /// What the suites may import: every library, the daemon's too.
@@ -54,16 +58,20 @@ const SUITES: &[&str] = &[
     GATE,
     DAEMON,
     DRA_DRIVER,
+    CLUSTER,
+    CLUSTER_DOUBLE,
+    KUBELET_DOUBLE,
 ];
 
 /// Every crate, those that are still to come too.
-const PLACES: [Place; 18] = [
+const PLACES: [Place; 23] = [
     place(MODEL, "core/model", &[], "nouns stand on nothing"),
     place(PLANNER, "core/planner", &[MODEL], "decisions know nouns alone"),
     place(TURNS, "core/turns", &[MODEL], "time-slicing policy knows nouns alone"),
     place(VENDOR_API, "vendors/api", &[MODEL], "the trait speaks in nouns"),
     place(VENDOR_SIM, "vendors/sim", &[VENDOR_API, MODEL], "an adapter never decides"),
     place(VENDOR_NVIDIA, "vendors/nvidia", &[VENDOR_API, MODEL], "an adapter never decides"),
+    place(NVML_STANDIN, "vendors/nvidia/standin", &[], "it knows NVML, not us"),
     place(SHIM, "vendors/shim", &[MODEL], "it runs inside the tenant's process"),
     place("accelpool-shim-cuda", "vendors/shim-cuda", &[SHIM, MODEL], "as its base does"),
     place(PROTO, "proto", &[], "wire types are no model types"),
@@ -88,10 +96,14 @@ const PLACES: [Place; 18] = [
         ],
         "the one place where everything on a node meets",
     ),
-    place(DRA_DRIVER, "dra-driver", &[PROTO, MODEL], "it meets the node by socket"),
+    place(DRA_DRIVER, "dra-driver", &[CLUSTER, PROTO, MODEL], "it meets the node by socket"),
+    place(CLUSTER, "dra-driver/cluster", &[PROTO, MODEL], "it meets the node by socket"),
+    place(CLUSTER_DOUBLE, "dra-driver/cluster/double", &[], "it knows Kubernetes, not us"),
+    place(KUBELET_DOUBLE, "dra-driver/double", &[PROTO], "it knows the kubelet's protocols"),
     place("accelpool-cli", "tools/cli", &[PROTO], "it meets the node by socket"),
     place("xtask", "tools/xtask", &[], "it looks at sources, not at programs"),
     place(BENCHES, "benches", SUITES, "it measures libraries, and programs from outside"),
+    place("accelpool-fuzz", "fuzz", SUITES, "it feeds the parsers of every library"),
     place("accelpool-tests", "tests", SUITES, "it drives libraries, and programs from outside"),
 ];
 
@@ -101,13 +113,14 @@ const CORE_EXTERNALS: [&str; 6] =
     ["proc-macro2", "quote", "syn", "thiserror", "thiserror-impl", "unicode-ident"];
 
 /// An outside world and the crates that may name it, for tests too.
-const OWNERS: [(&str, &[&str]); 5] = [
+const OWNERS: [(&str, &[&str]); 6] = [
     ("hwlocality", &[TOPOLOGY]),
     // The benches compare the ledger with bare commits.
     ("redb", &[LEDGER, BENCHES]),
     ("nvml-wrapper", &[VENDOR_NVIDIA]),
     ("nvml-wrapper-sys", &[VENDOR_NVIDIA]),
-    ("kube", &[DRA_DRIVER]),
+    ("kube", &[CLUSTER]),
+    ("k8s-openapi", &[CLUSTER, CLUSTER_DOUBLE]),
 ];
 
 /// Compares the workspace with the tables above.

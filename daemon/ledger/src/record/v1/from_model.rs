@@ -3,8 +3,8 @@
 use accelpool_model as model;
 
 use super::{
-    Allocation, Claim, Enforcements, HeldShare, Lease, LeaseState, Partition, Placement, Portion,
-    Request, Share, Start, Taint, Taints, Wanted, WantedAny,
+    Allocation, Claim, Enforcements, HeldShare, Lease, LeaseState, Look, Partition, Placement,
+    Portion, Request, Share, Start, Taint, Taints, Wanted, WantedAny,
 };
 
 impl From<&Option<model::BootId>> for Start {
@@ -55,13 +55,14 @@ impl From<&model::Claim> for Claim {
 
 impl From<&model::Request> for Request {
     fn from(request: &model::Request) -> Self {
-        let model::Request { name, wanted, share, demand, share_id } = request;
+        let model::Request { name, wanted, share, demand, share_id, admin } = request;
         Self {
             name: name.to_string(),
             wanted: wanted.into(),
             share: share.as_ref().map(Into::into),
             demand: (*demand).into(),
             share_id: text(share_id.as_ref()),
+            admin: *admin,
         }
     }
 }
@@ -123,6 +124,9 @@ impl From<&model::Portion> for Portion {
     fn from(portion: &model::Portion) -> Self {
         match portion {
             model::Portion::Whole => Self::Whole,
+            model::Portion::Admin { partition } => {
+                Self::Admin(Look { partition: text(partition.as_ref()) })
+            }
             model::Portion::Partition { name, profile, start, size, placement, adopted } => {
                 Self::Partition(Partition {
                     name: name.to_string(),

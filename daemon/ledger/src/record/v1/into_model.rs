@@ -5,8 +5,8 @@ use std::str::FromStr;
 use accelpool_model as model;
 
 use super::{
-    Allocation, Claim, Enforcements, HeldShare, Lease, LeaseState, Partition, Placement, Portion,
-    Request, Share, Start, Taint, Taints, Wanted, WantedAny,
+    Allocation, Claim, Enforcements, HeldShare, Lease, LeaseState, Look, Partition, Placement,
+    Portion, Request, Share, Start, Taint, Taints, Wanted, WantedAny,
 };
 use crate::error::EngineError;
 
@@ -58,13 +58,14 @@ impl Claim {
 
 impl Request {
     fn into_model(self) -> Result<model::Request> {
-        let Self { name, wanted, share, demand, share_id } = self;
+        let Self { name, wanted, share, demand, share_id, admin } = self;
         Ok(model::Request {
             name: name.parse()?,
             wanted: wanted.into_model()?,
             share: share.map(Share::into_model).transpose()?,
             demand: demand.into_model()?,
             share_id: parse(share_id)?,
+            admin,
         })
     }
 }
@@ -123,6 +124,9 @@ impl Portion {
     fn into_model(self) -> Result<model::Portion> {
         Ok(match self {
             Self::Whole => model::Portion::Whole,
+            Self::Admin(Look { partition }) => {
+                model::Portion::Admin { partition: parse(partition)? }
+            }
             Self::Partition(Partition { name, profile, start, size, placement, adopted }) => {
                 model::Portion::Partition {
                     name: name.parse()?,

@@ -129,7 +129,8 @@ fn draw_bar(cards: &[Placed<'_>], clique: &Clique, y: i32, canvas: &mut Canvas) 
 fn curve(cards: &[Placed<'_>], line: &Line) -> (i32, i32, i32) {
     let (a, b) = line.ends;
     let distance = count(b.abs_diff(a));
-    (center(&cards[a]), center(&cards[b]), (30 + 24 * distance).min(DEPTH_MAX))
+    // Beside the lines down to the bars.
+    (center(&cards[a]) - 14, center(&cards[b]) - 14, (30 + 24 * distance).min(DEPTH_MAX))
 }
 
 fn draw_curve(
@@ -154,14 +155,15 @@ fn draw_curve(
 
 fn draw_figure(cards: &[Placed<'_>], line: &Line, top: i32, canvas: &mut Canvas) {
     let (left, right, depth) = curve(cards, line);
-    let place = (left.midpoint(right), top + depth + 4);
+    let (x, y) = (left.midpoint(right), top + depth);
     let words = format!("{} {}", line.kind, bandwidth(line.bandwidth));
+    let width = 8 * count(words.chars().count());
+    canvas.rect((x - width / 2, y - 8), (width, 16), 4, "fill=\"#ffffff\"");
     let style = format!(
-        "font-size=\"11\" font-weight=\"600\" text-anchor=\"middle\" fill=\"{}\" \
-         stroke=\"#ffffff\" stroke-width=\"4\" paint-order=\"stroke\"",
+        "font-size=\"11\" font-weight=\"600\" text-anchor=\"middle\" fill=\"{}\"",
         color(&line.kind)
     );
-    canvas.text(place, &words, &style);
+    canvas.text((x, y + 4), &words, &style);
 }
 
 /// From 1.5 to 6 points, by the root of the rate: eye and ear work alike.

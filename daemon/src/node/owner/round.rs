@@ -1,4 +1,4 @@
-//! What one turn has decided, to be committed, answered and started together.
+//! What one round has decided, to be committed, answered and started together.
 
 use accelpool_ledger::Write;
 use accelpool_model::ClaimId;
@@ -9,11 +9,11 @@ use crate::node::{
     request::{NodeError, Reply, State},
 };
 
-/// An answer that waits for the turn's commit.
+/// An answer that waits for the round's commit.
 type Answer = Box<dyn FnOnce(Result<(), NodeError>) + Send>;
 
 #[derive(Default)]
-pub(super) struct Turn {
+pub(super) struct Round {
     pub(super) writes: Vec<Write>,
     pub(super) answers: Vec<Answer>,
     pub(super) jobs: Vec<Job>,
@@ -21,8 +21,8 @@ pub(super) struct Turn {
     pub(super) changed: bool,
 }
 
-impl Turn {
-    /// Answers `reply` once the turn is on disk.
+impl Round {
+    /// Answers `reply` once the round is on disk.
     pub(super) fn answer<T: Send + 'static>(
         &mut self,
         reply: Reply<T>,

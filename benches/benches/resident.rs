@@ -1,0 +1,77 @@
+//! What the daemon costs a node that does nothing: memory with 8 devices and 100 leases, and
+//! processor time. DESIGN, section 8 gives both programs 40 MiB; the daemon and its worker
+//! may have 24 of them, so that 16 are left for what speaks to Kubernetes.
+
+use std::{fs, process::ExitCode, time::Duration};
+
+use accelpool_benches::{
+    Report,
+    node::{Daemon, Home, share},
+};
+
+const LEASES: usize = 100;
+const MEMORY_BUDGET_MIB: f64 = 24.0;
+/// Of one core, both processes together.
+const IDLE_BUDGET_PERCENT: f64 = 1.0;
+const IDLE: Duration = Duration::from_secs(10);
+
+/// What the kernel counts processor time in for user space: `USER_HZ` is 100 everywhere.
+const MILLISECONDS_PER_TICK: u64 = 10;
+
+/// The devices of `dgx-h100`.
+const BUSES: [&str; 8] = ["1b", "43", "52", "61", "9d", "c3", "d1", "df"];
+
+fn main() -> ExitCode {
+    let mut report = Report::begin();
+    let home = Home::new("dgx-h100");
+    let daemon = home.start();
+    fill(&daemon);
+
+    let workers = daemon.workers();
+    let own = resident_mib(daemon.id());
+    let theirs: f64 = workers.iter().copied().map(resident_mib).sum();
+    report.note("resident, 8 devices, 100 leases, daemon", own, "MiB");
+    report.note("resident, 8 devices, 100 leases, worker", theirs, "MiB");
+    report.line("resident, 8 devices, 100 leases", own + theirs, MEMORY_BUDGET_MIB, "MiB");
+
+    let processes: Vec<_> = workers.into_iter().chain([daemon.id()]).collect();
+    let used = || processes.iter().copied().map(processor_time).sum::<Duration>();
+    let before = used();
+    // The one figure that takes time to come about; nothing is waited for.
+    let idle = if report.is_judged() { IDLE } else { Duration::ZERO };
+    std::thread::sleep(idle);
+    let percent = used().saturating_sub(before).as_secs_f64() / IDLE.as_secs_f64() * 100.0;
+    report.line("idle, share of one core", percent, IDLE_BUDGET_PERCENT, "%");
+    report.end()
+}
+
+fn fill(daemon: &Daemon) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime can be made").block_on(async {
+        let mut client = daemon.client();
+        for index in 0..LEASES {
+            let device = format!("gpu-0000-{}-00-0", BUSES[index % BUSES.len()]);
+            let claim = share(&format!("claim-{index}"), &device, 5 << 30, 70);
+            client.prepare_claim(claim).await.expect("the share fits");
+        }
+    });
+}
+
+/// The memory of a process that is in RAM; pages of files that two share count for each.
+fn resident_mib(id: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kib: u32 = kib.and_then(|kib| kib.parse().ok()).expect("VmRSS is in kB");
+    f64::from(kib) / 1024.0
+}
+
+/// The processor time that a process has used, its past threads too.
+fn processor_time(id: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).expect("the process runs");
+    // The name in parentheses may hold anything; `utime` and `stime` are 14th and 15th.
+    let (_, fields) = stat.rsplit_once(") ").expect("the kernel writes a name in parentheses");
+    let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>);
+    let ticks: u64 = ticks.map(|field| field.expect("the kernel writes numbers")).sum();
+    Duration::from_millis(ticks * MILLISECONDS_PER_TICK)
+}

@@ -1,0 +1,178 @@
+//! Claims: prepared, asked for again, released; and what becomes of them when steps end.
+
+use accelpool_model::{Allocation, Claim, ClaimId, Lease, LeaseState, Plan, Step};
+use accelpool_planner::{PrepareError, plan_prepare, plan_release};
+use tracing::{info, warn};
+
+use super::{
+    Owner,
+    memory::{InFlight, Purpose},
+    now_ms,
+    round::Round,
+};
+use crate::{
+    error::Chain,
+    node::{
+        apply::{self, Job},
+        history::EventKind,
+        request::{Applied, NodeError, Reply, Request},
+    },
+};
+
+impl Owner {
+    pub(super) fn on_prepare(&mut self, claim: Claim, reply: Reply<Lease>, round: &mut Round) {
+        if reply.is_closed() {
+            return; // The caller hung up before its round came: nothing was promised.
+        }
+        if self.memory.draining {
+            return round.answer(reply, Err(NodeError::Draining));
+        }
+        if let Some(flight) = self.memory.in_flight.get_mut(&claim.id) {
+            return flight.wait(Request::Prepare { claim, reply }, round);
+        }
+        let (view, id) = (self.memory.view(&self.parts.pools), claim.id.clone());
+        let prepare = match plan_prepare(view, &claim, &self.parts.boot, now_ms()) {
+            Ok(prepare) => prepare,
+            Err(error) => {
+                let error = self.explain(error);
+                let code = crate::error::code(&error);
+                if self.note(&id, EventKind::Refused, error.to_string(), code) {
+                    info!(claim = %id, %error, "claim refused");
+                }
+                return round.answer(reply, Err(error));
+            }
+        };
+        let (mut lease, repeated) = (prepare.lease, prepare.repeated);
+        if !repeated || lease.boot != self.parts.boot {
+            lease.boot = self.parts.boot.clone();
+            self.put(lease.clone(), round);
+        }
+        let job = self.job(lease, prepare.plan, !repeated);
+        let purpose = if repeated { Purpose::Repeat(reply) } else { Purpose::Prepare(reply) };
+        self.launch(id, purpose, job, round);
+    }
+
+    pub(super) fn on_release(&mut self, claim: ClaimId, reply: Reply<bool>, round: &mut Round) {
+        if self.memory.draining {
+            return round.answer(reply, Err(NodeError::Draining));
+        }
+        if let Some(flight) = self.memory.in_flight.get_mut(&claim) {
+            return flight.wait(Request::Release { claim, reply }, round);
+        }
+        let Some(release) = plan_release(self.memory.view(&self.parts.pools), &claim) else {
+            return round.answer(reply, Ok(false));
+        };
+        self.put(release.lease.clone(), round);
+        let job = self.job(release.lease, release.plan, false);
+        self.launch(claim, Purpose::Release(reply), job, round);
+    }
+
+    pub(super) fn on_applied(&mut self, applied: Applied, round: &mut Round) {
+        let Applied { claim, result, undone, created, destroyed, rewritten } = applied;
+        if !created.is_empty() || !destroyed.is_empty() {
+            self.memory.note_partitions(created, &destroyed);
+            self.parts.epoch.send_modify(|epoch| *epoch += 1);
+        }
+        round.changed = true;
+        let Some(flight) = self.memory.in_flight.remove(&claim) else { return };
+        let failure = result.err().map(NodeError::Failed);
+        if let Some(error) = &failure {
+            let chain = Chain(error).to_string();
+            if self.note(&claim, EventKind::Failed, chain.clone(), crate::error::code(error)) {
+                warn!(%claim, error = chain, "steps failed");
+            }
+            self.memory.troubles.insert(claim.clone(), chain);
+        } else {
+            self.memory.troubles.remove(&claim);
+        }
+        match flight.purpose {
+            Purpose::Prepare(reply) => self.after_prepare(&claim, reply, failure, undone, round),
+            Purpose::Repeat(reply) => {
+                let lease = self.memory.leases.get(&claim).cloned();
+                let answer = failure.map_or(lease.ok_or(NodeError::UnknownClaim(claim)), Err);
+                round.answer(reply, answer);
+            }
+            Purpose::Release(reply) => {
+                if failure.is_none() {
+                    self.note(&claim, EventKind::Released, "given back".into(), "");
+                    self.remove(&claim, round);
+                    info!(%claim, "claim released");
+                }
+                round.answer(reply, failure.map_or(Ok(true), Err));
+            }
+            Purpose::Reconcile(outcome) => {
+                if failure.is_none() {
+                    self.after_reconcile(&claim, outcome, rewritten, round);
+                }
+            }
+        }
+        for request in flight.waiting {
+            self.on_request(request, round);
+        }
+    }
+
+    fn after_prepare(
+        &mut self,
+        claim: &ClaimId,
+        reply: Reply<Lease>,
+        failure: Option<NodeError>,
+        undone: bool,
+        round: &mut Round,
+    ) {
+        let Some(mut lease) = self.memory.leases.get(claim).cloned() else { return };
+        match failure {
+            None => {
+                lease.state = LeaseState::Prepared;
+                self.put(lease.clone(), round);
+                let targets: Vec<_> = lease.allocations.iter().map(Allocation::target).collect();
+                let targets = targets.join(", ");
+                self.note(claim, EventKind::Prepared, format!("granted {targets}"), "");
+                info!(%claim, devices = targets, "claim prepared");
+                round.answer(reply, Ok(lease));
+            }
+            Some(error) => {
+                if undone {
+                    self.remove(claim, round);
+                } else {
+                    // What could not be undone stays on record until it can.
+                    lease.state = LeaseState::Releasing;
+                    self.put(lease, round);
+                }
+                round.answer(reply, Err(error));
+            }
+        }
+    }
+
+    pub(super) fn job(&self, lease: Lease, mut plan: Plan, undo: bool) -> Job {
+        // The partitions of a device that is gone went with it; nobody could destroy them, and
+        // who releases its claim must not wait for its return.
+        if self.all_answered() {
+            plan.steps.retain(|step| match step {
+                Step::DestroyPartition(partition) => self.memory.is_listed(&partition.uuid),
+                Step::CreatePartition(_) | Step::WriteSpec(_) | Step::RemoveSpec(_) => true,
+            });
+        }
+        let workers = self.memory.routes(&lease, &self.parts.workers);
+        let injections = apply::known_injections(&lease, &self.memory.inventory);
+        Job { lease, plan, workers, injections, undo }
+    }
+
+    pub(super) fn launch(&mut self, claim: ClaimId, purpose: Purpose, job: Job, round: &mut Round) {
+        self.memory.in_flight.insert(claim, InFlight { purpose, waiting: Vec::new() });
+        round.jobs.push(job);
+    }
+
+    /// The refusal, unless a vendor that is silent since the start may yet change the answer.
+    fn explain(&self, error: PrepareError) -> NodeError {
+        let silent = self.parts.workers.keys().find(|name| !self.memory.answered.contains(*name));
+        match (silent, error) {
+            (
+                Some(vendor),
+                source @ (PrepareError::UnknownDevice(_)
+                | PrepareError::NoSuchProfile(_)
+                | PrepareError::NoneFree { .. }),
+            ) => NodeError::NotObserved { vendor: vendor.clone(), source },
+            (_, error) => NodeError::Refused(error),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The configuration file: as written, and as valid.
+//!
+//! Everything has a default; who this driver is (its node, its pod) comes from the command
+//! line or the environment, since it differs on each node.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use accelpool_model::{NameError, PoolName};
+use serde::Deserialize;
+
+/// A configuration file that is longer is not one.
+const FILE_LEN_MAX: u64 = 64 * 1024;
+
+/// The replicas of a device that make sense: one is the device itself, and no more tenants
+/// than this were asked of one device.
+const REPLICAS_MIN: u32 = 2;
+const REPLICAS_MAX: u32 = 64;
+
+/// What the driver needs to know about its surroundings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The daemon's socket.
+    pub node_socket: PathBuf,
+    /// The kubelet's folder.
+    pub kubelet_root: PathBuf,
+    /// Where health is served over HTTP; nowhere if absent.
+    pub listen: Option<SocketAddr>,
+    /// How many shares the devices of a pool are offered as, as extended resources; a pool
+    /// that is not named here offers none.
+    pub replicas: BTreeMap<PoolName, u32>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node_socket: accelpool_proto::node::DEFAULT_SOCKET.into(),
+            kubelet_root: "/var/lib/kubelet".into(),
+            listen: None,
+            replicas: BTreeMap::new(),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawConfig {
+    node_socket: Option<PathBuf>,
+    kubelet_root: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    #[serde(default)]
+    device_plugin: RawDevicePlugin,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDevicePlugin {
+    #[serde(default)]
+    replicas: BTreeMap<String, u32>,
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message documents the variant")]
+pub enum ConfigError {
+    #[error("failed to read `{path}`")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{0}` is longer than {FILE_LEN_MAX} bytes")]
+    TooLong(PathBuf),
+    #[error("configuration is not valid")]
+    Syntax(#[from] toml::de::Error),
+    #[error("`{key}` is `{path}`: write an absolute path")]
+    Relative { key: &'static str, path: PathBuf },
+    #[error("`device_plugin.replicas` names no pool")]
+    Pool(#[from] NameError),
+    #[error("`device_plugin.replicas.{pool}` is {replicas}: use {REPLICAS_MIN} to {REPLICAS_MAX}")]
+    Replicas { pool: PoolName, replicas: u32 },
+}
+
+impl Config {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or is not valid.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+        if fs::metadata(path).map_err(failed)?.len() > FILE_LEN_MAX {
+            return Err(ConfigError::TooLong(path.to_owned()));
+        }
+        Self::parse(&fs::read_to_string(path).map_err(failed)?)
+    }
+
+    /// Reads a configuration from its text.
+    ///
+    /// # Errors
+    ///
+    /// It is not valid.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let raw: RawConfig = toml::from_str(text)?;
+        let default = Self::default();
+        let absolute = |key, path: Option<PathBuf>, default| match path {
+            Some(path) if !path.is_absolute() => Err(ConfigError::Relative { key, path }),
+            Some(path) => Ok(path),
+            None => Ok(default),
+        };
+        let replicas = raw.device_plugin.replicas.into_iter().map(|(pool, replicas)| {
+            let pool: PoolName = pool.parse()?;
+            match replicas {
+                REPLICAS_MIN..=REPLICAS_MAX => Ok((pool, replicas)),
+                _ => Err(ConfigError::Replicas { pool, replicas }),
+            }
+        });
+        Ok(Self {
+            node_socket: absolute("node_socket", raw.node_socket, default.node_socket)?,
+            kubelet_root: absolute("kubelet_root", raw.kubelet_root, default.kubelet_root)?,
+            listen: raw.listen,
+            replicas: replicas.collect::<Result<_, ConfigError>>()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::Chain;
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        let actual = match Config::parse(text) {
+            Ok(config) => format!("{config:?}"),
+            Err(error) => Chain(&error).to_string(),
+        };
+        assert!(actual.contains(expected), "`{expected}` is not in: {actual}");
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let text = "node_socket = '/a'\nkubelet_root = '/b'\nlisten = '127.0.0.1:9'\n\
+                    [device_plugin.replicas]\nshared = 4\n";
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.node_socket, Path::new("/a"));
+        assert_eq!(config.kubelet_root, Path::new("/b"));
+        assert_eq!(config.listen, Some("127.0.0.1:9".parse().unwrap()));
+        assert_eq!(config.replicas, [("shared".parse().unwrap(), 4)].into());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        check("socket = '/a'", "unknown field `socket`");
+        check("node_socket = 'a'", "`node_socket` is `a`: write an absolute path");
+        check("listen = 'here'", "invalid socket address");
+        check("[device_plugin.replicas]\nx = 1", "`device_plugin.replicas.x` is 1: use 2 to 64");
+        check("[device_plugin.replicas]\nX = 2", "pool `X` is not valid");
+        check("[device_plugin.replicas]\nx = -2", "expected u32");
+    }
+}

@@ -1,0 +1,108 @@
+//! What the kubelet asks of the driver for claims, and nothing else.
+//!
+//! Every claim of a call is worked on at once, and calls for different pods do not wait for
+//! each other: the daemon commits together what arrives together. Trouble that passes is
+//! waited out here, since the kubelet asks again only after 60 to 90 s. Nothing is kept:
+//! claims are read from the API server, leases are the daemon's.
+
+mod ask;
+mod prepare;
+mod service;
+
+use std::{collections::HashMap, time::Duration};
+
+use accelpool_cluster::{ClaimReference, Cluster, EventRecorder};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
+
+pub(crate) use self::ask::{published_name, scheduled_share_id};
+pub use self::{
+    ask::AskError,
+    service::{V1, V1beta1},
+};
+use crate::{
+    node::{Node, Observed},
+    sequence::Sequences,
+};
+
+/// How long trouble is waited out. The kubelet gives up after 45 s, and then shows its own
+/// message in the place of ours.
+pub const BUDGET: Duration = Duration::from_secs(40);
+
+/// Prepares and unprepares claims.
+#[derive(Clone)]
+pub struct Claims {
+    /// Where claims are read.
+    pub cluster: Cluster,
+    /// Where they are prepared.
+    pub node: Node,
+    /// The node, as last seen: a change is a reason to try again.
+    pub observed: watch::Receiver<Observed>,
+    /// Where failures are told, for whoever looks at the claim.
+    pub events: EventRecorder,
+    /// Keeps the calls for one claim in order.
+    pub sequences: Sequences,
+    /// How long trouble is waited out: [`BUDGET`].
+    pub budget: Duration,
+}
+
+/// A device that is ready for the claim's containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct PreparedDevice {
+    pub request: String,
+    pub pool: String,
+    pub device: String,
+    pub share_id: Option<String>,
+    pub cdi_id: String,
+}
+
+/// The answers of one call, by claim UID; an error is for the pod's owner to read.
+pub type Answers<T> = HashMap<String, Result<T, String>>;
+
+impl Claims {
+    /// Prepares the claims of one call. When the call is given up, so are the tries.
+    pub async fn prepare(&self, claims: Vec<ClaimReference>) -> Answers<Vec<PreparedDevice>> {
+        let deadline = Instant::now() + self.budget;
+        self.each(claims, move |this, claim| async move { this.prepare_one(claim, deadline).await })
+            .await
+    }
+
+    /// Unprepares the claims of one call.
+    pub async fn unprepare(&self, claims: Vec<ClaimReference>) -> Answers<()> {
+        let deadline = Instant::now() + self.budget;
+        self.each(claims, move |this, claim| async move { this.release_one(claim, deadline).await })
+            .await
+    }
+
+    /// Runs `work` for all claims at once and answers for every one of them.
+    async fn each<T, Work>(
+        &self,
+        claims: Vec<ClaimReference>,
+        work: impl Fn(Self, ClaimReference) -> Work,
+    ) -> Answers<T>
+    where
+        T: Send + 'static,
+        Work: Future<Output = Result<T, String>> + Send + 'static,
+    {
+        let mut tasks = JoinSet::new();
+        let mut answers: Answers<T> = HashMap::with_capacity(claims.len());
+        for claim in claims {
+            let uid = claim.uid.clone();
+            // Stands if the task dies; also keeps a claim that is named twice to one answer.
+            let unfinished = Err("the driver failed to answer: see its log".to_owned());
+            if answers.insert(uid.clone(), unfinished).is_none() {
+                let work = work(self.clone(), claim);
+                tasks.spawn(async move { (uid, work.await) });
+            }
+        }
+        while let Some(finished) = tasks.join_next().await {
+            match finished {
+                Ok((uid, answer)) => {
+                    answers.insert(uid, answer);
+                }
+                Err(error) => tracing::error!(%error, "a claim's task died"),
+            }
+        }
+        answers
+    }
+}

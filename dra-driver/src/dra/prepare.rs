@@ -1,0 +1,250 @@
+//! One claim, from the kubelet's call to its answer.
+//!
+//! Each try reads the claim, asks the daemon, and is repeated while the trouble may pass and
+//! time is left. A call to the daemon is never broken off: it runs on by itself and keeps
+//! the claim's order, so that whatever comes next for the claim finds it done.
+
+use std::{sync::Arc, time::Duration};
+
+use accelpool_cluster::{ClaimReference, ClaimView, Event, ReadClaimError, Regarding, Severity};
+use accelpool_model::ClaimId;
+use accelpool_proto::node::Lease;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
+use tracing::{Instrument as _, Span};
+
+use super::{
+    AskError, Claims, PreparedDevice,
+    ask::{devices_of, request_for},
+};
+use crate::{
+    chain::Chain,
+    node::{NodeError, Observed, Trouble},
+    sequence::Sequence,
+};
+
+/// The wait before the next try, at first and at most. A change of the node ends it early.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// Why a claim is not prepared or not released.
+#[derive(Debug, thiserror::Error)]
+enum ClaimError {
+    #[error("claim UID is not valid")]
+    Uid(#[source] accelpool_model::NameError),
+    #[error(transparent)]
+    Read(#[from] ReadClaimError),
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error("claim {claim} cannot be {done} on this node")]
+    Node { claim: String, done: &'static str, source: NodeError },
+    #[error("the state of this node is not known yet: the daemon accelpoold does not answer")]
+    NoState,
+    #[error("claim {0} was unprepared while it was being prepared")]
+    Stale(String),
+    #[error("the driver's own task died")]
+    Task(#[source] tokio::task::JoinError),
+    #[error("the daemon accelpoold has not finished in time")]
+    Slow,
+}
+
+impl ClaimError {
+    /// True if a later try may succeed.
+    fn is_transient(&self) -> bool {
+        match self {
+            Self::Read(error) => error.is_transient(),
+            Self::Node { source, .. } => match source.trouble() {
+                Trouble::Away | Trouble::Busy => true,
+                Trouble::Final => false,
+            },
+            Self::NoState | Self::Slow => true,
+            Self::Uid(_) | Self::Ask(_) | Self::Stale(_) | Self::Task(_) => false,
+        }
+    }
+
+    /// What the pod's owner can do about it.
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Read(error) if error.is_transient() => {
+                "nothing to do: the kubelet tries again within 90 s, once the API server answers"
+            }
+            Self::Read(ReadClaimError::Config { .. }) => {
+                "correct the configuration, then create the claim and the pod anew"
+            }
+            Self::Read(ReadClaimError::Call { .. }) => {
+                "ask the cluster's administrator to check the permissions of accelpool-dra"
+            }
+            Self::Read(_) | Self::Uid(_) | Self::Stale(_) => {
+                "delete the pod; a new one gets a claim that is current"
+            }
+            Self::Ask(AskError::ForeignPool { .. }) => {
+                "delete the pod, so that the scheduler allocates a device of its node"
+            }
+            Self::Node { source, .. } => match source.trouble() {
+                Trouble::Away => NODE_AWAY,
+                Trouble::Busy => {
+                    "the kubelet tries again within 90 s; if it stays, delete the pod, so that \
+                     the scheduler chooses another device, or end the claim that holds this one"
+                }
+                Trouble::Final => {
+                    "delete the pod and change what its claim asks for, or let the \
+                     administrator look at this node's device with `accelpool explain`"
+                }
+            },
+            Self::NoState | Self::Slow => NODE_AWAY,
+            Self::Ask(_) | Self::Task(_) => {
+                "the kubelet tries again within 90 s; report it if it stays"
+            }
+        }
+    }
+}
+
+const NODE_AWAY: &str = "the kubelet tries again within 90 s; if it stays, ask the administrator \
+                         to look at accelpoold on this node";
+
+impl Claims {
+    #[tracing::instrument(name = "prepare", skip_all, fields(claim = %claim.uid))]
+    pub(super) async fn prepare_one(
+        self,
+        claim: ClaimReference,
+        deadline: Instant,
+    ) -> Result<Vec<PreparedDevice>, String> {
+        let prepared = self.prepare_until(&claim, deadline).await;
+        prepared.map_err(|error| self.explain(&claim, &error, ("PrepareFailed", "Prepare")))
+    }
+
+    #[tracing::instrument(name = "unprepare", skip_all, fields(claim = %claim.uid))]
+    pub(super) async fn release_one(
+        self,
+        claim: ClaimReference,
+        deadline: Instant,
+    ) -> Result<(), String> {
+        if claim.uid.parse::<ClaimId>().is_err() {
+            return Ok(()); // such a claim was never prepared
+        }
+        let sequence = self.sequences.unprepare(&claim.uid);
+        let released = self.persist(deadline, || self.try_release(&claim, &sequence)).await;
+        released.map_err(|error| self.explain(&claim, &error, ("UnprepareFailed", "Unprepare")))
+    }
+
+    async fn prepare_until(
+        &self,
+        reference: &ClaimReference,
+        deadline: Instant,
+    ) -> Result<Vec<PreparedDevice>, ClaimError> {
+        reference.uid.parse::<ClaimId>().map_err(ClaimError::Uid)?;
+        let sequence = self.sequences.prepare(&reference.uid);
+        let claim = self.persist(deadline, || self.try_read(reference)).await?;
+        if claim.results.is_empty() {
+            return Ok(Vec::new());
+        }
+        let lease = self.persist(deadline, || self.try_prepare(&claim, &sequence)).await?;
+        Ok(devices_of(&claim, &lease)?)
+    }
+
+    /// Tries until it works, until it cannot, or until `deadline`.
+    async fn persist<T, Try: Future<Output = Result<T, ClaimError>>>(
+        &self,
+        deadline: Instant,
+        tries: impl Fn() -> Try,
+    ) -> Result<T, ClaimError> {
+        let mut observed = self.observed.clone();
+        let mut retry = RETRY_FIRST;
+        let mut last = ClaimError::Slow;
+        loop {
+            observed.mark_unchanged();
+            match timeout_at(deadline, tries()).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(error)) if !error.is_transient() => return Err(error),
+                Ok(Err(error)) => last = error,
+                Err(_) => return Err(last),
+            }
+            tracing::debug!(error = %Chain(&last), "trying again");
+            if Instant::now() + retry >= deadline {
+                return Err(last);
+            }
+            wait(retry, &mut observed).await;
+            retry = (retry * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn try_read(&self, claim: &ClaimReference) -> Result<ClaimView, ClaimError> {
+        let ClaimReference { namespace, name, uid } = claim;
+        Ok(self.cluster.claim(namespace, name, uid).await?)
+    }
+
+    async fn try_prepare(
+        &self,
+        claim: &ClaimView,
+        sequence: &Arc<Sequence>,
+    ) -> Result<Lease, ClaimError> {
+        let snapshot = self.observed.borrow().snapshot.clone().ok_or(ClaimError::NoState)?;
+        let request = request_for(claim, &self.cluster.pool_name(), &snapshot.state)?;
+        let permit = sequence.permit().await;
+        if !sequence.is_current() {
+            return Err(ClaimError::Stale(claim.uid.clone()));
+        }
+        let node = self.node.clone();
+        let call = async move {
+            let lease = node.prepare(request).await;
+            drop(permit);
+            lease
+        };
+        let lease = tokio::spawn(call.instrument(Span::current())).await;
+        lease.map_err(ClaimError::Task)?.map_err(|source| {
+            let claim = format!("{}/{}", claim.namespace, claim.name);
+            ClaimError::Node { claim, done: "prepared", source }
+        })
+    }
+
+    async fn try_release(
+        &self,
+        claim: &ClaimReference,
+        sequence: &Arc<Sequence>,
+    ) -> Result<(), ClaimError> {
+        let permit = sequence.permit().await;
+        let node = self.node.clone();
+        let uid = claim.uid.clone();
+        let call = async move {
+            let released = node.release(&uid).await;
+            drop(permit);
+            released
+        };
+        let released = tokio::spawn(call.instrument(Span::current())).await;
+        released.map_err(ClaimError::Task)?.map_err(|source| {
+            let claim = format!("{}/{}", claim.namespace, claim.name);
+            ClaimError::Node { claim, done: "released", source }
+        })
+    }
+
+    /// The text that the kubelet puts into the pod's event; the claim gets one as well.
+    fn explain(
+        &self,
+        claim: &ClaimReference,
+        error: &ClaimError,
+        (reason, action): (&'static str, &'static str),
+    ) -> String {
+        let note = format!("{}: {}", Chain(error), error.advice());
+        tracing::warn!(error = note, "claim failed");
+        self.events.record(Event {
+            regarding: Regarding::from(claim),
+            severity: Severity::Warning,
+            reason,
+            action,
+            note: note.clone(),
+        });
+        note
+    }
+}
+
+/// Waits for `retry` to pass, or, after the first moment, for the node to change. A node that
+/// changes all the time is not asked all the time.
+async fn wait(retry: Duration, observed: &mut watch::Receiver<Observed>) {
+    sleep(RETRY_FIRST).await;
+    tokio::select! {
+        () = sleep(retry.saturating_sub(RETRY_FIRST)) => {}
+        Ok(()) = observed.changed() => {}
+    }
+}

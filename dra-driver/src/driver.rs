@@ -1,0 +1,322 @@
+//! The whole driver, from its sockets to its end.
+//!
+//! The kubelet is answered from the first moment: nothing waits for the daemon or the API
+//! server except the call that needs them. On the way out the order is the kubelet's own
+//! helper's: first the service, with what it has in hand, then the registration.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use accelpool_cluster::{
+    ApiServer, Cluster, ClusterConfig, ConnectError, DRIVER_NAME, EventRecorder, PublishStatus,
+    Publisher,
+};
+use accelpool_proto::kubelet::{
+    dra::{
+        v1::dra_plugin_server::DraPluginServer as ServerV1,
+        v1beta1::dra_plugin_server::DraPluginServer as ServerV1beta1,
+    },
+    v1::dra_resource_health_server::DraResourceHealthServer as HealthV1,
+    v1alpha1::dra_resource_health_server::DraResourceHealthServer as HealthV1alpha1,
+};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
+use tonic::transport::Server;
+
+use crate::{
+    config::Config,
+    dra::{self, Claims, V1, V1beta1},
+    health::{self, Health},
+    http::{self, Readiness},
+    node::{self, Node, Observers},
+    plugin::{self, OwnPod},
+    registration::{self, Registered},
+    sequence::Sequences,
+    socket::{self, BindError, SocketFile},
+    status,
+    stop::{Stop, Stopped},
+};
+
+/// What is in hand at the end may take as long; the pod's own grace period is 30 s.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// Who this driver is and what it works with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The configuration file.
+    pub config: Config,
+    /// The node's name in the cluster.
+    pub node_name: String,
+    /// Tells this instance from the one that it replaces: the pod's UID.
+    pub pod_uid: String,
+    /// The pod this runs in, if it is one.
+    pub own_pod: Option<OwnPod>,
+    /// The API server.
+    pub server: ApiServer,
+    /// How long it waits for things.
+    pub pace: Pace,
+}
+
+/// How long the driver waits for things; the default suits the kubelet's own times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// How long trouble with a claim is waited out: [`dra::BUDGET`].
+    pub claim_budget: Duration,
+    /// How often health is told although nothing has changed: [`health::REPEAT_INTERVAL`].
+    pub health_repeat: Duration,
+    /// How often the kubelet is asked who has what: [`plugin::RECLAIM_INTERVAL`].
+    pub reclaim_interval: Duration,
+    /// How long a device must have been without a pod: [`plugin::RECLAIM_GRACE`].
+    pub reclaim_grace: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            claim_budget: dra::BUDGET,
+            health_repeat: health::REPEAT_INTERVAL,
+            reclaim_interval: plugin::RECLAIM_INTERVAL,
+            reclaim_grace: plugin::RECLAIM_GRACE,
+        }
+    }
+}
+
+/// Why the driver does not start.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message documents the variant")]
+pub enum StartError {
+    #[error("failed to set up the way to the API server")]
+    Cluster(#[from] ConnectError),
+    #[error("failed to open a socket for the kubelet")]
+    Socket(#[from] BindError),
+    #[error("failed to listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A driver that serves.
+#[derive(Debug)]
+pub struct Driver {
+    service: Part,
+    registrar: Part,
+    rest: Stop,
+    tasks: Vec<JoinHandle<()>>,
+    /// Where health is served over HTTP, if it is.
+    pub http: Option<SocketAddr>,
+    /// What the kubelet last said.
+    pub registered: watch::Receiver<Registered>,
+}
+
+/// A gRPC server on a socket of its own.
+#[derive(Debug)]
+struct Part {
+    stop: Stop,
+    task: JoinHandle<()>,
+    file: SocketFile,
+}
+
+/// The paths of one instance's sockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct SocketPaths {
+    pub service: PathBuf,
+    pub registration: PathBuf,
+}
+
+impl SocketPaths {
+    /// Those of the instance in the pod `pod_uid`: two instances live side by side during
+    /// an update, and neither may touch the other's.
+    #[must_use]
+    pub fn new(kubelet_root: &Path, pod_uid: &str) -> Self {
+        let service = format!("plugins/{DRIVER_NAME}/dra-{pod_uid}.sock");
+        let registration = format!("plugins_registry/{DRIVER_NAME}-{pod_uid}-reg.sock");
+        Self { service: kubelet_root.join(service), registration: kubelet_root.join(registration) }
+    }
+}
+
+impl Driver {
+    /// Starts everything. The sockets exist when this returns.
+    ///
+    /// # Errors
+    ///
+    /// A socket cannot be had, or there is no way to the API server at all. One that does
+    /// not answer is no error.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let Settings { config, node_name, pod_uid, own_pod, server, pace } = settings;
+        let driver = DRIVER_NAME.to_owned();
+        let cluster = Cluster::connect(ClusterConfig { server, driver, node: node_name }).await?;
+        let events = EventRecorder::spawn(cluster.clone());
+        let daemon = Node::at(&config.node_socket);
+        let observers = node::follow(daemon.clone());
+        let (rest, stopped) = Stop::new();
+
+        let claims = Claims {
+            cluster: cluster.clone(),
+            node: daemon.clone(),
+            observed: observers.observed.clone(),
+            events: events.clone(),
+            sequences: Sequences::default(),
+            budget: pace.claim_budget,
+        };
+        let paths = SocketPaths::new(&config.kubelet_root, &pod_uid);
+        let (service_stop, service_stopped) = Stop::new();
+        let health = Health {
+            pool: cluster.pool_name(),
+            observed: observers.observed.clone(),
+            repeat: pace.health_repeat,
+            stopped: service_stopped,
+        };
+        let service = serve_claims(&paths.service, claims, health, service_stop)?;
+        let (registrar, registered) = serve_registration(&paths)?;
+
+        let publisher = Publisher::spawn(cluster.clone(), observers.states.clone());
+        let ready = readiness(&observers, registered.clone(), publisher.status());
+        let mut tasks = Vec::new();
+        let http = match config.listen {
+            Some(address) => Some(serve_http(address, ready, stopped.clone(), &mut tasks).await?),
+            None => None,
+        };
+        let statuses = status::Statuses { cluster, observed: observers.observed.clone(), events };
+        tasks.push(tokio::spawn(until(statuses.run(), stopped.clone())));
+        let extended = plugin::Plugin {
+            kubelet_root: config.kubelet_root,
+            pod_uid,
+            own_pod,
+            replicas: config.replicas,
+            node: daemon,
+            observed: observers.observed,
+            reclaim_interval: pace.reclaim_interval,
+            reclaim_grace: pace.reclaim_grace,
+        };
+        tasks.push(tokio::spawn(extended.run(stopped.clone())));
+        tasks.push(tokio::spawn(until(hold(publisher), stopped)));
+        Ok(Self { service, registrar, rest, tasks, http, registered })
+    }
+
+    /// Ends in order: the service finishes what it has in hand, then the registration goes,
+    /// then the rest. Containers, leases and slices stay as they are.
+    pub async fn drain(self) {
+        self.service.end(DRAIN_TIMEOUT).await;
+        self.registrar.end(DRAIN_TIMEOUT).await;
+        self.rest.stop();
+        for task in self.tasks {
+            let abort = task.abort_handle();
+            if timeout(DRAIN_TIMEOUT, task).await.is_err() {
+                abort.abort();
+            }
+        }
+    }
+}
+
+impl Part {
+    /// Stops taking calls, waits for those in hand, and takes the socket away.
+    async fn end(self, patience: Duration) {
+        let Self { stop, task, file } = self;
+        stop.stop();
+        let abort = task.abort_handle();
+        if timeout(patience, task).await.is_err() {
+            tracing::warn!(socket = %file.path().display(), "calls in hand did not end in time");
+            abort.abort();
+        }
+        file.remove();
+    }
+}
+
+/// Serves claims and health until `stop` is said, which `health` hears as well.
+fn serve_claims(
+    path: &Path,
+    claims: Claims,
+    health: Health,
+    stop: Stop,
+) -> Result<Part, BindError> {
+    let (incoming, file) = socket::bind(path)?;
+    let stopped = health.stopped.clone();
+    let server = Server::builder()
+        .add_service(ServerV1::new(V1(claims.clone())))
+        .add_service(ServerV1beta1::new(V1beta1(claims)))
+        .add_service(HealthV1::new(health.clone()))
+        .add_service(HealthV1alpha1::new(health))
+        .serve_with_incoming_shutdown(incoming, stopped.wait());
+    Ok(Part { stop, task: spawn_server("claims", server), file })
+}
+
+fn serve_registration(
+    paths: &SocketPaths,
+) -> Result<(Part, watch::Receiver<Registered>), BindError> {
+    let (registered, status) = watch::channel(Registered::Waiting);
+    let service = registration::service(DRIVER_NAME, &paths.service, registered);
+    let (incoming, file) = socket::bind(&paths.registration)?;
+    let (stop, stopped) = Stop::new();
+    let server = Server::builder()
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, stopped.wait());
+    Ok((Part { stop, task: spawn_server("registration", server), file }, status))
+}
+
+fn spawn_server(
+    name: &'static str,
+    server: impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if let Err(error) = server.await {
+            tracing::error!(%error, name, "server ended");
+        }
+    })
+}
+
+async fn serve_http(
+    address: SocketAddr,
+    ready: Readiness,
+    stopped: Stopped,
+    tasks: &mut Vec<JoinHandle<()>>,
+) -> Result<SocketAddr, StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    tasks.push(tokio::spawn(http::serve(listener, ready, stopped)));
+    Ok(bound)
+}
+
+/// What the driver still waits for, in words.
+fn readiness(
+    observers: &Observers,
+    registered: watch::Receiver<Registered>,
+    published: watch::Receiver<PublishStatus>,
+) -> Readiness {
+    let observed = observers.observed.clone();
+    Arc::new(move || {
+        let away = observed.borrow().away_since.is_some();
+        let daemon = away.then(|| "the daemon accelpoold".to_owned());
+        let kubelet = match &*registered.borrow() {
+            Registered::Yes => None,
+            Registered::Waiting => Some("the kubelet to register the driver".to_owned()),
+            Registered::Refused(error) => Some(format!("the kubelet, which refused: {error}")),
+        };
+        let slices = match &*published.borrow() {
+            PublishStatus::Published { .. } => None,
+            PublishStatus::Waiting(what) => Some(format!("slices to be published: {what}")),
+            PublishStatus::Failing(error) => Some(format!("slices to be published: {error}")),
+        };
+        daemon.into_iter().chain(kubelet).chain(slices).collect()
+    })
+}
+
+/// Runs `work` until it is told to stop.
+async fn until(work: impl Future<Output = ()>, stopped: Stopped) {
+    tokio::select! {
+        () = work => {}
+        () = stopped.wait() => {}
+    }
+}
+
+/// Keeps the publisher alive.
+async fn hold(publisher: Publisher) {
+    let _publisher = publisher;
+    std::future::pending::<()>().await;
+}

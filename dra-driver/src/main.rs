@@ -1,0 +1,110 @@
+//! `accelpool-dra`: the driver that connects one node's accelerators to Kubernetes.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use accelpool_cluster::ApiServer;
+use accelpool_dra_driver::{
+    config::Config,
+    driver::{Driver, Pace, Settings},
+    plugin::OwnPod,
+};
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Connects this node's accelerators to Kubernetes: claims, slices and extended resources.
+#[derive(Debug, Parser)]
+#[command(name = "accelpool-dra", version)]
+struct Arguments {
+    /// The configuration file; without one, the defaults hold.
+    #[arg(long, env = "ACCELPOOL_DRA_CONFIG")]
+    config: Option<PathBuf>,
+    /// The name of this node in the cluster.
+    #[arg(long, env = "NODE_NAME")]
+    node_name: String,
+    /// The UID of the pod that this runs in; tells it from the instance that it replaces.
+    #[arg(long, env = "POD_UID", value_parser = parse_pod_uid)]
+    pod_uid: String,
+    /// The name of the pod that this runs in.
+    #[arg(long, env = "POD_NAME", requires = "pod_namespace")]
+    pod_name: Option<String>,
+    /// The namespace of the pod that this runs in.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pod_namespace: Option<String>,
+    /// The API server's URL, without credentials: for demonstrations. Otherwise it is found
+    /// as in every pod, or by the kubeconfig.
+    #[arg(long, env = "ACCELPOOL_API_SERVER")]
+    api_server: Option<String>,
+    /// How the log is written. `RUST_LOG` says what is.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// Reads the configuration, says what is wrong with it, and ends.
+    #[arg(long)]
+    check_config: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("accelpool-dra: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let config = match &arguments.config {
+        Some(path) => Config::read(path).with_context(|| format!("`{}`", path.display()))?,
+        None => Config::default(),
+    };
+    if arguments.check_config {
+        println!("the configuration is valid");
+        return Ok(());
+    }
+    start_log(arguments.log_format);
+    // Before anything that would have to be undone: a signal from now on is a drain.
+    let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
+    let own_pod = arguments.pod_namespace.zip(arguments.pod_name);
+    let driver = Driver::start(Settings {
+        config,
+        node_name: arguments.node_name,
+        pod_uid: arguments.pod_uid,
+        own_pod: own_pod.map(|(namespace, name)| OwnPod { namespace, name }),
+        server: arguments.api_server.map_or(ApiServer::Surroundings, ApiServer::Url),
+        pace: Pace::default(),
+    })
+    .await?;
+    tracing::info!("serving");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("draining");
+    driver.drain().await;
+    Ok(())
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+/// A pod's UID ends up in the names of sockets.
+fn parse_pod_uid(text: &str) -> Result<String, accelpool_model::NameError> {
+    // The same narrow alphabet and length as a claim's.
+    text.parse::<accelpool_model::ClaimId>().map(|uid| uid.to_string())
+}

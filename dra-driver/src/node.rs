@@ -1,0 +1,85 @@
+//! The daemon as this driver sees it: calls that change, and the state that it watches.
+//!
+//! Holds nothing that the daemon does not have on disk. While the daemon is away the last
+//! state stays readable, marked with the time at which it was lost.
+
+mod error;
+mod watch;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use accelpool_proto::node::{
+    Lease, PreferDevicesRequest, PrepareClaimRequest, ReleaseClaimRequest, node_client::NodeClient,
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+pub use self::{
+    error::{NodeError, Trouble},
+    watch::{Observed, Observers, Snapshot, follow},
+};
+
+/// A daemon that answers no ping for this long is treated as gone, and dialled anew.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A local socket connects at once or not at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The daemon's node API. Cheap to clone; connects when it is first used, and again
+/// whenever the connection is lost.
+#[derive(Debug, Clone)]
+pub struct Node {
+    client: NodeClient<Channel>,
+}
+
+impl Node {
+    /// The daemon behind the socket at `path`. Connects to nothing yet.
+    ///
+    /// # Panics
+    ///
+    /// Never: the address is a constant that stands for the socket.
+    #[must_use]
+    pub fn at(path: &Path) -> Self {
+        let path: Arc<Path> = path.into();
+        let channel = Endpoint::from_static("http://accelpoold.invalid")
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_INTERVAL)
+            .connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                let path = Arc::clone(&path);
+                async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            }));
+        Self { client: NodeClient::new(channel) }
+    }
+
+    /// Prepares a claim, or repeats the answer for one that is prepared.
+    ///
+    /// # Errors
+    ///
+    /// The daemon is away, or refuses the claim.
+    pub async fn prepare(&self, request: PrepareClaimRequest) -> Result<Lease, NodeError> {
+        let response = self.client.clone().prepare_claim(request).await?;
+        response.into_inner().lease.ok_or(NodeError::Empty("a prepared claim"))
+    }
+
+    /// Releases a claim, known or not.
+    ///
+    /// # Errors
+    ///
+    /// The daemon is away, or cannot release.
+    pub async fn release(&self, claim: &str) -> Result<(), NodeError> {
+        let request = ReleaseClaimRequest { claim: claim.to_owned() };
+        self.client.clone().release_claim(request).await?;
+        Ok(())
+    }
+
+    /// Asks which of some devices go best together.
+    ///
+    /// # Errors
+    ///
+    /// The daemon is away, or does not know one of them.
+    pub async fn prefer(&self, request: PreferDevicesRequest) -> Result<Vec<String>, NodeError> {
+        Ok(self.client.clone().prefer_devices(request).await?.into_inner().devices)
+    }
+}

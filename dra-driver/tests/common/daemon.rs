@@ -1,0 +1,400 @@
+//! A stand-in for accelpoold: it keeps leases in memory, and can be slow, absent or refuse.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use accelpool_kubelet_double::Apart;
+use accelpool_proto::node::{self as wire, allocation::Portion, node_server, request::Wanted};
+use tokio::{net::UnixListener, sync::watch};
+use tokio_stream::{
+    Stream, StreamExt as _,
+    wrappers::{UnixListenerStream, WatchStream},
+};
+use tonic::{Code, Request, Response, Status, metadata::MetadataValue, transport::Server};
+
+/// The daemon's state; survives its stops, as the ledger does.
+pub(crate) struct Daemon {
+    socket: PathBuf,
+    shared: Arc<Shared>,
+    server: Option<Apart>,
+}
+
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    published: watch::Sender<Arc<wire::WatchNodeResponse>>,
+    /// Calls that prepare wait while this is false.
+    open: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    node: wire::WatchNodeResponse,
+    leases: BTreeMap<String, wire::Lease>,
+    refusals: VecDeque<Status>,
+    calls: Vec<String>,
+    asked: BTreeMap<String, wire::PrepareClaimRequest>,
+    waiting: usize,
+    waiting_max: usize,
+}
+
+impl Daemon {
+    /// A daemon on a node with these devices, each in the pool named `gpus`.
+    pub(crate) fn start(socket: &Path, devices: Vec<wire::Device>, exposure: &str) -> Self {
+        let names = devices.iter().map(|device| device.name.clone()).collect();
+        let pool = wire::Pool {
+            name: "gpus".into(),
+            exposure: exposure.into(),
+            sharing: "any".into(),
+            devices: names,
+        };
+        let node = wire::WatchNodeResponse {
+            complete: true,
+            revision: 1,
+            devices,
+            pools: vec![pool],
+            ..wire::WatchNodeResponse::default()
+        };
+        let state = Mutex::new(State { node: node.clone(), ..State::default() });
+        let shared = Arc::new(Shared {
+            state,
+            published: watch::Sender::new(Arc::new(node)),
+            open: watch::Sender::new(true),
+        });
+        let mut daemon = Self { socket: socket.to_owned(), shared, server: None };
+        daemon.resume();
+        daemon
+    }
+
+    /// Serves again.
+    pub(crate) fn resume(&mut self) {
+        match std::fs::remove_file(&self.socket) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+            Ok(()) | Err(_) => {}
+        }
+        let server = Apart::new().unwrap();
+        let listener = server.enter(|| UnixListener::bind(&self.socket)).unwrap();
+        let service = Service(Arc::clone(&self.shared));
+        let serving = Server::builder()
+            .add_service(node_server::NodeServer::new(service))
+            .serve_with_incoming(UnixListenerStream::new(listener));
+        server.spawn(async move { serving.await.unwrap() });
+        self.server = Some(server);
+    }
+
+    /// Ends everything at once, as when the process is killed. Leases stay.
+    pub(crate) fn kill(&mut self) {
+        self.server = None;
+    }
+
+    /// Lets calls that prepare wait.
+    pub(crate) fn hold(&self) {
+        self.shared.open.send_replace(false);
+    }
+
+    /// Lets them go on.
+    pub(crate) fn let_go(&self) {
+        self.shared.open.send_replace(true);
+    }
+
+    /// Refuses the next `times` calls that prepare.
+    pub(crate) fn refuse(&self, code: Code, page: &'static str, times: usize) {
+        let mut status = Status::new(code, "refused by the test");
+        let page = MetadataValue::from_static(page);
+        status.metadata_mut().insert(wire::ERROR_CODE_KEY, page);
+        self.shared.state().refusals.extend(vec![status; times]);
+    }
+
+    /// Changes the node.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut wire::WatchNodeResponse)) {
+        change(&mut self.shared.state().node);
+        self.shared.publish();
+    }
+
+    /// Makes a lease that did not come through the driver under test.
+    pub(crate) fn lease(&self, claim: &str, device: &str) {
+        let request = wire::Request {
+            name: "r".into(),
+            wanted: Some(Wanted::Device(device.into())),
+            ..wire::Request::default()
+        };
+        let request = wire::PrepareClaimRequest {
+            claim: claim.into(),
+            requests: vec![request],
+            ..wire::PrepareClaimRequest::default()
+        };
+        self.shared.state().prepare(&request).unwrap();
+        self.shared.publish();
+    }
+
+    pub(crate) fn release(&self, claim: &str) {
+        self.shared.state().leases.remove(claim);
+        self.shared.publish();
+    }
+
+    /// The claims that hold something.
+    pub(crate) fn claims(&self) -> Vec<String> {
+        self.shared.state().leases.keys().cloned().collect()
+    }
+
+    pub(crate) fn lease_of(&self, claim: &str) -> Option<wire::Lease> {
+        self.shared.state().leases.get(claim).cloned()
+    }
+
+    /// The calls so far, such as `prepare uid`.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.shared.state().calls.clone()
+    }
+
+    pub(crate) fn count(&self, call: &str) -> usize {
+        self.calls().iter().filter(|made| made.starts_with(call)).count()
+    }
+
+    /// What the daemon was last asked for a claim.
+    pub(crate) fn asked(&self, claim: &str) -> wire::PrepareClaimRequest {
+        self.shared.state().asked.get(claim).cloned().unwrap_or_default()
+    }
+
+    /// How many calls have waited at once.
+    pub(crate) fn waiting_max(&self) -> usize {
+        self.shared.state().waiting_max
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.shared.state().waiting
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self) {
+        let mut state = self.state();
+        state.node.revision += 1;
+        state.node.leases = state.leases.values().cloned().collect();
+        self.published.send_replace(Arc::new(state.node.clone()));
+    }
+}
+
+impl State {
+    fn prepare(&mut self, request: &wire::PrepareClaimRequest) -> Result<wire::Lease, Status> {
+        if let Some(lease) = self.leases.get(&request.claim) {
+            return Ok(lease.clone());
+        }
+        let mut allocations = Vec::new();
+        for asked in &request.requests {
+            let Some(Wanted::Device(name)) = &asked.wanted else {
+                return Err(Status::invalid_argument("only devices by name"));
+            };
+            let partition = self.node.partitions.iter().find(|partition| partition.name == *name);
+            let device = partition.map_or(name, |partition| &partition.device);
+            if !self.node.devices.iter().any(|known| known.name == *device) {
+                return Err(coded(
+                    Code::NotFound,
+                    "AP0101",
+                    format!("device {name} is not on this node"),
+                ));
+            }
+            let portion = portion(asked, partition);
+            self.check_free(device, &portion)?;
+            let suffix = asked.share_id.as_ref().map(|id| format!("-{id}")).unwrap_or_default();
+            allocations.push(wire::Allocation {
+                request: asked.name.clone(),
+                device: device.clone(),
+                share_id: asked.share_id.clone(),
+                portion: Some(portion),
+                enforcement: Some(wire::Enforcements {
+                    memory: "hardware".into(),
+                    compute: "library".into(),
+                }),
+                cdi_id: format!(
+                    "accelpool.dev/claim={}-{}-{name}{suffix}",
+                    request.claim, asked.name
+                ),
+                ..wire::Allocation::default()
+            });
+        }
+        let lease = wire::Lease {
+            claim: request.claim.clone(),
+            state: "prepared".into(),
+            since_unix_ms: 1_700_000_000_000,
+            allocations,
+            labels: request.labels.clone(),
+            ..wire::Lease::default()
+        };
+        self.leases.insert(request.claim.clone(), lease.clone());
+        Ok(lease)
+    }
+
+    /// Whole excludes all, shares lie beside shares, a partition beside other partitions.
+    fn check_free(&self, device: &str, wanted: &Portion) -> Result<(), Status> {
+        for lease in self.leases.values() {
+            for held in lease.allocations.iter().filter(|held| held.device == device) {
+                let beside = match (wanted, held.portion.as_ref()) {
+                    (Portion::Admin(_), _)
+                    | (_, Some(Portion::Admin(_)))
+                    | (Portion::Share(_), Some(Portion::Share(_))) => true,
+                    (Portion::Partition(one), Some(Portion::Partition(two))) => {
+                        one.name != two.name
+                    }
+                    _ => false,
+                };
+                if !beside {
+                    let text = format!("device {device} is held by claim {}", lease.claim);
+                    return Err(coded(Code::FailedPrecondition, "AP0103", text));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn portion(asked: &wire::Request, partition: Option<&wire::Partition>) -> Portion {
+    match (asked.admin, partition, &asked.share) {
+        (true, ..) => Portion::Admin(wire::AdminPortion {}),
+        (_, Some(partition), _) => Portion::Partition(wire::PartitionPortion {
+            name: partition.name.clone(),
+            profile: partition.profile.clone(),
+            start: partition.start,
+            adopted: false,
+        }),
+        (_, None, Some(share)) => Portion::Share(wire::SharePortion {
+            memory_bytes: share.memory_bytes.unwrap_or(80 << 30),
+            compute_permille: share.compute_permille.unwrap_or(1000),
+            weight: share.weight,
+            class: share.class.clone(),
+        }),
+        (_, None, None) => Portion::Whole(wire::Whole {}),
+    }
+}
+
+fn coded(code: Code, page: &'static str, text: String) -> Status {
+    let mut status = Status::new(code, text);
+    status.metadata_mut().insert(wire::ERROR_CODE_KEY, MetadataValue::from_static(page));
+    status
+}
+
+struct Service(Arc<Shared>);
+
+impl Service {
+    /// Waits with the others while calls are held.
+    async fn wait(&self) {
+        {
+            let mut state = self.0.state();
+            state.waiting += 1;
+            state.waiting_max = state.waiting_max.max(state.waiting);
+        }
+        let waiting = Waiting(Arc::clone(&self.0));
+        let mut open = self.0.open.subscribe();
+        open.wait_for(|open| *open).await.unwrap();
+        drop(waiting);
+    }
+}
+
+struct Waiting(Arc<Shared>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.state().waiting -= 1;
+    }
+}
+
+type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// `async_trait` does not look into macros, so these have the form that it would make.
+macro_rules! not_here {
+    ($($name:ident, $request:ident, $response:ident;)*) => {
+        $(fn $name<'life, 'async_trait>(
+            &'life self,
+            _request: Request<wire::$request>,
+        ) -> Pin<Box<dyn Future<Output = Answer<wire::$response>> + Send + 'async_trait>>
+        where
+            'life: 'async_trait,
+            Self: 'async_trait,
+        {
+            Box::pin(async { Err(Status::unimplemented("not in this stand-in")) })
+        })*
+    };
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl node_server::Node for Service {
+    type WatchNodeStream = BoxStream<wire::WatchNodeResponse>;
+
+    async fn watch_node(
+        &self,
+        _request: Request<wire::WatchNodeRequest>,
+    ) -> Result<Response<Self::WatchNodeStream>, Status> {
+        let states = WatchStream::new(self.0.published.subscribe());
+        Ok(Response::new(Box::pin(states.map(|state| Ok((*state).clone())))))
+    }
+
+    async fn prepare_claim(
+        &self,
+        request: Request<wire::PrepareClaimRequest>,
+    ) -> Result<Response<wire::PrepareClaimResponse>, Status> {
+        let request = request.into_inner();
+        {
+            let mut state = self.0.state();
+            state.calls.push(format!("prepare {}", request.claim));
+            state.asked.insert(request.claim.clone(), request.clone());
+        }
+        // The daemon's work is not broken off when the caller hangs up.
+        let service = Self(Arc::clone(&self.0));
+        let work = tokio::spawn(async move {
+            service.wait().await;
+            let refusal = service.0.state().refusals.pop_front();
+            match refusal {
+                Some(status) => Err(status),
+                None => service.0.state().prepare(&request),
+            }
+        });
+        let lease = Some(work.await.unwrap()?);
+        self.0.publish();
+        Ok(Response::new(wire::PrepareClaimResponse { lease }))
+    }
+
+    async fn release_claim(
+        &self,
+        request: Request<wire::ReleaseClaimRequest>,
+    ) -> Result<Response<wire::ReleaseClaimResponse>, Status> {
+        let claim = request.into_inner().claim;
+        self.0.state().calls.push(format!("release {claim}"));
+        let released = self.0.state().leases.remove(&claim).is_some();
+        self.0.publish();
+        Ok(Response::new(wire::ReleaseClaimResponse { released }))
+    }
+
+    async fn prefer_devices(
+        &self,
+        request: Request<wire::PreferDevicesRequest>,
+    ) -> Result<Response<wire::PreferDevicesResponse>, Status> {
+        let wire::PreferDevicesRequest { mut available, size, .. } = request.into_inner();
+        // The last ones, so that a test can tell this from the order of the names.
+        available.sort();
+        available.reverse();
+        available.truncate(size as usize);
+        Ok(Response::new(wire::PreferDevicesResponse { devices: available }))
+    }
+
+    not_here! {
+        get_node, GetNodeRequest, GetNodeResponse;
+        list_devices, ListDevicesRequest, ListDevicesResponse;
+        list_partitions, ListPartitionsRequest, ListPartitionsResponse;
+        list_pools, ListPoolsRequest, ListPoolsResponse;
+        list_claims, ListClaimsRequest, ListClaimsResponse;
+        explain_claim, ExplainClaimRequest, ExplainClaimResponse;
+        get_topology, GetTopologyRequest, GetTopologyResponse;
+        diagnose, DiagnoseRequest, DiagnoseResponse;
+        taint_device, TaintDeviceRequest, TaintDeviceResponse;
+        untaint_device, UntaintDeviceRequest, UntaintDeviceResponse;
+        quiesce, QuiesceRequest, QuiesceResponse;
+    }
+}

@@ -1,0 +1,222 @@
+//! One function per parser of outside input: it never panics, and what it takes is sound.
+//!
+//! Each says whether the input was taken. A refusal is for a person, so no input makes it longer than a screen or two.
+
+use std::{fmt::Display, fs, str::FromStr};
+
+use accelpool_daemon::{api::claim_from_wire, config::Config, error::Chain};
+use accelpool_model::{
+    BootId, ClaimId, ComputePermille, DeviceKind, DeviceName, DeviceUuid, Enforcement, Exposure,
+    LinkKind, MemoryBytes, PartitionName, PciAddress, PoolName, ProfileName, RequestName,
+    ShareClass, ShareId, Sharing, TaintEffect, VendorName,
+};
+use accelpool_proto::node::PrepareClaimRequest;
+use accelpool_vendor_sim::{Profile, Script};
+use prost::Message as _;
+
+/// The longest refusal: messages quote a line of the input, which may itself be long.
+const REFUSAL_BYTES_MAX: usize = 4096;
+
+/// What every seed of [`ledger`] holds.
+const SOUND_LEDGER: &[u8] = include_bytes!("../corpus/ledger/ledger-1");
+
+/// The daemon's configuration.
+///
+/// # Panics
+///
+/// If a promise is broken.
+#[must_use]
+pub fn config(bytes: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(bytes) else { return false };
+    match Config::parse(text) {
+        Ok(config) => {
+            let folders = [&config.state_dir, &config.run_dir, &config.cdi_dir];
+            assert!(folders.iter().all(|folder| folder.is_absolute()), "{folders:?}");
+            assert!(!config.pools.is_empty(), "there is always a pool");
+            true
+        }
+        Err(error) => refused(bytes, &Chain(&error)),
+    }
+}
+
+/// The profile of a simulated node.
+///
+/// # Panics
+///
+/// If a promise is broken.
+#[must_use]
+pub fn profile(bytes: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(bytes) else { return false };
+    match Profile::parse(text) {
+        Ok(profile) => {
+            let names: Vec<_> = profile.devices().map(|device| &device.name).collect();
+            let ends = profile.links().iter().flat_map(|link| [&link.ends.0, &link.ends.1]);
+            ends.for_each(|end| assert!(names.contains(&end), "a link ends at {end}"));
+            true
+        }
+        Err(error) => refused(bytes, &Chain(&error)),
+    }
+}
+
+/// The script of a simulated node.
+///
+/// # Panics
+///
+/// If a promise is broken.
+#[must_use]
+pub fn script(bytes: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(bytes) else { return false };
+    let profile = Profile::embedded("dgx-h100").expect("it is embedded");
+    match Script::parse(text, &profile) {
+        Ok(_) => true,
+        Err(error) => refused(bytes, &Chain(&error)),
+    }
+}
+
+/// A captured topology.
+///
+/// # Panics
+///
+/// If a promise is broken.
+#[must_use]
+pub fn topology(bytes: &[u8]) -> bool {
+    match accelpool_topology::parse(bytes, "fuzz") {
+        Ok(topology) => {
+            for (index, node) in topology.pcie.iter().enumerate() {
+                assert!(node.parent.is_none_or(|parent| parent < index), "parents come first");
+            }
+            let numbers: Vec<_> = topology.numa.iter().map(|node| node.id).collect();
+            assert!(numbers.is_sorted_by(|a, b| a < b), "NUMA nodes by number: {numbers:?}");
+            true
+        }
+        Err(error) => refused(bytes, &Chain(&error)),
+    }
+}
+
+/// A ledger's file. Whatever is spoilt in it, it holds what it held or is refused.
+///
+/// # Panics
+///
+/// If a promise is broken.
+#[must_use]
+pub fn ledger(bytes: &[u8]) -> bool {
+    match accelpool_ledger::verify_bytes(bytes) {
+        Ok(found) => {
+            // All seeds of this target hold the same.
+            let sound = accelpool_ledger::verify_bytes(SOUND_LEDGER).expect("the seed is sound");
+            assert_eq!(found.leases, sound.leases, "a spoilt ledger was taken for another");
+            assert_eq!(found.taints, sound.taints, "a spoilt ledger was taken for another");
+            true
+        }
+        Err(error) => refused(bytes, &Chain(&error)),
+    }
+}
+
+/// The export of a ledger, on its way back: all of it comes in, or nothing is left.
+///
+/// # Panics
+///
+/// If a promise is broken.
+#[must_use]
+pub fn ledger_export(bytes: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(bytes) else { return false };
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let file = folder.path().join("ledger");
+    match accelpool_ledger::import(text, &file) {
+        Ok(summary) => {
+            let again = accelpool_ledger::export(&file).expect("what was imported is sound");
+            let copy = folder.path().join("copy");
+            let copied = accelpool_ledger::import(&again, &copy).expect("an export is complete");
+            assert_eq!(format!("{summary:?}"), format!("{copied:?}"));
+            let once_more = accelpool_ledger::export(&copy).expect("what was imported is sound");
+            assert_eq!(again, once_more);
+            true
+        }
+        Err(error) => {
+            let left = fs::read_dir(folder.path()).expect("the folder is there").count();
+            assert_eq!(left, 0, "a refused import leaves nothing");
+            refused(bytes, &Chain(&error))
+        }
+    }
+}
+
+/// A request of the node API, from the wire to the model.
+///
+/// # Panics
+///
+/// If a promise is broken.
+#[must_use]
+pub fn request(bytes: &[u8]) -> bool {
+    let Ok(request) = PrepareClaimRequest::decode(bytes) else { return false };
+    match claim_from_wire(request) {
+        Ok(claim) => {
+            assert!(claim.id.as_str().len() <= 63, "{}", claim.id);
+            assert!((1..=32).contains(&claim.requests.len()));
+            assert!(claim.labels.len() <= 32);
+            true
+        }
+        Err(error) => refused(bytes, &error),
+    }
+}
+
+/// A name, quantity or word: what is taken is written as it can be read again.
+///
+/// # Panics
+///
+/// If a promise is broken.
+#[must_use]
+pub fn word(bytes: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(bytes) else { return false };
+    let taken = [
+        round_trip::<BootId>(text),
+        round_trip::<ClaimId>(text),
+        round_trip::<DeviceName>(text),
+        round_trip::<DeviceUuid>(text),
+        round_trip::<PartitionName>(text),
+        round_trip::<PoolName>(text),
+        round_trip::<ProfileName>(text),
+        round_trip::<RequestName>(text),
+        round_trip::<ShareId>(text),
+        round_trip::<VendorName>(text),
+        round_trip::<PciAddress>(text),
+        round_trip::<MemoryBytes>(text),
+        round_trip::<ComputePermille>(text),
+        round_trip::<DeviceKind>(text),
+        round_trip::<Enforcement>(text),
+        round_trip::<Exposure>(text),
+        round_trip::<LinkKind>(text),
+        round_trip::<ShareClass>(text),
+        round_trip::<Sharing>(text),
+        round_trip::<TaintEffect>(text),
+    ];
+    taken.contains(&true)
+}
+
+fn round_trip<T>(text: &str) -> bool
+where
+    T: FromStr<Err: Display> + Display + PartialEq,
+{
+    match text.parse::<T>() {
+        Ok(value) => {
+            let written = value.to_string();
+            let again = written.parse::<T>();
+            assert!(again.is_ok_and(|again| again == value), "{text:?} became {written:?}");
+            true
+        }
+        Err(error) => refused(text.as_bytes(), &error),
+    }
+}
+
+/// Checks a refusal; false, for nothing was taken.
+#[track_caller]
+fn refused(input: &[u8], error: &dyn Display) -> bool {
+    let message = error.to_string();
+    // A line number and a caret may add to a long line what the line itself has.
+    let max = REFUSAL_BYTES_MAX + 2 * longest_line(input);
+    assert!(message.len() <= max, "a refusal of {} bytes: {message}", message.len());
+    false
+}
+
+fn longest_line(input: &[u8]) -> usize {
+    input.split(|byte| *byte == b'\n').map(<[u8]>::len).max().unwrap_or(0)
+}

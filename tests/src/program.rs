@@ -1,0 +1,48 @@
+//! The program under test, built anew when its sources have changed.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+/// The path of `accelpoold`, built with the profile of this test.
+///
+/// Cargo knows no way to have another crate's program built for a test, so it is asked once in
+/// each test process; it holds its own lock against the others.
+///
+/// # Panics
+///
+/// If the program cannot be built, or the profile has no fault points.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(build)
+}
+
+fn build() -> PathBuf {
+    let has_fault_points = cfg!(debug_assertions);
+    assert!(
+        has_fault_points,
+        "these tests stop the daemon at its fault points, which only a build with debug \
+         assertions has: run them without --release"
+    );
+    let test = env::current_exe().expect("a running program has a path");
+    // target/<profile>/deps/<test>
+    let folder = test.ancestors().nth(2).expect("cargo puts tests into `deps`");
+    let target = folder.parent().expect("a profile's folder lies in the target folder");
+    let profile = match folder.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "-p", "accelpool-daemon", "--bin", "accelpoold"])
+        .args(["--profile", profile, "--target-dir"])
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .expect("cargo can be run");
+    assert!(built.success(), "accelpoold was not built: {built}");
+    folder.join("accelpoold")
+}
