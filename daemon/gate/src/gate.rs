@@ -110,6 +110,12 @@ impl Gate {
         self.root.open_below(path).map(|cgroup| cgroup.id())
     }
 
+    /// The numbers of a cgroup at or below the gate's root and of all above it, for
+    /// [`Rules::decide`]: with [`Gate::rules`], what a process there can open.
+    pub fn lineage(&self, path: &Path) -> Result<Vec<CgroupId>, GateError> {
+        self.root.open_below(path)?.lineage()
+    }
+
     /// Says which devices are guarded and how, in place of what was said before.
     ///
     /// A device that stays guarded is guarded at every moment, in the old mode or the new.

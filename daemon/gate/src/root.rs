@@ -44,7 +44,7 @@ impl Cgroup {
         if !cgroup.path.starts_with(&self.path) {
             return Err(GateError::Outside { cgroup: cgroup.path, root: self.path.clone() });
         }
-        if cgroup.level()? >= LEVELS_MAX {
+        if cgroup.lineage()?.len() > LEVELS_MAX {
             return Err(GateError::TooDeep(cgroup.path));
         }
         Ok(cgroup)
@@ -58,21 +58,21 @@ impl Cgroup {
         &self.path
     }
 
-    /// How far below the hierarchy's root it lies, as far as this mount shows.
-    fn level(&self) -> Result<usize, GateError> {
-        let device = |path: &Path| {
+    /// Its id and those of its ancestors, the hierarchy's root first, as far as this mount
+    /// shows them.
+    pub(crate) fn lineage(&self) -> Result<Vec<CgroupId>, GateError> {
+        let mut lineage = Vec::new();
+        let mut hierarchy = None;
+        for path in self.path.ancestors() {
             let refuse = |source| GateError::OpenCgroup { path: path.to_owned(), source };
-            path.metadata().map(|it| it.dev()).map_err(refuse)
-        };
-        let own = device(&self.path)?;
-        let mut level = 0;
-        for ancestor in self.path.ancestors().skip(1) {
-            if device(ancestor)? != own {
+            let metadata = path.metadata().map_err(refuse)?;
+            if *hierarchy.get_or_insert(metadata.dev()) != metadata.dev() {
                 break;
             }
-            level += 1;
+            lineage.push(CgroupId(metadata.ino()));
         }
-        Ok(level)
+        lineage.reverse();
+        Ok(lineage)
     }
 }
 

@@ -9,7 +9,7 @@ use proptest::{
 
 use super::{
     opener::Opener,
-    scene::{MAJOR, MAJORS, MINORS, Scene, device_of, lineage},
+    scene::{MAJOR, MAJORS, MINORS, Scene, device_of},
 };
 use crate::{Access, CgroupId, Decision, DeviceType, Gate, Grant, Rules, bpf::tests::some_rules};
 
@@ -30,7 +30,7 @@ fn the_kernel_decides_as_the_rules_do() {
         let depth = tree % DEPTH_MAX;
         let path = format!("root/tree{tree}{}", "/n".repeat(depth));
         let mut opener = Opener::start_in(&scene.make_cgroup(&path));
-        let line = lineage(&scene.cgroup.join(&path));
+        let line = gate.lineage(&scene.cgroup.join(&path)).expect("it lies below the root");
         let rules = settle(&drawn, &line);
         write(&gate, &rules);
         assert_eq!(gate.rules().expect("it can be read"), rules);

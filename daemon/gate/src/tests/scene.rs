@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{FileTypeExt, MetadataExt},
+    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
     process,
     sync::atomic::{AtomicU32, Ordering},
@@ -14,9 +14,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::{
-    CgroupId, DeviceNumber, DeviceRange, DeviceType, Gate, GateConfig, Guard, Guards, Mode,
-};
+use crate::{DeviceNumber, DeviceRange, DeviceType, Gate, GateConfig, Guard, Guards, Mode};
 
 /// A major for local use (`Documentation/admin-guide/devices.txt`): to open a node of it
 /// gives ENXIO where nothing refuses it sooner.
@@ -125,16 +123,6 @@ pub(super) fn remove_cgroups(cgroup: &Path) -> io::Result<()> {
         }
     }
     fs::remove_dir(cgroup)
-}
-
-/// The ids of a cgroup and its ancestors, the hierarchy's root first.
-pub(super) fn lineage(cgroup: &Path) -> Vec<CgroupId> {
-    let hierarchy = hierarchy();
-    let within = cgroup.ancestors().take_while(|path| path.starts_with(&hierarchy));
-    let id = |path: &Path| CgroupId(fs::metadata(path).expect("it exists").ino());
-    let mut ids: Vec<CgroupId> = within.map(id).collect();
-    ids.reverse();
-    ids
 }
 
 fn hierarchy() -> PathBuf {

@@ -33,7 +33,7 @@ fn open_during(scene: &Scene, opener: &mut Opener, mut change: impl FnMut(u32)) 
             change(changes);
             changes += 1;
         }
-        assert!(changes > 10, "only {changes} changes while it ran");
+        assert!(changes > 2, "only {changes} changes while it ran");
         counts.join().expect("the opener answers")
     })
 }
