@@ -32,7 +32,7 @@ pub(crate) const REPORTED_MAX: u32 = 4096;
 /// A cgroup is reported once in this time for each device.
 pub(crate) const REPORT_INTERVAL_NS: u32 = 1_000_000_000;
 
-/// Bytes of the ring of denials: 1,638 records of 80 bytes with their heads. A power of two
+/// Bytes of the ring of denials: 1,820 records of 72 bytes with their heads. A power of two
 /// and whole pages, also of 64 KiB. A tenant that floods it costs the reader no more than
 /// one ring at a time.
 pub(crate) const DENIALS_BYTES: u32 = 1 << 17;
