@@ -68,7 +68,6 @@ fn state(devices: Vec<wire::Device>) -> wire::WatchNodeResponse {
         devices: devices.iter().map(|device| device.name.clone()).collect(),
     };
     wire::WatchNodeResponse {
-        complete: true,
         revision: 1,
         devices,
         partitions: Vec::new(),
