@@ -16,7 +16,7 @@ use std::{
 };
 
 use accelpool_model::{DeviceName, Exposure, Pool, PoolName, Selector, Sharing, VendorName};
-use accelpool_vendor_sim::Profile;
+use accelpool_vendor_sim::{Profile, from_toml};
 
 use self::raw::{RawConfig, RawPool, RawVendor};
 
@@ -178,8 +178,8 @@ impl Config {
 
     /// Checks a configuration given as text.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let raw: RawConfig = toml::from_str(text)
-            .map_err(|source| ConfigError::Syntax { source: Box::new(source) })?;
+        let raw: RawConfig =
+            from_toml(text).map_err(|source| ConfigError::Syntax { source: Box::new(source) })?;
         raw.try_into()
     }
 

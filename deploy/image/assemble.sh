@@ -13,7 +13,6 @@ if [ -e "$rootfs" ]; then
   exit 1
 fi
 mkdir -p "$rootfs/usr/bin" "$rootfs/etc" "$rootfs/tmp" "$rootfs/run/accelpool" \
-  
   "$rootfs/var/lib/accelpool" "$rootfs/var/lib/kubelet" "$rootfs/var/run/cdi"
 # As on a merged-usr system, so that the loader is where the programs look for it.
 for folder in bin lib lib64; do

@@ -1,5 +1,7 @@
 //! `accelpool-dra`: the driver that connects one node's accelerators to Kubernetes.
 
+#![forbid(unsafe_code)]
+
 use std::{path::PathBuf, process::ExitCode};
 
 use accelpool_cluster::ApiServer;

@@ -25,8 +25,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use serde_json::json;
+
 use crate::common::{
-    Bench, GPU_0, NODE, POD_UID, POOL, Setup, eventually, gpu, result, taint, uid_of,
+    Bench, GPU_0, NODE, POD_UID, POOL, Setup, eventually, gpu, other, result, taint, uid_of,
 };
 
 const NEXT_POD_UID: &str = "22222222-2222-4222-8222-222222222222";
@@ -377,4 +379,24 @@ async fn two_instances_publish_the_same() {
         slices.iter().filter(|slice| slice["spec"]["nodeName"] == NODE).map(of).sum::<usize>()
     };
     eventually("the third device is published once", || devices() == 3).await;
+}
+
+/// The e2e list: two drivers in one pod, of which the other one fails at first.
+#[tokio::test]
+async fn another_drivers_failure_is_survived() {
+    let (bench, kubelet, _driver) = Bench::running(Setup::default()).await;
+    let _other = other::start(&bench.root(), 1);
+    kubelet.log.wait_for(&format!("{} registered", other::NAME), 1).await;
+    let nic = json!({ "request": "nic", "driver": other::NAME, "pool": "p", "device": "eth0" });
+    let mut pod = bench.claim("a", &[result("gpu", GPU_0), nic]);
+    pod.claims[0].drivers.push(other::NAME.to_owned());
+    // Ours is prepared first and not rolled back; the next try asks both again.
+    let error = kubelet.claims.prepare(&pod).await.unwrap_err();
+    assert!(error.contains("told to fail"), "{error}");
+    assert_eq!(bench.daemon.claims(), [uid_of("a")]);
+    kubelet.claims.prepare(&pod).await.unwrap();
+    let devices = kubelet.claims.devices("team", "a");
+    assert_eq!(devices[0], devices[1], "the same answer twice");
+    kubelet.claims.unprepare(&pod).await.unwrap();
+    assert_eq!(bench.daemon.claims(), [""; 0]);
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use accelpool_model::{DeviceUuid, RecoveryAction};
 use accelpool_vendor_api::VendorEvent;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 use tracing::debug;
@@ -42,8 +42,9 @@ pub(super) async fn watch(
             }
             match worker.next_event(left).await {
                 Ok(Some(VendorEvent::Fault(fault))) => {
-                    let notice = Notice::Faulted { adapter: adapter.clone(), fault };
-                    if notify.send(notice).await.is_err() {
+                    let (recorded, on_disk) = oneshot::channel();
+                    let notice = Notice::Faulted { adapter: adapter.clone(), fault, recorded };
+                    if notify.send(notice).await.is_err() || on_disk.await.is_err() {
                         return;
                     }
                 }
@@ -57,6 +58,14 @@ pub(super) async fn watch(
             }
         }
     }
+}
+
+/// Asks a vendor once what it sees, and tells the owner.
+pub(super) async fn list(worker: Worker, epoch: u64, notify: mpsc::Sender<Notice>) {
+    let adapter = worker.vendor().clone();
+    let answer = worker.discover().await;
+    // Nobody listens only if the owner has ended.
+    let _ = notify.send(Notice::Observed { adapter, epoch, answer }).await;
 }
 
 /// Asks whether a tainted device has recovered, and tells the owner.

@@ -177,6 +177,7 @@ impl Owner {
             let _ = reply.send(self.state(claim.as_ref()));
         }
         if self.memory.in_flight.is_empty() {
+            self.list_again();
             for reply in self.memory.drained.drain(..) {
                 let _ = reply.send(()); // whoever drains may have given up waiting
             }
@@ -214,7 +215,14 @@ impl Owner {
                     self.reconcile(round);
                 }
             }
-            Notice::Faulted { adapter, fault } => self.on_fault(&adapter, &fault, round),
+            Notice::Faulted { adapter, fault, recorded } => {
+                self.on_fault(&adapter, &fault, round);
+                round.answers.push(Box::new(move |committed| {
+                    if committed.is_ok() {
+                        let _ = recorded.send(()); // the watcher may have ended
+                    }
+                }));
+            }
             Notice::Probed { device, action, probed } => {
                 self.on_probed(&device, action, probed, round);
             }

@@ -57,8 +57,9 @@ pub(super) enum Notice {
     Applied(Applied),
     /// A vendor has listed what it sees, or failed to.
     Observed { adapter: VendorName, epoch: u64, answer: Result<Discovery, WorkerError> },
-    /// A vendor has reported a fault.
-    Faulted { adapter: VendorName, fault: Fault },
+    /// A vendor has reported a fault. Who reports it asks for the next one, and so takes it
+    /// off the vendor's hands, only when its taint is on disk.
+    Faulted { adapter: VendorName, fault: Fault, recorded: oneshot::Sender<()> },
     /// A device with a fault's taint has been looked at.
     Probed { device: DeviceUuid, action: RecoveryAction, probed: bool },
 }

@@ -5,7 +5,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use kube::{Client, Config, client::ClientBuilder};
+use kube::{Client, Config, client::ClientBuilder, config::KubeConfigOptions};
 
 use crate::counters::Counters;
 
@@ -50,8 +50,10 @@ pub enum ConnectError {
     Url { url: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("API server URL `{0}` is not valid: write `http://...`, or leave it out")]
     Scheme(String),
-    #[error("no API server is known: there is neither a service account nor a kubeconfig")]
-    NoServer(#[source] Box<kube::Error>),
+    #[error(
+        "no API server is known: no service account is mounted ({in_pod}), and there is no usable kubeconfig"
+    )]
+    NoServer { in_pod: String, source: Box<kube::config::KubeconfigError> },
     #[error("failed to set up the connection to the API server")]
     Client(#[source] Box<kube::Error>),
 }
@@ -84,9 +86,7 @@ impl Cluster {
             return Err(ConnectError::DriverName(driver));
         }
         let mut settings = match server {
-            ApiServer::Surroundings => Config::infer().await.map_err(|error| {
-                ConnectError::NoServer(Box::new(kube::Error::InferConfig(error)))
-            })?,
+            ApiServer::Surroundings => surroundings().await?,
             ApiServer::Url(url) => plain(url)?,
         };
         settings.connect_timeout = Some(CALL_TIMEOUT);
@@ -123,16 +123,30 @@ impl Cluster {
     }
 }
 
+/// The settings that a pod is given, else those of whoever runs the program.
+async fn surroundings() -> Result<Config, ConnectError> {
+    // Not `Config::infer`, which asks the kubeconfig first, and the environment to debug.
+    let in_pod = match Config::incluster() {
+        Ok(settings) => return Ok(settings),
+        Err(error) => error.to_string(),
+    };
+    let kubeconfig = Config::from_kubeconfig(&KubeConfigOptions::default()).await;
+    kubeconfig.map_err(|source| ConnectError::NoServer { in_pod, source: Box::new(source) })
+}
+
 /// The settings for a server that needs neither credentials nor TLS.
 fn plain(url: String) -> Result<Config, ConnectError> {
     if !url.starts_with("http://") {
         return Err(ConnectError::Scheme(url));
     }
-    match url.parse() {
-        // No roots: the system's, which an image need not have, would be looked for otherwise.
-        Ok(uri) => Ok(Config { root_cert: Some(Vec::new()), ..Config::new(uri) }),
-        Err(error) => Err(ConnectError::Url { url, source: Box::new(error) }),
-    }
+    let uri = match url.parse() {
+        Ok(uri) => uri,
+        Err(error) => return Err(ConnectError::Url { url, source: Box::new(error) }),
+    };
+    let mut settings = Config::new(uri);
+    // No roots: the system's, which an image need not have, would be looked for otherwise.
+    settings.root_cert = Some(Vec::new());
+    Ok(settings)
 }
 
 /// Waits for `call`, but not for ever.

@@ -80,9 +80,9 @@ pub struct EventRecorder {
 const NOTE_LEN_MAX: usize = 1024;
 /// 110 pods, each with a claim or two, may fail together.
 const QUEUE_LEN: usize = 256;
-/// The pace of kube's own recorders: 25 at once, then one each few seconds.
-const BURST: u32 = 25;
-const INTERVAL: Duration = Duration::from_secs(3);
+/// One for each pod of a full node at once, then one each second.
+const BURST: u32 = 110;
+const INTERVAL: Duration = Duration::from_secs(1);
 /// The same words about the same object are not repeated sooner.
 const REPEAT_AFTER: Duration = Duration::from_mins(5);
 /// Recent words remembered; beyond that the oldest are forgotten.

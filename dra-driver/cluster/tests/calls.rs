@@ -216,5 +216,5 @@ async fn a_flood_of_events_is_cut_off() {
         }
     };
     let counters = tokio::time::timeout(common::PATIENCE, done).await.expect("all are decided");
-    assert!(counters.events_sent < 100, "{counters:?}");
+    assert!(counters.events_sent < 500, "{counters:?}");
 }

@@ -6,7 +6,7 @@ use accelpool_cluster::NodeState;
 use accelpool_proto::node::{Lease, Partition, WatchNodeRequest, WatchNodeResponse};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{Node, NodeError};
@@ -15,6 +15,11 @@ use super::{Node, NodeError};
 /// should be seen at once; one that is away for long should not be noticed in the load.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// A daemon that has just started may not have heard every vendor. The devices it does not
+/// list are not gone, and slices without them would free what is in use; but one vendor that
+/// is silent for longer must not keep the devices of the others from the cluster.
+const COMPLETE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The node as last seen.
 #[derive(Debug, Clone)]
@@ -97,12 +102,20 @@ impl Follower {
     async fn follow_once(&self, retry: &mut Duration) -> Result<(), NodeError> {
         let request = WatchNodeRequest { possible: true };
         let mut responses = self.node.client.clone().watch_node(request).await?.into_inner();
+        let patience = Instant::now() + COMPLETE_PATIENCE;
+        let mut incomplete = None;
         loop {
             let response = tokio::select! {
                 response = responses.message() => response?,
+                () = sleep_until(patience), if incomplete.is_some() => incomplete.take(),
                 () = self.observed.closed() => return Ok(()),
             };
             let Some(response) = response else { return Ok(()) };
+            if !response.complete && Instant::now() < patience {
+                incomplete = Some(response);
+                continue;
+            }
+            incomplete = None;
             *retry = RETRY_FIRST;
             let snapshot = Arc::new(Snapshot::from(response));
             for refused in &snapshot.state.refused {

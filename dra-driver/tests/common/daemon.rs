@@ -52,6 +52,7 @@ impl Daemon {
             devices: names,
         };
         let node = wire::WatchNodeResponse {
+            complete: true,
             revision: 1,
             devices,
             pools: vec![pool],

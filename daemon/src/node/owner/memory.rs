@@ -34,6 +34,8 @@ pub(super) struct Memory {
     pub(super) vendor_troubles: BTreeMap<VendorName, Vec<String>>,
     /// Adapters that have answered since the start.
     pub(super) answered: BTreeSet<VendorName>,
+    /// Adapters whose last list of partitions was out of date.
+    pub(super) outdated: BTreeSet<VendorName>,
     /// Devices that are being probed.
     pub(super) probing: BTreeSet<DeviceUuid>,
     pub(super) history: History,
@@ -90,6 +92,7 @@ impl Memory {
             discoveries: BTreeMap::new(),
             vendor_troubles: BTreeMap::new(),
             answered: BTreeSet::new(),
+            outdated: BTreeSet::new(),
             probing: BTreeSet::new(),
             history: History::default(),
             started: false,

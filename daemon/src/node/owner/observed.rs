@@ -46,12 +46,26 @@ impl Owner {
         }
         self.memory.answered.insert(adapter.clone());
         // A list of partitions that was begun before our own last change, or while one is
-        // being made, is out of date; the next one will not be.
+        // being made, is out of date: it is asked for again when nothing is in hand.
         let current = epoch == *self.parts.epoch.borrow() && self.memory.in_flight.is_empty();
         let partitions = current.then(|| discovery.partitions.clone());
+        if current {
+            self.memory.outdated.remove(adapter);
+        } else {
+            self.memory.outdated.insert(adapter.clone());
+        }
         self.memory.discoveries.insert(adapter.clone(), discovery);
         self.rebuild(adapter, partitions, round);
         self.probe_tainted(adapter);
+    }
+
+    /// Asks the vendors again whose last list of partitions was out of date.
+    pub(super) fn list_again(&mut self) {
+        for adapter in std::mem::take(&mut self.memory.outdated) {
+            let Some(worker) = self.parts.workers.get(&adapter).cloned() else { continue };
+            let (epoch, notify) = (*self.parts.epoch.borrow(), self.parts.notify.clone());
+            self.jobs.spawn(observe::list(worker, epoch, notify));
+        }
     }
 
     /// Makes the inventory anew from what every adapter listed last.

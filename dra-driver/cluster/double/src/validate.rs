@@ -264,3 +264,6 @@ fn taint(taint: &DeviceTaint, path: &str, errors: &mut Errors) {
     let known = ["None", "NoSchedule", "NoExecute"].contains(&taint.effect.as_str());
     errors.unless(known, path, &taint.effect);
 }
+
+#[cfg(test)]
+mod tests;

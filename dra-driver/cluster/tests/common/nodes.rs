@@ -73,6 +73,7 @@ fn state(devices: Vec<wire::Device>) -> wire::WatchNodeResponse {
         partitions: Vec::new(),
         pools: vec![pool],
         leases: Vec::new(),
+        complete: true,
     }
 }
 

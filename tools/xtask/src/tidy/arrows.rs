@@ -64,7 +64,7 @@ const SUITES: &[&str] = &[
 ];
 
 /// Every crate, those that are still to come too.
-const PLACES: [Place; 23] = [
+const PLACES: [Place; 24] = [
     place(MODEL, "core/model", &[], "nouns stand on nothing"),
     place(PLANNER, "core/planner", &[MODEL], "decisions know nouns alone"),
     place(TURNS, "core/turns", &[MODEL], "time-slicing policy knows nouns alone"),
@@ -101,6 +101,7 @@ const PLACES: [Place; 23] = [
     place(CLUSTER_DOUBLE, "dra-driver/cluster/double", &[], "it knows Kubernetes, not us"),
     place(KUBELET_DOUBLE, "dra-driver/double", &[PROTO], "it knows the kubelet's protocols"),
     place("accelpool-cli", "tools/cli", &[PROTO], "it meets the node by socket"),
+    place("accelpool-deploy", "deploy", &[], "its tests compare the manifests with the code"),
     place("xtask", "tools/xtask", &[], "it looks at sources, not at programs"),
     place(BENCHES, "benches", SUITES, "it measures libraries, and programs from outside"),
     place("accelpool-fuzz", "fuzz", SUITES, "it feeds the parsers of every library"),
@@ -120,7 +121,7 @@ const OWNERS: [(&str, &[&str]); 6] = [
     ("nvml-wrapper", &[VENDOR_NVIDIA]),
     ("nvml-wrapper-sys", &[VENDOR_NVIDIA]),
     ("kube", &[CLUSTER]),
-    ("k8s-openapi", &[CLUSTER, CLUSTER_DOUBLE]),
+    ("k8s-openapi", &[CLUSTER, CLUSTER_DOUBLE, "accelpool-deploy"]),
 ];
 
 /// Compares the workspace with the tables above.

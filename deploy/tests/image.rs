@@ -1,0 +1,212 @@
+//! The image: assembled without a network, what is in it, and that both programs start.
+//!
+//! Built from the programs of the test's own profile, whatever their size; the last test
+//! builds them for release and holds the image to its budget.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use accelpool_deploy::path;
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_mins(1);
+/// The design's budget.
+const IMAGE_BYTES_MAX: u64 = 30 << 20;
+
+/// An image and the folder it was made of; both go when this is dropped.
+struct Image {
+    name: String,
+    folder: TempDir,
+}
+
+fn run(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let errors = String::from_utf8_lossy(&stderr);
+    assert!(status.success(), "{command:?}: {status}\n{errors}");
+    String::from_utf8_lossy(&stdout).into_owned()
+}
+
+/// The folder of the three programs, built with `profile`.
+fn programs(profile: &str) -> PathBuf {
+    let test = env::current_exe().expect("a running program has a path");
+    // target/<profile>/deps/<test>
+    let target = test.ancestors().nth(3).expect("cargo puts tests below the target folder");
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "--locked", "--profile", profile, "--bins"]);
+    for package in ["accelpool-daemon", "accelpool-dra-driver", "accelpool-cli"] {
+        build.args(["--package", package]);
+    }
+    run(build.arg("--target-dir").arg(target).current_dir(path("..")));
+    target.join(if profile == "dev" { "debug" } else { profile })
+}
+
+impl Image {
+    fn build(profile: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let rootfs = folder.path().join("rootfs");
+        run(Command::new(path("image/assemble.sh")).arg(programs(profile)).arg(&rootfs));
+        let name = format!("localhost/accelpool-test-{profile}:{}", std::process::id());
+        run(Command::new("podman")
+            .args(["build", "--quiet", "--network=none", "--pull=never", "--tag", &name])
+            .arg(format!("--build-context=rootfs={}", rootfs.display()))
+            .arg("--file")
+            .arg(path("Containerfile"))
+            .arg(path("image")));
+        Self { name, folder }
+    }
+
+    /// Starts a container without a network and with a root that it cannot change. The pod's
+    /// paths lie in a folder of this test.
+    fn start(&self, paths: &[&str], command: &[&str], env: &[(&str, &str)]) -> Container {
+        let name = format!("accelpool-image-{}-{}", std::process::id(), command[0].len());
+        let mut podman = Command::new("podman");
+        podman.args(["run", "--detach", "--name", &name, "--network=none"]);
+        podman.args(["--read-only", "--read-only-tmpfs=false"]);
+        // Where the tests themselves run in a container, limits cannot be raised.
+        podman.args(["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]);
+        for at in paths {
+            let host = self.host(at);
+            fs::create_dir_all(&host).expect("folders can be made");
+            podman.arg(format!("--volume={}:{at}", host.display()));
+        }
+        for (key, value) in env {
+            podman.arg(format!("--env={key}={value}"));
+        }
+        run(podman.arg(&self.name).args(command));
+        Container { name }
+    }
+
+    /// Where a path of the container lies on this machine.
+    fn host(&self, at: &str) -> PathBuf {
+        self.folder.path().join("host").join(at.trim_start_matches('/'))
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = Command::new("podman").args(["rmi", "--force", &self.name]).output();
+    }
+}
+
+struct Container {
+    name: String,
+}
+
+impl Container {
+    #[track_caller]
+    fn wait_for(&self, what: &Path) {
+        let until = Instant::now() + PATIENCE;
+        while !what.exists() {
+            assert!(Instant::now() < until, "no {}\n{}", what.display(), self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn log(&self) -> String {
+        let output = Command::new("podman").args(["logs", &self.name]).output();
+        output.map_or_else(
+            |error| error.to_string(),
+            |Output { stdout, stderr, .. }| {
+                String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned()
+            },
+        )
+    }
+
+    /// Asks it to end as the kubelet does, and returns its exit code.
+    fn stop(&self) -> String {
+        run(Command::new("podman").args(["stop", "--time=30", &self.name]));
+        let code = ["inspect", "--format={{.State.ExitCode}}", &self.name];
+        run(Command::new("podman").args(code)).trim().to_owned()
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = Command::new("podman").args(["rm", "--force", "--time=0", &self.name]).output();
+    }
+}
+
+/// Every file below `folder`, relative to it.
+fn contents(folder: &Path, root: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).expect("the folder can be read").flatten() {
+        let kind = entry.file_type().expect("the entry has a type");
+        if kind.is_dir() {
+            contents(&entry.path(), root, found);
+        } else {
+            let path = entry.path();
+            let below = path.strip_prefix(root).expect("it lies below its root");
+            found.insert(below.display().to_string());
+        }
+    }
+}
+
+#[test]
+fn both_programs_start_from_the_image_and_nothing_else_is_in_it() {
+    let image = Image::build("dev");
+    let rootfs = image.folder.path().join("rootfs");
+    let mut found = BTreeSet::new();
+    contents(&rootfs, &rootfs, &mut found);
+    let programs: Vec<&String> = found.iter().filter(|path| path.starts_with("usr/bin/")).collect();
+    assert_eq!(programs, ["usr/bin/accelpool", "usr/bin/accelpool-dra", "usr/bin/accelpoold"]);
+    let known = |path: &&String| {
+        path.contains(".so")
+            || path.starts_with("usr/bin/")
+            || path.starts_with("etc/")
+            || ["bin", "lib", "lib64"].contains(&path.as_str())
+    };
+    let strange: Vec<&String> = found.iter().filter(|path| !known(path)).collect();
+    assert_eq!(strange, [""; 0]);
+
+    let daemon = image.start(
+        &["/run/accelpool", "/var/lib/accelpool", "/var/run/cdi"],
+        &["/usr/bin/accelpoold", "run"],
+        &[],
+    );
+    daemon.wait_for(&image.host("/run/accelpool/node.sock"));
+    // As the DaemonSet starts it; the API server does not answer, which is no reason to end.
+    let driver = image.start(
+        &["/run/accelpool", "/var/lib/kubelet"],
+        &["/usr/bin/accelpool-dra", "--log-format", "json"],
+        &[
+            ("NODE_NAME", "n1"),
+            ("POD_NAME", "accelpool-x"),
+            ("POD_NAMESPACE", "accelpool-system"),
+            ("POD_UID", "00000000-0000-4000-8000-000000000001"),
+            ("ACCELPOOL_API_SERVER", "http://127.0.0.1:1"),
+        ],
+    );
+    let registration = "/var/lib/kubelet/plugins_registry/\
+        accelpool.dev-00000000-0000-4000-8000-000000000001-reg.sock";
+    driver.wait_for(&image.host(registration));
+    assert_eq!(driver.stop(), "0", "{}", driver.log());
+    assert!(!image.host(registration).exists(), "it takes its socket along");
+    assert_eq!(daemon.stop(), "0", "{}", daemon.log());
+    let shell = Command::new("podman")
+        .args(["run", "--rm", "--network=none", "--ulimit=nofile=1024:1024"])
+        .args(["--ulimit=nproc=1024:1024", &image.name, "/bin/sh", "-c", "exit 0"])
+        .output()
+        .expect("podman can be run");
+    assert!(!shell.status.success(), "there is a shell");
+}
+
+/// Builds for release, which takes minutes: only where `ACCELPOOL_EXHAUSTIVE` is set.
+#[test]
+fn the_image_keeps_to_its_budget() {
+    if env::var_os("ACCELPOOL_EXHAUSTIVE").is_none() {
+        return;
+    }
+    let image = Image::build("release");
+    let size = run(Command::new("podman").args(["inspect", "--format={{.Size}}", &image.name]));
+    let size: u64 = size.trim().parse().expect("a number of bytes");
+    assert!(size <= IMAGE_BYTES_MAX, "{size} bytes are more than {IMAGE_BYTES_MAX}");
+    println!("image: {size} bytes of {IMAGE_BYTES_MAX}");
+}
