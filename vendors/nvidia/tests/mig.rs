@@ -129,8 +129,12 @@ fn what_a_stuck_worker_left_is_found_and_removed_by_the_next() {
 fn a_partition_in_use_is_never_half_created() {
     let machine = Machine::new(DGX_H100_MIG);
     create(&machine.vendor(), "1g.10gb", 0).unwrap();
-    for symbol in ["nvmlDeviceGetMigDeviceHandleByIndex", "nvmlDeviceGetGpuInstanceId"] {
-        fail(&machine, symbol, 6);
+    for (symbol, code) in [
+        ("nvmlDeviceGetMigDeviceHandleByIndex", 6),
+        ("nvmlDeviceGetMigDeviceHandleByIndex", 2),
+        ("nvmlDeviceGetGpuInstanceId", 6),
+    ] {
+        fail(&machine, symbol, code);
         let error = machine.vendor().partitions(&uuid(CUT)).unwrap_err();
         assert!(matches!(error, VendorError::Failed { .. }), "{error}");
     }

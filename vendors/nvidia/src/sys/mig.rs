@@ -202,8 +202,12 @@ impl<'nvml> Gpu<'nvml> {
         let count = unsafe { get(call, &raw.nvmlDeviceGetMaxMigDeviceCount, self.handle, 0) }?;
         let mut devices = Vec::new();
         for index in 0..limit(call, count, MIG_DEVICES_MAX)? {
-            // Indices have gaps, and one may go while they are walked.
-            let Some(device) = gone_is_none(self.mig_device(index))? else { continue };
+            // Indices have gaps, which some drivers call invalid, and one may go meanwhile.
+            let device = match self.mig_device(index) {
+                Err(error) if error.is_invalid_argument() => continue,
+                answer => gone_is_none(answer)?,
+            };
+            let Some(device) = device else { continue };
             let Some(known) = gone_is_none(device.mig_identity())? else { continue };
             devices.push(known);
         }
