@@ -64,7 +64,7 @@ const SUITES: &[&str] = &[
 ];
 
 /// Every crate, those that are still to come too.
-const PLACES: [Place; 23] = [
+const PLACES: [Place; 24] = [
     place(MODEL, "core/model", &[], "nouns stand on nothing"),
     place(PLANNER, "core/planner", &[MODEL], "decisions know nouns alone"),
     place(TURNS, "core/turns", &[MODEL], "time-slicing policy knows nouns alone"),
@@ -103,6 +103,7 @@ const PLACES: [Place; 23] = [
     place("accelpool-cli", "tools/cli", &[PROTO], "it meets the node by socket"),
     place("xtask", "tools/xtask", &[], "it looks at sources, not at programs"),
     place(BENCHES, "benches", SUITES, "it measures libraries, and programs from outside"),
+    place("accelpool-deploy", "deploy", &[], "it compares the manifests with the programs"),
     place("accelpool-fuzz", "fuzz", SUITES, "it feeds the parsers of every library"),
     place("accelpool-tests", "tests", SUITES, "it drives libraries, and programs from outside"),
 ];
