@@ -115,6 +115,12 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// The processes of its vendor workers.
     ///
     /// # Panics
@@ -194,10 +200,16 @@ fn target_folder() -> PathBuf {
 /// program for a bench.
 fn program() -> PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(build).clone()
+    PROGRAM.get_or_init(|| build("accelpool-daemon", "accelpoold")).clone()
 }
 
-fn build() -> PathBuf {
+/// Builds a program in the profile of this bench, and says where it is.
+///
+/// # Panics
+///
+/// If it cannot be built.
+#[must_use]
+pub fn build(package: &str, name: &str) -> PathBuf {
     let folder = profile_folder();
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
@@ -205,12 +217,12 @@ fn build() -> PathBuf {
     };
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["build", "--quiet", "-p", "accelpool-daemon", "--bin", "accelpoold"])
-        .args(["--profile", profile, "--target-dir"])
+        .args(["build", "--quiet", "-p", package, "--bin", name, "--profile", profile])
+        .arg("--target-dir")
         .arg(target_folder())
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("cargo can be run");
-    assert!(built.success(), "accelpoold was not built: {built}");
-    folder.join("accelpoold")
+    assert!(built.success(), "{name} was not built: {built}");
+    folder.join(name)
 }

@@ -6,11 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use accelpool_cluster::{DRIVER_NAME, Features, NodeState, ShareConfig, pages};
+use accelpool_cluster::{DRIVER_NAME, Device, Features, NodeState, ShareConfig, pages};
 use accelpool_deploy::{documents, files, object, path};
 use accelpool_proto::node as wire;
 use cel::{Context, Env, Value as CelValue, extractors::This};
-use k8s_openapi::api::resource::v1::Device;
 use serde_json::{Value, json};
 
 fn text(value: &Value) -> &str {

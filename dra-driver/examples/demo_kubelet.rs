@@ -173,7 +173,7 @@ impl Demo {
             Ok(Ok(())) => bail!("the device was granted twice"),
             Ok(Err(error)) => println!("refused: {error}"),
             Err(_) => {
-                println!("it waits for the others to give the device back; the pod is deleted");
+                println!("it waits for the device; the pod is deleted");
             }
         }
         self.unprepare(&greedy).await
@@ -270,7 +270,7 @@ fn start_driver(folder: &Path, programs: &Path, socket: &Path, api: &str) -> any
 fn spawn(mut command: Command, folder: &Path, log: &str) -> anyhow::Result<Child> {
     let log = fs::File::create(folder.join(log))?;
     let child = command.stdout(Stdio::null()).stderr(log).kill_on_drop(true).spawn();
-    child.with_context(|| format!("{} does not start", command.as_std().get_program().display()))
+    child.with_context(|| format!("`{}` does not start", command.as_std().get_program().display()))
 }
 
 fn terminate(program: &Child) -> anyhow::Result<()> {

@@ -43,6 +43,9 @@ use crate::{
 /// What is in hand at the end may take as long; the pod's own grace period is 30 s.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
+/// What has nothing in hand ends at once, or because its peer hangs.
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Who this driver is and what it works with.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -140,6 +143,17 @@ impl SocketPaths {
     }
 }
 
+impl SocketPaths {
+    /// Removes what instances left that were killed and never came back: the kubelet would
+    /// try their sockets for ever.
+    fn sweep(&self) {
+        let registration = format!("{DRIVER_NAME}-");
+        for (own, prefix) in [(&self.service, "dra-"), (&self.registration, &registration)] {
+            socket::sweep(own, |name| name.starts_with(prefix));
+        }
+    }
+}
+
 impl Driver {
     /// Starts everything. The sockets exist when this returns.
     ///
@@ -165,6 +179,7 @@ impl Driver {
             budget: pace.claim_budget,
         };
         let paths = SocketPaths::new(&config.kubelet_root, &pod_uid);
+        paths.sweep();
         let (service_stop, service_stopped) = Stop::new();
         let health = Health {
             pool: cluster.pool_name(),
@@ -199,15 +214,15 @@ impl Driver {
         Ok(Self { service, registrar, rest, tasks, http, registered })
     }
 
-    /// Ends in order: the service finishes what it has in hand, then the registration goes,
-    /// then the rest. Containers, leases and slices stay as they are.
+    /// Ends in order: the service finishes what it has in hand, then the registration goes.
+    /// Containers, leases and slices stay as they are.
     pub async fn drain(self) {
-        self.service.end(DRAIN_TIMEOUT).await;
-        self.registrar.end(DRAIN_TIMEOUT).await;
         self.rest.stop();
+        self.service.end(DRAIN_TIMEOUT).await;
+        self.registrar.end(GOODBYE_TIMEOUT).await;
         for task in self.tasks {
             let abort = task.abort_handle();
-            if timeout(DRAIN_TIMEOUT, task).await.is_err() {
+            if timeout(GOODBYE_TIMEOUT, task).await.is_err() {
                 abort.abort();
             }
         }

@@ -23,11 +23,11 @@ struct Arguments {
     #[arg(long, env = "ACCELPOOL_DRA_CONFIG")]
     config: Option<PathBuf>,
     /// The name of this node in the cluster.
-    #[arg(long, env = "NODE_NAME")]
-    node_name: String,
+    #[arg(long, env = "NODE_NAME", required_unless_present = "check_config")]
+    node_name: Option<String>,
     /// The UID of the pod that this runs in; tells it from the instance that it replaces.
-    #[arg(long, env = "POD_UID", value_parser = parse_pod_uid)]
-    pod_uid: String,
+    #[arg(long, env = "POD_UID", required_unless_present = "check_config", value_parser = parse_pod_uid)]
+    pod_uid: Option<String>,
     /// The name of the pod that this runs in.
     #[arg(long, env = "POD_NAME", requires = "pod_namespace")]
     pod_name: Option<String>,
@@ -79,8 +79,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let own_pod = arguments.pod_namespace.zip(arguments.pod_name);
     let driver = Driver::start(Settings {
         config,
-        node_name: arguments.node_name,
-        pod_uid: arguments.pod_uid,
+        node_name: arguments.node_name.context("--node-name is missing")?,
+        pod_uid: arguments.pod_uid.context("--pod-uid is missing")?,
         own_pod: own_pod.map(|(namespace, name)| OwnPod { namespace, name }),
         server: arguments.api_server.map_or(ApiServer::Surroundings, ApiServer::Url),
         pace: Pace::default(),

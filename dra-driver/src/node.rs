@@ -23,6 +23,9 @@ pub use self::{
 /// A daemon that answers no ping for this long is treated as gone, and dialled anew.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
+/// The whole state of a node; 64 devices with hundreds of possible partitions each take 4 MiB.
+const STATE_LEN_MAX: usize = 16 * 1024 * 1024;
+
 /// A local socket connects at once or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -50,7 +53,7 @@ impl Node {
                 let path = Arc::clone(&path);
                 async move { UnixStream::connect(path).await.map(TokioIo::new) }
             }));
-        Self { client: NodeClient::new(channel) }
+        Self { client: NodeClient::new(channel).max_decoding_message_size(STATE_LEN_MAX) }
     }
 
     /// Prepares a claim, or repeats the answer for one that is prepared.

@@ -7,8 +7,12 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
+    os::unix::{
+        fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::fcntl::OFlag;
@@ -17,6 +21,9 @@ use tokio_stream::wrappers::UnixListenerStream;
 
 /// The longest path that fits a socket address, without the closing zero (`unix(7)`).
 const PATH_LEN_MAX: usize = 107;
+
+/// From binding to listening a program takes microseconds.
+const ABANDONED_AFTER: Duration = Duration::from_mins(1);
 
 /// A file that can be told from any later one at the same path: while it is held, its inode
 /// is not given to another.
@@ -116,6 +123,30 @@ impl SocketFile {
     }
 }
 
+/// Removes the sockets beside `own` whose names are `ours` and which nobody has served for a
+/// while. One that is younger may belong to a program that is just starting.
+pub fn sweep(own: &Path, ours: impl Fn(&str) -> bool) {
+    let Some(entries) = own.parent().and_then(|folder| fs::read_dir(folder).ok()) else { return };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let named = path.file_name().and_then(|name| name.to_str()).is_some_and(&ours);
+        if path != own && named && is_abandoned(&path) {
+            match fs::remove_file(&path) {
+                Ok(()) => tracing::info!(path = %path.display(), "abandoned socket removed"),
+                Err(error) => tracing::warn!(path = %path.display(), %error, "socket stays"),
+            }
+        }
+    }
+}
+
+fn is_abandoned(path: &Path) -> bool {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return false };
+    let age = metadata.modified().ok().and_then(|made| made.elapsed().ok());
+    metadata.file_type().is_socket()
+        && age.is_some_and(|age| age > ABANDONED_AFTER)
+        && UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
 /// Removes a socket. Anything else is not ours to remove, and binding then fails.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
@@ -161,5 +192,39 @@ mod tests {
     async fn a_path_that_fits_no_address_is_refused() {
         let path = PathBuf::from(format!("/tmp/{}", "x".repeat(108)));
         assert!(matches!(bind(&path), Err(BindError::TooLong { .. })));
+    }
+
+    #[tokio::test]
+    async fn only_what_is_old_and_not_served_is_swept() {
+        use nix::sys::{
+            stat::{UtimensatFlags, utimensat},
+            time::TimeSpec,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let age = |name: &str| {
+            let old = TimeSpec::new(1_000_000_000, 0);
+            let flags = UtimensatFlags::NoFollowSymlink;
+            utimensat(nix::fcntl::AT_FDCWD, &at(name), &old, &old, flags).unwrap();
+        };
+        let served = bind(&at("dra-served.sock")).unwrap();
+        for name in ["dra-old.sock", "dra-new.sock", "other.sock", "dra-own.sock"] {
+            drop(bind(&at(name)).unwrap());
+        }
+        fs::write(at("dra-file.sock"), "").unwrap();
+        for name in
+            ["dra-served.sock", "dra-old.sock", "other.sock", "dra-own.sock", "dra-file.sock"]
+        {
+            age(name);
+        }
+        sweep(&at("dra-own.sock"), |name| name.starts_with("dra-"));
+        let mut left: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(
+            left,
+            ["dra-file.sock", "dra-new.sock", "dra-own.sock", "dra-served.sock", "other.sock"]
+        );
+        drop(served);
     }
 }

@@ -18,6 +18,9 @@ mod share_config;
 mod slices;
 mod wanted;
 
+/// The API's own types, of which [`Page`] is made.
+pub use k8s_openapi::api::resource::v1::{CounterSet, Device};
+
 pub use crate::{
     claim::{
         AllocationResult, ClaimView, ConfigOrigin, Consumed, ConsumedError, PodReference,

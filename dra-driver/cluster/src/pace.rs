@@ -71,6 +71,33 @@ impl Backoff {
     }
 }
 
+/// When to set right what somebody else disturbed: soon, but ever later in a quarrel.
+#[derive(Debug, Clone)]
+pub(crate) struct Repairs {
+    backoff: Backoff,
+    settle: Duration,
+    quiet: Duration,
+    last: Option<Instant>,
+}
+
+impl Repairs {
+    /// Waits of `settle` at first, at most `max`; after `quiet` it begins anew.
+    pub(crate) const fn new(settle: Duration, max: Duration, quiet: Duration) -> Self {
+        Self { backoff: Backoff::new(settle, max), settle, quiet, last: None }
+    }
+
+    /// The wait before the repair of a disturbance at `now`; `None` if it belongs to the one
+    /// before, whose repair is `pending`: a wipe takes slice after slice.
+    pub(crate) fn after(&mut self, now: Instant, pending: bool, dice: u64) -> Option<Duration> {
+        let since = self.last.replace(now).map(|last| now.duration_since(last));
+        if since.is_none_or(|since| since > self.quiet) {
+            self.backoff.reset();
+        }
+        let same = pending && since.is_some_and(|since| since < self.settle);
+        (!same).then(|| self.backoff.next(dice))
+    }
+}
+
 /// A number that differs from call to call and from process to process.
 pub(crate) fn dice() -> u64 {
     use std::hash::{BuildHasher, Hasher, RandomState};
@@ -91,6 +118,24 @@ mod tests {
         let later = start + Duration::from_millis(500);
         assert!((0..3).all(|_| limit.try_take(later)));
         assert!(!limit.try_take(later), "an idle time fills the bucket, no more");
+    }
+
+    #[test]
+    fn a_wipe_is_one_disturbance_and_a_quarrel_is_slowed_down() {
+        let (settle, max) = (Duration::from_millis(100), Duration::from_secs(30));
+        let mut repairs = Repairs::new(settle, max, Duration::from_mins(1));
+        let mut now = Instant::now();
+        let mut after = |pause_ms: u64, pending: bool| {
+            now += Duration::from_millis(pause_ms);
+            repairs.after(now, pending, 1000).map(|wait| wait.as_millis())
+        };
+        assert_eq!(after(0, false), Some(100));
+        assert_eq!([after(5, true), after(5, true)], [None, None]);
+        assert_eq!(after(1000, false), Some(200));
+        assert_eq!(after(1000, false), Some(400));
+        let quarrel: Vec<_> = (0..10).filter_map(|_| after(1000, false)).collect();
+        assert_eq!(quarrel.last(), Some(&30_000));
+        assert_eq!(after(61_000, false), Some(100), "a quiet time ends it");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use self::{
 };
 use crate::{
     Cluster, Event, EventRecorder, Features, NodeState, Regarding, Severity,
-    pace::{Backoff, dice},
+    pace::{Backoff, Repairs, dice},
     pages,
 };
 
@@ -85,8 +85,7 @@ impl Publisher {
             cluster,
             features: None,
             due: None,
-            disturbances: Backoff::new(SETTLE, SETTLE_MAX),
-            disturbed: None,
+            repairs: Repairs::new(SETTLE, SETTLE_MAX, QUIET),
             retries: Backoff::new(RETRY_FIRST, RETRY_MAX),
             omitted: Vec::new(),
             report,
@@ -118,8 +117,7 @@ struct Publishing {
     features: Option<Features>,
     /// When slices are compared next, if there is a reason to.
     due: Option<Instant>,
-    disturbances: Backoff,
-    disturbed: Option<Instant>,
+    repairs: Repairs,
     retries: Backoff,
     omitted: Vec<String>,
     report: watch::Sender<PublishStatus>,
@@ -194,14 +192,7 @@ impl Publishing {
     /// Somebody else touched our slices: set them right soon, but not in a quarrel.
     fn disturb(&mut self, now: Instant) {
         self.cluster.counters.slices_disturbed.add(1);
-        let last = self.disturbed.replace(now);
-        if last.is_none_or(|last| now.duration_since(last) > QUIET) {
-            self.disturbances.reset();
-        }
-        // The slices of one wipe count as one disturbance.
-        let same = last.is_some_and(|last| now.duration_since(last) < SETTLE) && self.due.is_some();
-        if !same {
-            let wait = self.disturbances.next(dice());
+        if let Some(wait) = self.repairs.after(now, self.due.is_some(), dice()) {
             self.plan_at(now + wait);
         }
     }

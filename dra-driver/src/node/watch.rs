@@ -118,11 +118,18 @@ impl Follower {
             incomplete = None;
             *retry = RETRY_FIRST;
             let snapshot = Arc::new(Snapshot::from(response));
-            for refused in &snapshot.state.refused {
-                tracing::warn!(refused, "part of the node's state is left out");
-            }
+            self.tell_refused(&snapshot.state);
             self.states.send_replace(Some(Arc::clone(&snapshot.state)));
             self.observed.send_replace(Observed { snapshot: Some(snapshot), away_since: None });
+        }
+    }
+
+    /// Says what could not be understood, once: the state comes again with each lease.
+    fn tell_refused(&self, state: &NodeState) {
+        let last = self.states.borrow().clone();
+        let known = |refused: &String| last.as_ref().is_some_and(|s| s.refused.contains(refused));
+        for refused in state.refused.iter().filter(|refused| !known(refused)) {
+            tracing::warn!(refused, "part of the node's state is left out");
         }
     }
 }

@@ -104,6 +104,7 @@ const PLACES: [Place; 24] = [
     place("accelpool-deploy", "deploy", &[], "its tests compare the manifests with the code"),
     place("xtask", "tools/xtask", &[], "it looks at sources, not at programs"),
     place(BENCHES, "benches", SUITES, "it measures libraries, and programs from outside"),
+    place("accelpool-deploy", "deploy", &[], "it compares the manifests with the programs"),
     place("accelpool-fuzz", "fuzz", SUITES, "it feeds the parsers of every library"),
     place("accelpool-tests", "tests", SUITES, "it drives libraries, and programs from outside"),
 ];

@@ -1,0 +1,210 @@
+//! What the kubelet waits for: `NodePrepareResources` through both sockets, with the real
+//! daemon's durable ledger, beside an empty call to the driver; the start of the driver until
+//! its first slice; its memory.
+//!
+//! The budgets are what others take behind a real kubelet: the Go example driver 5.8 ms one
+//! at a time, 28 ms with 30 pods at once, 1.1 s to its first slice.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use accelpool_benches::{
+    Report, Timing,
+    node::{Daemon, Home, build},
+};
+use accelpool_cluster_double::{ApiServer, Options};
+use accelpool_proto::kubelet::{
+    dra::v1::{self as wire, dra_plugin_client::DraPluginClient},
+    registration::{InfoRequest, registration_client::RegistrationClient},
+};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::{net::UnixStream, runtime::Runtime, task::JoinSet};
+use tonic::transport::{Channel, Endpoint};
+
+const NODE: &str = "bench";
+const DRIVER: &str = "accelpool.dev";
+const POOL: &str = "accelpool.dev/bench";
+
+/// The devices of `dgx-h100`.
+const BUSES: [&str; 8] = ["1b", "43", "52", "61", "9d", "c3", "d1", "df"];
+
+/// The kubelet's default limit is 110 pods.
+const CLAIMS: usize = 110;
+
+const ONE_BUDGET: Duration = Duration::from_micros(5800);
+const THIRTY_BUDGET: Duration = Duration::from_millis(28);
+const SLICE_BUDGET: Duration = Duration::from_millis(1100);
+/// What DESIGN, section 8 leaves of 40 MiB beside the daemon.
+const MEMORY_BUDGET_MIB: f64 = 16.0;
+
+/// A driver that hangs would hang the bench.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn main() -> ExitCode {
+    let runtime = Runtime::new().expect("a runtime can be made");
+    let _guard = runtime.enter();
+    let mut report = Report::begin();
+    let home = Home::new("dgx-h100");
+    let daemon = home.start();
+    let api = runtime.block_on(api_server());
+    let root = tempfile::tempdir().expect("a temporary folder can be made");
+    let driver = Driver::start(&daemon, &api, root.path());
+
+    let slice = driver.first_slice_after(&api);
+    report.time_line("start of the driver to its first slice", slice, SLICE_BUDGET);
+
+    let mut registration = RegistrationClient::new(driver.dial("plugins_registry", "-reg.sock"));
+    let empty = report.time(500, || {
+        runtime.block_on(registration.get_info(InfoRequest {})).expect("the driver answers")
+    });
+    report.note("empty call, median", empty.median.as_secs_f64() * 1e3, "ms");
+
+    let client = DraPluginClient::new(driver.dial(&format!("plugins/{DRIVER}"), ".sock"));
+    let one = runtime.block_on(bursts(&client, 1, report.runs(200)));
+    report.time_line("prepare, one at a time, median", one.median, ONE_BUDGET);
+    report.note("prepare, one at a time, p99", one.p99.as_secs_f64() * 1e3, "ms");
+    let thirty = runtime.block_on(bursts(&client, 30, report.runs(20)));
+    report.time_line("prepare, 30 at once, median", thirty.median, THIRTY_BUDGET);
+    report.note("prepare, 30 at once, p99", thirty.p99.as_secs_f64() * 1e3, "ms");
+    let all = runtime.block_on(bursts(&client, CLAIMS, report.runs(5)));
+    report.note("prepare, 110 at once, median", all.median.as_secs_f64() * 1e3, "ms");
+    report.note("prepare, 110 at once, p99", all.p99.as_secs_f64() * 1e3, "ms");
+
+    report.line("resident, the driver", driver.resident_mib(), MEMORY_BUDGET_MIB, "MiB");
+    report.end()
+}
+
+/// An API server with a node and a claim to a share for each pod.
+async fn api_server() -> ApiServer {
+    let api = ApiServer::start(Options::default()).await;
+    api.put(json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": { "name": NODE, "uid": "node-uid" },
+    }));
+    for index in 0..CLAIMS {
+        let device = format!("gpu-0000-{}-00-0", BUSES[index % BUSES.len()]);
+        let result = json!({
+            "request": "gpu", "driver": DRIVER, "pool": POOL, "device": device,
+            "shareID": uid(index),
+            "consumedCapacity": { "memory": "5Gi", "compute": "70" },
+        });
+        api.put(json!({
+            "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
+            "metadata": { "namespace": "bench", "name": format!("c{index}"), "uid": uid(index) },
+            "spec": { "devices": {} },
+            "status": {
+                "allocation": { "devices": { "results": [result], "config": [] } },
+                "reservedFor": [],
+            },
+        }));
+    }
+    api
+}
+
+fn uid(index: usize) -> String {
+    format!("00000000-0000-4000-8000-{index:012}")
+}
+
+/// Prepares `size` claims at once, each in a call of its own as the kubelet does, `runs`
+/// times; the times of the calls.
+async fn bursts(client: &DraPluginClient<Channel>, size: usize, runs: usize) -> Timing {
+    let mut times = Vec::with_capacity(size * runs);
+    for _ in 0..runs {
+        let mut calls = JoinSet::new();
+        for index in 0..size {
+            let mut client = client.clone();
+            calls.spawn(async move {
+                let began = Instant::now();
+                let request = wire::NodePrepareResourcesRequest { claims: vec![claim(index)] };
+                let answer = client.node_prepare_resources(request).await;
+                let time = began.elapsed();
+                let answers = answer.expect("the driver answers").into_inner().claims;
+                for (uid, answer) in answers {
+                    assert_eq!((answer.error.as_str(), answer.devices.len()), ("", 1), "{uid}");
+                }
+                time
+            });
+        }
+        times.extend(calls.join_all().await);
+        let claims = (0..size).map(claim).collect();
+        let request = wire::NodeUnprepareResourcesRequest { claims };
+        let answer = client.clone().node_unprepare_resources(request).await;
+        let answers = answer.expect("the driver answers").into_inner().claims;
+        assert!(answers.values().all(|answer| answer.error.is_empty()), "{answers:?}");
+    }
+    Timing::of(times)
+}
+
+fn claim(index: usize) -> wire::Claim {
+    wire::Claim { namespace: "bench".to_owned(), uid: uid(index), name: format!("c{index}") }
+}
+
+/// A real `accelpool-dra` that runs until it is dropped.
+struct Driver {
+    child: Child,
+    root: PathBuf,
+    began: Instant,
+}
+
+impl Driver {
+    fn start(daemon: &Daemon, api: &ApiServer, root: &Path) -> Self {
+        let config = root.join("dra.toml");
+        let (socket, folder) = (daemon.socket().display().to_string(), root.display().to_string());
+        let text = format!("node_socket = {socket:?}\nkubelet_root = {folder:?}\n");
+        fs::write(&config, text).expect("the folder takes files");
+        let mut command = Command::new(build("accelpool-dra-driver", "accelpool-dra"));
+        command.args(["--node-name", NODE, "--pod-uid", "bench", "--api-server", api.url()]);
+        command.arg("--config").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
+        let began = Instant::now();
+        let child = command.spawn().expect("accelpool-dra can be run");
+        Self { child, root: root.to_owned(), began }
+    }
+
+    /// Waits for the first slice with a device.
+    fn first_slice_after(&self, api: &ApiServer) -> Duration {
+        let published = || {
+            let slices = api.list("resourceslices");
+            slices.iter().any(|slice| slice["spec"]["devices"][0]["name"].is_string())
+        };
+        while !published() {
+            assert!(self.began.elapsed() < PATIENCE, "no slice is published");
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        self.began.elapsed()
+    }
+
+    /// A connection to the driver's socket in a folder.
+    fn dial(&self, folder: &str, suffix: &str) -> Channel {
+        let entries = fs::read_dir(self.root.join(folder)).expect("the driver made the folder");
+        let mut paths = entries.map(|entry| entry.expect("entries can be read").path());
+        let path = paths.find(|path| path.to_string_lossy().ends_with(suffix));
+        let path = path.expect("the driver made its socket");
+        let connector = tower::service_fn(move |_| {
+            let path = path.clone();
+            async { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+        });
+        Endpoint::from_static("http://driver").connect_with_connector_lazy(connector)
+    }
+
+    /// The memory of the process that is in RAM.
+    fn resident_mib(&self) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let kib: u32 = kib.and_then(|kib| kib.parse().ok()).expect("VmRSS is in kB");
+        f64::from(kib) / 1024.0
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // It may have ended by itself; the figures are taken by then.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
