@@ -101,7 +101,6 @@ const PLACES: [Place; 24] = [
     place(CLUSTER_DOUBLE, "dra-driver/cluster/double", &[], "it knows Kubernetes, not us"),
     place(KUBELET_DOUBLE, "dra-driver/double", &[PROTO], "it knows the kubelet's protocols"),
     place("accelpool-cli", "tools/cli", &[PROTO], "it meets the node by socket"),
-    place("accelpool-deploy", "deploy", &[], "its tests compare the manifests with the code"),
     place("xtask", "tools/xtask", &[], "it looks at sources, not at programs"),
     place(BENCHES, "benches", SUITES, "it measures libraries, and programs from outside"),
     place("accelpool-deploy", "deploy", &[], "it compares the manifests with the programs"),
