@@ -35,10 +35,21 @@ pub enum Trouble {
 /// the device left the bus; another claim holds it.
 const LOST: &str = "AP0102";
 const HELD: &str = "AP0103";
+/// The claim is on record with other requests.
+const CHANGED: &str = "AP0108";
 /// The hardware failed to do what was asked.
 const FAILED: &str = "AP0114";
 
 impl NodeError {
+    /// True if the claim is on record with requests that differ from those that were made.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        match self {
+            Self::Call(status) => error_code(status) == Some(CHANGED),
+            Self::Empty(_) => false,
+        }
+    }
+
     /// Says whether trying again may help.
     #[must_use]
     pub fn trouble(&self) -> Trouble {
@@ -97,6 +108,14 @@ mod tests {
         }
         let error = NodeError::from(status);
         assert_eq!((error.trouble(), error.to_string().as_str()), (trouble, words));
+    }
+
+    #[test]
+    fn a_changed_claim_is_known_by_its_page() {
+        let mut status = Status::already_exists("why");
+        assert!(!NodeError::from(status.clone()).is_changed());
+        status.metadata_mut().insert(ERROR_CODE_KEY, MetadataValue::from_static(CHANGED));
+        assert!(NodeError::from(status).is_changed());
     }
 
     #[test]
