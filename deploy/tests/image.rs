@@ -37,7 +37,7 @@ fn run(command: &mut Command) -> String {
 /// The profile of this test.
 const PROFILE: &str = if cfg!(debug_assertions) { "dev" } else { "release" };
 
-/// The folder of the three programs, built with the profile of this test.
+/// The folder of both programs, built with the profile of this test.
 fn programs() -> PathBuf {
     let test = env::current_exe().expect("a running program has a path");
     // target/<profile>/deps/<test>
@@ -45,7 +45,7 @@ fn programs() -> PathBuf {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.args(["build", "--quiet", "--locked", "--profile", PROFILE, "--bins"]);
-    for package in ["accelpool-daemon", "accelpool-dra-driver", "accelpool-cli"] {
+    for package in ["accelpool-daemon", "accelpool-dra-driver"] {
         build.args(["--package", package]);
     }
     run(build.arg("--target-dir").arg(target).current_dir(path("..")));
@@ -200,7 +200,7 @@ fn both_programs_start_from_the_image_and_nothing_else_is_in_it() {
     let mut found = BTreeSet::new();
     contents(&rootfs, &rootfs, &mut found);
     let programs: Vec<&String> = found.iter().filter(|path| path.starts_with("usr/bin/")).collect();
-    assert_eq!(programs, ["usr/bin/accelpool", "usr/bin/accelpool-dra", "usr/bin/accelpoold"]);
+    assert_eq!(programs, ["usr/bin/accelpool-dra", "usr/bin/accelpoold"]);
     let known = |path: &&String| {
         path.contains(".so")
             || path.starts_with("usr/bin/")
