@@ -313,8 +313,15 @@ fn readiness(
 ) -> Readiness {
     let observed = observers.observed.clone();
     Arc::new(move || {
-        let away = observed.borrow().away_since.is_some();
-        let daemon = away.then(|| "the daemon accelpoold".to_owned());
+        let (away, known) = {
+            let observed = observed.borrow();
+            (observed.away_since.is_some(), observed.snapshot.is_some())
+        };
+        let daemon = match (away, known) {
+            (true, _) => Some("the daemon accelpoold".to_owned()),
+            (false, false) => Some("the daemon accelpoold to hear its vendors".to_owned()),
+            (false, true) => None,
+        };
         let kubelet = match &*registered.borrow() {
             Registered::Yes => None,
             Registered::Waiting => Some("the kubelet to register the driver".to_owned()),

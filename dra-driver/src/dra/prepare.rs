@@ -40,7 +40,7 @@ enum ClaimError {
     Ask(#[from] AskError),
     #[error("claim {claim} cannot be {done} on this node")]
     Node { claim: String, done: &'static str, source: NodeError },
-    #[error("the state of this node is not known yet: the daemon accelpoold does not answer")]
+    #[error("the devices of this node are not known yet: the daemon accelpoold starts or is away")]
     NoState,
     #[error("claim {0} was unprepared while it was being prepared")]
     Stale(String),
@@ -196,6 +196,10 @@ impl Claims {
         match lease.map_err(ClaimError::Task)? {
             Err(source) if source.is_changed() => {
                 self.on_record(claim).ok_or_else(|| not_prepared(claim, source))
+            }
+            // A daemon that was just started has not heard all vendors yet.
+            Err(source) if source.is_unknown_device() && !self.observed.borrow().complete => {
+                Err(ClaimError::NoState)
             }
             lease => lease.map_err(|source| not_prepared(claim, source)),
         }
