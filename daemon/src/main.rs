@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use accelpool_daemon::{
@@ -41,6 +42,12 @@ enum Command {
         /// The configuration; without the default file, the defaults.
         #[arg(long, short, default_value = config::DEFAULT_PATH)]
         config: PathBuf,
+        /// How many seconds a daemon that holds the ledger is waited for: it is being replaced.
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=3600))]
+        takeover_timeout_s: u64,
+        /// Leaves the network for good, as under systemd's `PrivateNetwork=`.
+        #[arg(long)]
+        no_network: bool,
     },
     /// Checks a configuration and says what it comes to.
     CheckConfig {
@@ -109,7 +116,9 @@ impl Failure {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Run { config } => run_daemon(&config),
+        Command::Run { config, takeover_timeout_s, no_network } => {
+            run_daemon(&config, Duration::from_secs(takeover_timeout_s), no_network)
+        }
         Command::CheckConfig { config } => check_config(&config),
         Command::Ledger(LedgerCommand::Export { file, salvage }) => export(&file, salvage),
         Command::Ledger(LedgerCommand::Import { json, file }) => import(&json, &file),
@@ -123,16 +132,24 @@ fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn run_daemon(path: &Path) -> Result<(), Failure> {
+fn run_daemon(path: &Path, takeover: Duration, no_network: bool) -> Result<(), Failure> {
     let config = load(path)?;
     log::start(&config.log);
+    if no_network {
+        // Before there is a second thread: each has a network of its own.
+        let left = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET);
+        left.map_err(|error| Failure {
+            message: format!("failed to leave the network: {error}"),
+            code: None,
+        })?;
+    }
     // Two threads: one may be held up by a slow disk while the other serves.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|error| Failure::new(&error, None))?;
-    let outcome = runtime.block_on(run::run(config));
+    let outcome = runtime.block_on(run::run(config, takeover));
     // Threads that still wait for a disk or a pipe do not hold up the end.
     runtime.shutdown_background();
     outcome.map_err(|error| Failure::new(&error, error.code()))

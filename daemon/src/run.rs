@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use accelpool_ledger::{CommitError, Ledger, OpenLedgerError};
+use accelpool_ledger::{CommitError, Ledger, OpenLedgerError, Replayed};
 use accelpool_model::BootId;
 use accelpool_proto::node::node_server::NodeServer;
 use accelpool_topology::{Source, TopologyError};
@@ -73,8 +73,9 @@ impl RunError {
     }
 }
 
-/// Runs the daemon until it is told to stop.
-pub async fn run(config: Config) -> Result<(), RunError> {
+/// Runs the daemon until it is told to stop. A daemon that holds the ledger is waited for as
+/// long as `takeover` says: during a rolling update it ends once this one is there.
+pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
     let started_ms = now_ms();
     let signals = |source| RunError::Signals { source };
     let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
@@ -82,9 +83,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
 
     let boot = boot_id(Path::new("/proc/sys/kernel/random/boot_id"))?;
     let topology = read_topology(&config);
-    let (ledger, replayed) =
-        Ledger::open(&config.ledger(), &boot).map_err(|source| RunError::Ledger { source })?;
-    info!(ledger = %config.ledger().display(), leases = replayed.leases.len(), "ledger read");
+    let path = config.ledger();
+    let (ledger, replayed) = tokio::select! {
+        opened = open_ledger(&path, &boot, takeover) => opened?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    info!(ledger = %path.display(), leases = replayed.leases.len(), "ledger read");
     let specs = SpecFolder::open(&config.cdi_dir).map_err(|source| RunError::Specs { source })?;
     let start = Start {
         boot: boot.clone(),
@@ -139,6 +144,29 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         worker.stop().await;
     }
     outcome
+}
+
+/// How often a ledger is asked for that another daemon still holds.
+const TAKEOVER_INTERVAL: Duration = Duration::from_millis(100);
+
+async fn open_ledger(
+    path: &Path,
+    boot: &BootId,
+    takeover: Duration,
+) -> Result<(Ledger, Replayed), RunError> {
+    let until = tokio::time::Instant::now() + takeover;
+    let mut told = false;
+    loop {
+        match Ledger::open(path, boot) {
+            Err(OpenLedgerError::InUse { .. }) if tokio::time::Instant::now() < until => {}
+            opened => return opened.map_err(|source| RunError::Ledger { source }),
+        }
+        if !told {
+            info!(ledger = %path.display(), "another daemon holds the ledger: waiting for its end");
+            told = true;
+        }
+        tokio::time::sleep(TAKEOVER_INTERVAL).await;
+    }
 }
 
 /// Finishes what is in hand. Gates, partitions, specs and containers stay as they are.

@@ -6,7 +6,9 @@ set -eu
 
 binaries=$1
 rootfs=$2
-programs="accelpoold accelpool-dra accelpool"
+# Not the operator's tool: it is as large as the libraries together, and works from the host
+# over the daemon's socket.
+programs="accelpoold accelpool-dra"
 
 if [ -e "$rootfs" ]; then
   echo "assemble.sh: '$rootfs' exists: name a folder to be made" >&2

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use accelpool_deploy::path;
+use accelpool_deploy::{object, path};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -37,7 +37,7 @@ fn run(command: &mut Command) -> String {
 /// The profile of this test.
 const PROFILE: &str = if cfg!(debug_assertions) { "dev" } else { "release" };
 
-/// The folder of the three programs, built with the profile of this test.
+/// The folder of both programs, built with the profile of this test.
 fn programs() -> PathBuf {
     let test = env::current_exe().expect("a running program has a path");
     // target/<profile>/deps/<test>
@@ -45,7 +45,7 @@ fn programs() -> PathBuf {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.args(["build", "--quiet", "--locked", "--profile", PROFILE, "--bins"]);
-    for package in ["accelpool-daemon", "accelpool-dra-driver", "accelpool-cli"] {
+    for package in ["accelpool-daemon", "accelpool-dra-driver"] {
         build.args(["--package", package]);
     }
     run(build.arg("--target-dir").arg(target).current_dir(path("..")));
@@ -67,15 +67,18 @@ impl Image {
         Self { name, folder }
     }
 
-    /// Starts a container without a network and with a root that it cannot change. The pod's
+    /// Starts a container of the DaemonSet, with a root that it cannot change. The pod's
     /// paths lie in a folder of this test.
-    fn start(&self, paths: &[&str], command: &[&str], env: &[(&str, &str)]) -> Container {
-        let name = format!("accelpool-image-{}-{}", std::process::id(), command[0].len());
+    fn start(&self, role: &str, network: &str, paths: &[&str], env: &[(&str, &str)]) -> Container {
+        let name = format!("accelpool-image-{}-{role}", std::process::id());
+        let command = command(role.trim_end_matches("-next"));
         let mut podman = Command::new("podman");
-        podman.args(["run", "--detach", "--name", &name, "--network=none"]);
+        podman.args(["run", "--detach", "--name", &name, "--network", network]);
         podman.args(["--read-only", "--read-only-tmpfs=false"]);
         // Where the tests themselves run in a container, limits cannot be raised.
         podman.args(["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]);
+        podman.args(["--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined"]);
+        podman.arg(format!("--volume={}:/etc/accelpool:ro", path("kustomize/base").display()));
         for at in paths {
             let host = self.host(at);
             fs::create_dir_all(&host).expect("folders can be made");
@@ -105,6 +108,15 @@ impl Drop for Image {
     }
 }
 
+/// The command of a container of the DaemonSet.
+fn command(container: &str) -> Vec<String> {
+    let set = object("DaemonSet", "accelpool");
+    let containers = set["spec"]["template"]["spec"]["containers"].as_array().cloned();
+    let mut containers = containers.expect("a list").into_iter();
+    let found = containers.find(|one| one["name"] == container).expect("the container");
+    serde_json::from_value(found["command"].clone()).expect("a command is a list of words")
+}
+
 struct Container {
     name: String,
 }
@@ -117,6 +129,26 @@ impl Container {
             assert!(Instant::now() < until, "no {}\n{}", what.display(), self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    #[track_caller]
+    fn wait_for_log(&self, words: &str) {
+        let until = Instant::now() + PATIENCE;
+        while !self.log().contains(words) {
+            assert!(Instant::now() < until, "no `{words}` in\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn inspect(&self, what: &str) -> String {
+        let format = format!("--format={{{{{what}}}}}");
+        run(Command::new("podman").args(["inspect", &format, &self.name])).trim().to_owned()
+    }
+
+    /// The network that its first process is in.
+    fn network(&self) -> PathBuf {
+        let pid = self.inspect(".State.Pid");
+        fs::read_link(format!("/proc/{pid}/ns/net")).expect("the process is there")
     }
 
     fn log(&self) -> String {
@@ -132,8 +164,7 @@ impl Container {
     /// Asks it to end as the kubelet does, and returns its exit code.
     fn stop(&self) -> String {
         run(Command::new("podman").args(["stop", "--time=30", &self.name]));
-        let code = ["inspect", "--format={{.State.ExitCode}}", &self.name];
-        run(Command::new("podman").args(code)).trim().to_owned()
+        self.inspect(".State.ExitCode")
     }
 }
 
@@ -169,7 +200,7 @@ fn both_programs_start_from_the_image_and_nothing_else_is_in_it() {
     let mut found = BTreeSet::new();
     contents(&rootfs, &rootfs, &mut found);
     let programs: Vec<&String> = found.iter().filter(|path| path.starts_with("usr/bin/")).collect();
-    assert_eq!(programs, ["usr/bin/accelpool", "usr/bin/accelpool-dra", "usr/bin/accelpoold"]);
+    assert_eq!(programs, ["usr/bin/accelpool-dra", "usr/bin/accelpoold"]);
     let known = |path: &&String| {
         path.contains(".so")
             || path.starts_with("usr/bin/")
@@ -179,17 +210,14 @@ fn both_programs_start_from_the_image_and_nothing_else_is_in_it() {
     let strange: Vec<&String> = found.iter().filter(|path| !known(path)).collect();
     assert_eq!(strange, [""; 0]);
 
-    let daemon = image.start(
-        &["/run/accelpool", "/var/lib/accelpool", "/var/run/cdi"],
-        &["/usr/bin/accelpoold", "run"],
-        &[],
-    );
-    daemon.wait_for(&image.host("/run/accelpool/node.sock"));
-    // As the DaemonSet starts it; the API server does not answer, which is no reason to end.
+    // As the DaemonSet starts them, with its configurations, in one network as in one pod. The
+    // API server does not answer, which is no reason to end.
     let driver = image.start(
+        "driver",
+        "none",
         &["/run/accelpool", "/var/lib/kubelet"],
-        &["/usr/bin/accelpool-dra", "--log-format", "json"],
         &[
+            ("ACCELPOOL_DRA_CONFIG", "/etc/accelpool/accelpool-dra.toml"),
             ("NODE_NAME", "n1"),
             ("POD_NAME", "accelpool-x"),
             ("POD_NAMESPACE", "accelpool-system"),
@@ -200,9 +228,21 @@ fn both_programs_start_from_the_image_and_nothing_else_is_in_it() {
     let registration = "/var/lib/kubelet/plugins_registry/\
         accelpool.dev-00000000-0000-4000-8000-000000000001-reg.sock";
     driver.wait_for(&image.host(registration));
+    let network = format!("container:{}", driver.name);
+    let folders = ["/run/accelpool", "/var/lib/accelpool", "/var/run/cdi"];
+    let daemon = image.start("daemon", &network, &folders, &[]);
+    let socket = image.host("/run/accelpool/node.sock");
+    daemon.wait_for(&socket);
+    assert_ne!(daemon.network(), driver.network(), "the daemon stays on the pod's network");
+
+    // A rolling update: the next daemon waits for this one, and then serves.
+    let next = image.start("daemon-next", &network, &folders, &[]);
+    next.wait_for_log("another daemon holds the ledger");
+    assert_eq!(daemon.stop(), "0", "{}", daemon.log());
+    next.wait_for(&socket);
+    assert_eq!(next.stop(), "0", "{}", next.log());
     assert_eq!(driver.stop(), "0", "{}", driver.log());
     assert!(!image.host(registration).exists(), "it takes its socket along");
-    assert_eq!(daemon.stop(), "0", "{}", daemon.log());
     let shell = Command::new("podman")
         .args(["run", "--rm", "--network=none", "--ulimit=nofile=1024:1024"])
         .args(["--ulimit=nproc=1024:1024", &image.name, "/bin/sh", "-c", "exit 0"])

@@ -23,7 +23,12 @@ use accelpool_proto::kubelet::{
     v1::dra_resource_health_server::DraResourceHealthServer as HealthV1,
     v1alpha1::dra_resource_health_server::DraResourceHealthServer as HealthV1alpha1,
 };
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
 use tonic::transport::Server;
 
 use crate::{
@@ -217,12 +222,14 @@ impl Driver {
     /// Ends in order: the service finishes what it has in hand, then the registration goes.
     /// Containers, leases and slices stay as they are.
     pub async fn drain(self) {
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
         self.rest.stop();
         self.service.end(DRAIN_TIMEOUT).await;
         self.registrar.end(GOODBYE_TIMEOUT).await;
         for task in self.tasks {
             let abort = task.abort_handle();
-            if timeout(GOODBYE_TIMEOUT, task).await.is_err() {
+            let patience = deadline.max(Instant::now() + GOODBYE_TIMEOUT);
+            if timeout_at(patience, task).await.is_err() {
                 abort.abort();
             }
         }
@@ -306,8 +313,15 @@ fn readiness(
 ) -> Readiness {
     let observed = observers.observed.clone();
     Arc::new(move || {
-        let away = observed.borrow().away_since.is_some();
-        let daemon = away.then(|| "the daemon accelpoold".to_owned());
+        let (away, known) = {
+            let observed = observed.borrow();
+            (observed.away_since.is_some(), observed.snapshot.is_some())
+        };
+        let daemon = match (away, known) {
+            (true, _) => Some("the daemon accelpoold".to_owned()),
+            (false, false) => Some("the daemon accelpoold to hear its vendors".to_owned()),
+            (false, true) => None,
+        };
         let kubelet = match &*registered.borrow() {
             Registered::Yes => None,
             Registered::Waiting => Some("the kubelet to register the driver".to_owned()),

@@ -223,6 +223,27 @@ async fn preparing_again_answers_as_before() {
     assert_eq!(bench.daemon.claims(), [uid_of("a")]);
 }
 
+/// A driver of another version may have asked for the same in other words.
+#[tokio::test]
+async fn a_lease_of_an_older_driver_stays_good() {
+    let (mut bench, kubelet, _driver) = Bench::running(Setup::default()).await;
+    let pod = bench.claim("a", &[result("gpu", GPU_0)]);
+    kubelet.claims.prepare(&pod).await.unwrap();
+    bench.options.records = kubelet.stop();
+    let kubelet = bench.kubelet();
+    kubelet.log.wait_for("accelpool.dev registered", 2).await;
+    bench.daemon.refuse(Code::AlreadyExists, "AP0108", 1);
+    kubelet.claims.prepare(&pod).await.unwrap();
+    let devices = kubelet.claims.devices("team", "a");
+    assert_eq!(devices[0], devices[1]);
+
+    // Without a lease to fall back on it is what it says.
+    let other = bench.claim("b", &[result("gpu", GPU_1)]);
+    bench.daemon.refuse(Code::AlreadyExists, "AP0108", 1);
+    let error = kubelet.claims.prepare(&other).await.unwrap_err();
+    assert!(error.contains("(AP0108)"), "{error}");
+}
+
 #[tokio::test]
 async fn admin_access_holds_nothing() {
     let (bench, kubelet, _driver) = Bench::running(Setup::default()).await;

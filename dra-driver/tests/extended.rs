@@ -173,6 +173,37 @@ async fn a_new_driver_reports_what_the_ledger_knows() {
     assert_eq!(again, ids);
 }
 
+/// A daemon that was just started lists only what its vendors have told it so far.
+#[tokio::test]
+async fn devices_that_are_not_heard_yet_are_not_gone() {
+    let (mut bench, kubelet, _driver) = Bench::running(exposed()).await;
+    wait_healthy(&kubelet, GPU, &[GPU_0, GPU_1]).await;
+    let slices = || bench.api.list("resourceslices");
+    eventually("slices are published", || !slices().is_empty()).await;
+    let before = slices();
+
+    bench.daemon.kill();
+    let mut devices = Vec::new();
+    bench.daemon.change(|node| {
+        node.complete = false;
+        devices = std::mem::take(&mut node.devices);
+    });
+    bench.daemon.resume();
+    let pod = bench.claim("a", &[result("gpu", GPU_0)]);
+    let (prepared, ()) = tokio::join!(kubelet.claims.prepare(&pod), async {
+        eventually("the daemon does not know the device", || bench.daemon.count("prepare") > 1)
+            .await;
+        assert_eq!(bench.api.list("resourceslices"), before);
+        assert_eq!(kubelet.extended.allocatable(GPU), 2);
+        bench.daemon.change(|node| {
+            node.devices = devices;
+            node.complete = true;
+        });
+    });
+    prepared.unwrap();
+    wait_healthy(&kubelet, GPU, &[GPU_1]).await;
+}
+
 /// An update: the old instance's end makes the kubelet think the resource is gone.
 #[tokio::test]
 async fn an_update_keeps_the_resource() {

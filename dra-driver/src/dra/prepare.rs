@@ -40,7 +40,7 @@ enum ClaimError {
     Ask(#[from] AskError),
     #[error("claim {claim} cannot be {done} on this node")]
     Node { claim: String, done: &'static str, source: NodeError },
-    #[error("the state of this node is not known yet: the daemon accelpoold does not answer")]
+    #[error("the devices of this node are not known yet: the daemon accelpoold starts or is away")]
     NoState,
     #[error("claim {0} was unprepared while it was being prepared")]
     Stale(String),
@@ -193,10 +193,25 @@ impl Claims {
             lease
         };
         let lease = tokio::spawn(call.instrument(Span::current())).await;
-        lease.map_err(ClaimError::Task)?.map_err(|source| {
-            let claim = format!("{}/{}", claim.namespace, claim.name);
-            ClaimError::Node { claim, done: "prepared", source }
-        })
+        match lease.map_err(ClaimError::Task)? {
+            Err(source) if source.is_changed() => {
+                self.on_record(claim).ok_or_else(|| not_prepared(claim, source))
+            }
+            // A daemon that was just started has not heard all vendors yet.
+            Err(source) if source.is_unknown_device() && !self.observed.borrow().complete => {
+                Err(ClaimError::NoState)
+            }
+            lease => lease.map_err(|source| not_prepared(claim, source)),
+        }
+    }
+
+    /// The claim's lease, if it is prepared. An allocation cannot change while a claim has
+    /// its UID, so a lease with other requests was made by a driver of another version, which
+    /// asked for the same in other words.
+    fn on_record(&self, claim: &ClaimView) -> Option<Lease> {
+        let snapshot = self.observed.borrow().snapshot.clone()?;
+        let lease = snapshot.leases.iter().find(|lease| lease.claim == claim.uid)?;
+        (lease.state == "prepared" && devices_of(claim, lease).is_ok()).then(|| lease.clone())
     }
 
     async fn try_release(
@@ -237,6 +252,11 @@ impl Claims {
         });
         note
     }
+}
+
+fn not_prepared(claim: &ClaimView, source: NodeError) -> ClaimError {
+    let claim = format!("{}/{}", claim.namespace, claim.name);
+    ClaimError::Node { claim, done: "prepared", source }
 }
 
 /// Waits for `retry` to pass, or, after the first moment, for the node to change. A node that

@@ -32,7 +32,11 @@ fn device(taints: &[(&str, &str, &str)], present: bool) -> wire::Device {
 
 fn observed(device: wire::Device, leases: Vec<wire::Lease>) -> Observed {
     let response = wire::WatchNodeResponse { devices: vec![device], leases, ..Default::default() };
-    Observed { snapshot: Some(Arc::new(Snapshot::from(response))), away_since: None }
+    Observed {
+        snapshot: Some(Arc::new(Snapshot::from(response))),
+        complete: true,
+        away_since: None,
+    }
 }
 
 /// Every line is a device: name, health and message.
@@ -97,7 +101,7 @@ fn a_daemon_that_stays_away_makes_it_unknown() {
 
 #[test]
 fn nothing_is_said_before_the_daemon_has_spoken() {
-    let observed = Observed { snapshot: None, away_since: Some(Instant::now()) };
+    let observed = Observed { snapshot: None, complete: false, away_since: Some(Instant::now()) };
     assert_eq!(report(&observed, "pool", Instant::now(), 7), None);
 }
 

@@ -35,10 +35,33 @@ pub enum Trouble {
 /// the device left the bus; another claim holds it.
 const LOST: &str = "AP0102";
 const HELD: &str = "AP0103";
+/// There is no device of that name.
+const UNKNOWN_DEVICE: &str = "AP0101";
+/// The claim is on record with other requests.
+const CHANGED: &str = "AP0108";
 /// The hardware failed to do what was asked.
 const FAILED: &str = "AP0114";
 
 impl NodeError {
+    /// True if the daemon knows no device of the name that was asked for.
+    #[must_use]
+    pub fn is_unknown_device(&self) -> bool {
+        self.page() == Some(UNKNOWN_DEVICE)
+    }
+
+    /// True if the claim is on record with requests that differ from those that were made.
+    #[must_use]
+    pub fn is_changed(&self) -> bool {
+        self.page() == Some(CHANGED)
+    }
+
+    fn page(&self) -> Option<&str> {
+        match self {
+            Self::Call(status) => error_code(status),
+            Self::Empty(_) => None,
+        }
+    }
+
     /// Says whether trying again may help.
     #[must_use]
     pub fn trouble(&self) -> Trouble {
@@ -97,6 +120,14 @@ mod tests {
         }
         let error = NodeError::from(status);
         assert_eq!((error.trouble(), error.to_string().as_str()), (trouble, words));
+    }
+
+    #[test]
+    fn a_changed_claim_is_known_by_its_page() {
+        let mut status = Status::already_exists("why");
+        assert!(!NodeError::from(status.clone()).is_changed());
+        status.metadata_mut().insert(ERROR_CODE_KEY, MetadataValue::from_static(CHANGED));
+        assert!(NodeError::from(status).is_changed());
     }
 
     #[test]

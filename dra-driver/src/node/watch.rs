@@ -24,8 +24,10 @@ const COMPLETE_PATIENCE: Duration = Duration::from_secs(10);
 /// The node as last seen.
 #[derive(Debug, Clone)]
 pub struct Observed {
-    /// The daemon's newest state; none until it has answered once.
+    /// The daemon's newest state; none until it has told one.
     pub snapshot: Option<Arc<Snapshot>>,
+    /// True once the daemon has heard all its vendors.
+    pub complete: bool,
     /// Since when the daemon has been away, if it is.
     pub away_since: Option<Instant>,
 }
@@ -60,7 +62,7 @@ pub struct Observers {
 /// Starts to follow the daemon, until nobody listens any more.
 #[must_use]
 pub fn follow(node: Node) -> Observers {
-    let nothing = Observed { snapshot: None, away_since: Some(Instant::now()) };
+    let nothing = Observed { snapshot: None, complete: false, away_since: Some(Instant::now()) };
     let (observed, observed_by) = watch::channel(nothing);
     let (states, states_by) = watch::channel(None);
     tokio::spawn(Follower { node, observed, states }.run());
@@ -103,25 +105,35 @@ impl Follower {
         let request = WatchNodeRequest { possible: true };
         let mut responses = self.node.client.clone().watch_node(request).await?.into_inner();
         let patience = Instant::now() + COMPLETE_PATIENCE;
-        let mut incomplete = None;
+        let mut partial = None;
         loop {
             let response = tokio::select! {
                 response = responses.message() => response?,
-                () = sleep_until(patience), if incomplete.is_some() => incomplete.take(),
+                () = sleep_until(patience), if partial.is_some() => partial.take(),
                 () = self.observed.closed() => return Ok(()),
             };
             let Some(response) = response else { return Ok(()) };
-            if !response.complete && Instant::now() < patience {
-                incomplete = Some(response);
-                continue;
-            }
-            incomplete = None;
             *retry = RETRY_FIRST;
-            let snapshot = Arc::new(Snapshot::from(response));
-            self.tell_refused(&snapshot.state);
-            self.states.send_replace(Some(Arc::clone(&snapshot.state)));
-            self.observed.send_replace(Observed { snapshot: Some(snapshot), away_since: None });
+            if response.complete || Instant::now() >= patience {
+                partial = None;
+                self.publish(response);
+            } else {
+                partial = Some(response);
+                self.observed.send_modify(|observed| {
+                    observed.complete = false;
+                    observed.away_since = None;
+                });
+            }
         }
+    }
+
+    fn publish(&self, response: WatchNodeResponse) {
+        let complete = response.complete;
+        let snapshot = Arc::new(Snapshot::from(response));
+        self.tell_refused(&snapshot.state);
+        self.states.send_replace(Some(Arc::clone(&snapshot.state)));
+        let snapshot = Some(snapshot);
+        self.observed.send_replace(Observed { snapshot, complete, away_since: None });
     }
 
     /// Says what could not be understood, once: the state comes again with each lease.
