@@ -194,6 +194,10 @@ impl State {
             let partition = self.node.partitions.iter().find(|partition| partition.name == *name);
             let device = partition.map_or(name, |partition| &partition.device);
             if !self.node.devices.iter().any(|known| known.name == *device) {
+                if !self.node.complete {
+                    let why = "vendor sim has not answered since the daemon started";
+                    return Err(coded(Code::Unavailable, "AP0120", why.to_owned()));
+                }
                 return Err(coded(
                     Code::NotFound,
                     "AP0101",
