@@ -1,11 +1,14 @@
 # The recipes of the house; CI runs these and nothing else.
-.PHONY: help demo demo-kubelet test bench lint fmt deny doc
+.PHONY: help demo demo-kubelet demo-nvidia test bench lint fmt deny doc
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1  -  /p' Makefile
 
 demo: ## show accelpool on this machine, which needs no accelerator
 	@tools/setup.sh && tools/demo.sh
+
+demo-nvidia: ## show the NVIDIA adapter on this machine, which needs no GPU
+	@tools/setup.sh && tools/demo-nvidia.sh
 
 demo-kubelet: ## show the Kubernetes driver between doubles of kubelet and API server
 	@tools/setup.sh && tools/demo-kubelet.sh

@@ -16,7 +16,7 @@ use std::{
 };
 
 use accelpool_model::{DeviceName, Exposure, Pool, PoolName, Selector, Sharing, VendorName};
-use accelpool_vendor_sim::Profile;
+use accelpool_vendor_sim::{Profile, from_toml};
 
 use self::raw::{RawConfig, RawPool, RawVendor};
 
@@ -72,6 +72,13 @@ pub enum VendorConfig {
         /// The folder that stands for the hardware.
         dir: PathBuf,
     },
+    /// NVIDIA's devices.
+    Nvidia {
+        /// Where the driver is installed: `/`, or where a container brings it.
+        driver_root: PathBuf,
+        /// Where `sys`, `proc` and `dev` are: `/`, or a folder that stands for a machine.
+        machine_root: PathBuf,
+    },
 }
 
 impl VendorConfig {
@@ -84,6 +91,7 @@ impl VendorConfig {
     pub fn name(&self) -> VendorName {
         match self {
             Self::Sim { .. } => "sim".parse().expect("it is a DNS label"),
+            Self::Nvidia { .. } => "nvidia".parse().expect("it is a DNS label"),
         }
     }
 
@@ -98,6 +106,14 @@ impl VendorConfig {
                 profile.into(),
                 "--dir".into(),
                 dir.into(),
+            ],
+            Self::Nvidia { driver_root, machine_root } => vec![
+                "vendor-worker".into(),
+                "nvidia".into(),
+                "--driver-root".into(),
+                driver_root.into(),
+                "--machine-root".into(),
+                machine_root.into(),
             ],
         }
     }
@@ -162,8 +178,8 @@ impl Config {
 
     /// Checks a configuration given as text.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let raw: RawConfig = toml::from_str(text)
-            .map_err(|source| ConfigError::Syntax { source: Box::new(source) })?;
+        let raw: RawConfig =
+            from_toml(text).map_err(|source| ConfigError::Syntax { source: Box::new(source) })?;
         raw.try_into()
     }
 
@@ -223,13 +239,36 @@ impl TryFrom<RawConfig> for Config {
 fn check_vendor(index: usize, raw: RawVendor, run_dir: &Path) -> Result<VendorConfig, ConfigError> {
     let name: VendorName =
         raw.name.parse().map_err(|error| value(format!("vendor[{index}].name"), &error))?;
-    if name.as_str() != "sim" {
-        return Err(ConfigError::UnknownVendor { index, name, known: "sim" });
+    let key = |key: &str| format!("vendor[{index}].{key}");
+    let only_for = |vendor: &str, keys: &[(&str, bool)]| match keys.iter().find(|(_, set)| *set) {
+        Some((name, _)) => Err(value(key(name), &format!("it is a key of vendor `{vendor}`"))),
+        None => Ok(()),
+    };
+    match name.as_str() {
+        "sim" => {
+            let foreign = [
+                ("driver_root", raw.driver_root.is_some()),
+                ("machine_root", raw.machine_root.is_some()),
+            ];
+            only_for("nvidia", &foreign)?;
+            let profile = raw.profile.unwrap_or_else(|| "dgx-h100".to_owned());
+            load_profile(&profile).map_err(|source| ConfigError::Profile { index, source })?;
+            let dir = raw.dir.unwrap_or_else(|| run_dir.join("sim"));
+            Ok(VendorConfig::Sim { profile, dir: absolute(&key("dir"), dir)? })
+        }
+        "nvidia" => {
+            only_for("sim", &[("profile", raw.profile.is_some()), ("dir", raw.dir.is_some())])?;
+            let root = || PathBuf::from("/");
+            Ok(VendorConfig::Nvidia {
+                driver_root: absolute(&key("driver_root"), raw.driver_root.unwrap_or_else(root))?,
+                machine_root: absolute(
+                    &key("machine_root"),
+                    raw.machine_root.unwrap_or_else(root),
+                )?,
+            })
+        }
+        _ => Err(ConfigError::UnknownVendor { index, name, known: "nvidia and sim" }),
     }
-    let profile = raw.profile.unwrap_or_else(|| "dgx-h100".to_owned());
-    load_profile(&profile).map_err(|source| ConfigError::Profile { index, source })?;
-    let dir = raw.dir.unwrap_or_else(|| run_dir.join("sim"));
-    Ok(VendorConfig::Sim { profile, dir: absolute(&format!("vendor[{index}].dir"), dir)? })
 }
 
 /// A vendor's library is driven by one worker: two would undo each other's work.

@@ -16,6 +16,8 @@ use accelpool_daemon::{
     log, run,
     worker::serve_stdin,
 };
+use accelpool_vendor_api::Vendor;
+use accelpool_vendor_nvidia::{Nvidia, Roots};
 use accelpool_vendor_sim::Sim;
 use clap::{Parser, Subcommand};
 
@@ -91,6 +93,13 @@ enum WorkerCommand {
         #[arg(long)]
         dir: PathBuf,
     },
+    /// NVIDIA's devices.
+    Nvidia {
+        #[arg(long)]
+        driver_root: PathBuf,
+        #[arg(long)]
+        machine_root: PathBuf,
+    },
 }
 
 /// What a person or a supervisor reads last: an error and the code of its page.
@@ -113,7 +122,7 @@ fn main() -> ExitCode {
         Command::CheckConfig { config } => check_config(&config),
         Command::Ledger(LedgerCommand::Export { file, salvage }) => export(&file, salvage),
         Command::Ledger(LedgerCommand::Import { json, file }) => import(&json, &file),
-        Command::VendorWorker(WorkerCommand::Sim { profile, dir }) => work(&profile, &dir),
+        Command::VendorWorker(worker) => work(worker),
     };
     let Err(Failure { message, code }) = outcome else { return ExitCode::SUCCESS };
     match code {
@@ -197,20 +206,32 @@ fn import(json: &Path, file: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn work(profile: &str, dir: &Path) -> Result<(), Failure> {
+fn work(worker: WorkerCommand) -> Result<(), Failure> {
     // Dies with its daemon, also while it is stuck in a library call that can be killed.
     let _ = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
-    let profile = config::load_profile(profile).map_err(|error| {
-        let error: Box<dyn std::error::Error> = error;
-        Failure { message: Chain(error.as_ref()).to_string(), code: Some("AP0010") }
-    })?;
-    let sim = Sim::open(profile, dir).map_err(|error| Failure::new(&error, None))?;
+    let vendor = open_vendor(worker)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure::new(&error, None))?;
-    let served = runtime.block_on(serve_stdin(Arc::new(sim)));
+    let served = runtime.block_on(serve_stdin(vendor));
     // A call that hangs in the library must not keep a worker that nobody talks to.
     runtime.shutdown_background();
     served.map_err(|error| Failure::new(&error, None))
+}
+
+fn open_vendor(worker: WorkerCommand) -> Result<Arc<dyn Vendor>, Failure> {
+    match worker {
+        WorkerCommand::Sim { profile, dir } => {
+            let profile = config::load_profile(&profile).map_err(|error| {
+                let error: Box<dyn std::error::Error> = error;
+                Failure { message: Chain(error.as_ref()).to_string(), code: Some("AP0010") }
+            })?;
+            let sim = Sim::open(profile, &dir).map_err(|error| Failure::new(&error, None))?;
+            Ok(Arc::new(sim))
+        }
+        WorkerCommand::Nvidia { driver_root, machine_root } => {
+            Ok(Arc::new(Nvidia::new(Roots::new(&machine_root, driver_root))))
+        }
+    }
 }

@@ -54,6 +54,8 @@ pub(super) struct RawVendor {
     pub(super) name: String,
     pub(super) profile: Option<String>,
     pub(super) dir: Option<PathBuf>,
+    pub(super) driver_root: Option<PathBuf>,
+    pub(super) machine_root: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -41,6 +41,9 @@ fn every_key_is_read() {
         name = "sim"
         profile = "mi300x"
         dir = "/sim"
+        [[vendor]]
+        name = "nvidia"
+        driver_root = "/run/nvidia/driver"
         [[pool]]
         name = "train"
         devices = ["gpu-0000-1b-00-0"]
@@ -59,7 +62,9 @@ fn every_key_is_read() {
     assert!(config.log.json);
     assert_eq!(config.hwloc_xml.as_deref(), Some(Path::new("/node.xml")));
     let sim = VendorConfig::Sim { profile: "mi300x".into(), dir: "/sim".into() };
-    assert_eq!(config.vendors, [sim]);
+    let nvidia =
+        VendorConfig::Nvidia { driver_root: "/run/nvidia/driver".into(), machine_root: "/".into() };
+    assert_eq!(config.vendors, [sim, nvidia]);
     assert_eq!(config.pools[0].exposure, Exposure::Both);
     assert_eq!(config.pools[0].sharing, Sharing::Exclusive);
     assert_eq!(config.pools[1].sharing, Sharing::Any);
@@ -86,6 +91,15 @@ fn wrong_values_are_refused_with_path_and_range() {
         "[[vendor]]\nname = 'sim'\n[[vendor]]\nname = 'sim'",
         "`vendor.name` names `sim` twice",
     );
+    refused(
+        "[[vendor]]\nname = 'nvidia'\ndir = '/x'",
+        "`vendor[0].dir` is not valid: it is a key of vendor `sim`",
+    );
+    refused(
+        "[[vendor]]\nname = 'sim'\ndriver_root = '/x'",
+        "`vendor[0].driver_root` is not valid: it is a key of vendor `nvidia`",
+    );
+    refused("[[vendor]]\nname = 'nvidia'\ndriver_root = 'x'", "must be an absolute path");
     refused("[[pool]]\nname = 'a'\n[[pool]]\nname = 'a'", "`pool.name` names `a` twice");
     refused("[[pool]]\nname = 'A'", "`pool[0].name` is not valid: pool `A` is not valid");
     refused("[[pool]]\nname = 'a'\nexpose = 'no'", "`pool[0].expose` is not valid: exposure `no`");

@@ -10,6 +10,7 @@ mod chain;
 mod cut;
 mod folder;
 mod machine;
+mod nesting;
 mod profile;
 mod refusal;
 mod script;
@@ -18,6 +19,7 @@ mod state;
 
 pub use crate::{
     folder::FolderError,
+    nesting::from_toml,
     profile::{PROFILE_LEN_MAX, ParseProfileError, Profile},
     refusal::Refusal,
     script::{ParseScriptError, SCRIPT_LEN_MAX, Script},

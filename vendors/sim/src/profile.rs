@@ -13,7 +13,7 @@ mod tests;
 
 use accelpool_model::{Device, DeviceUuid, Link};
 
-use crate::refusal::Refusal;
+use crate::{nesting::from_toml, refusal::Refusal};
 
 pub(crate) use self::nodes::{Node, PartitionNodes};
 
@@ -91,7 +91,7 @@ impl Profile {
         if text.len() > PROFILE_LEN_MAX {
             return Err(ParseProfileError::TooLong { len: text.len() });
         }
-        let raw: raw::Profile = toml::from_str(text).map_err(ParseProfileError::Syntax)?;
+        let raw: raw::Profile = from_toml(text).map_err(ParseProfileError::Syntax)?;
         build::profile(&raw).map_err(ParseProfileError::Value)
     }
 

@@ -16,7 +16,7 @@ use std::{
 
 use accelpool_model::{DeviceUuid, Fault, MemoryBytes, RecoveryAction};
 
-use crate::{cut::Place, profile::Profile, refusal::Refusal};
+use crate::{cut::Place, nesting::from_toml, profile::Profile, refusal::Refusal};
 
 /// Longest script text, in bytes.
 pub const SCRIPT_LEN_MAX: usize = 1 << 20;
@@ -212,7 +212,7 @@ impl Script {
         if text.len() > SCRIPT_LEN_MAX {
             return Err(ParseScriptError::TooLong { len: text.len() });
         }
-        let raw: raw::Script = toml::from_str(text).map_err(ParseScriptError::Syntax)?;
+        let raw: raw::Script = from_toml(text).map_err(ParseScriptError::Syntax)?;
         build::script(&raw, profile).map_err(ParseScriptError::Value)
     }
 }

@@ -121,7 +121,7 @@ const OWNERS: [(&str, &[&str]); 6] = [
     ("nvml-wrapper", &[VENDOR_NVIDIA]),
     ("nvml-wrapper-sys", &[VENDOR_NVIDIA]),
     ("kube", &[CLUSTER]),
-    ("k8s-openapi", &[CLUSTER, CLUSTER_DOUBLE]),
+    ("k8s-openapi", &[CLUSTER, CLUSTER_DOUBLE, "accelpool-deploy"]),
 ];
 
 /// Compares the workspace with the tables above.

@@ -1,0 +1,107 @@
+//! Events that the driver tells of its own accord.
+
+use std::sync::Arc;
+
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper_sys::bindings::{nvmlDevice_t, nvmlEventData_t, nvmlEventSet_t};
+
+use super::{CallError, Gpu, Nvml, Plain, check, found, get, zeroed};
+
+// SAFETY: a handle, which may be null, and numbers.
+unsafe impl Plain for nvmlEventData_t {}
+
+/// A set of devices whose events can be waited for. Keeps the library loaded.
+#[derive(Debug)]
+pub(crate) struct EventSet {
+    nvml: Arc<Nvml>,
+    set: nvmlEventSet_t,
+}
+
+// SAFETY: the set is a pointer that NVML gave out; NVML does not tie it to a thread, and
+// `&mut self` keeps two threads from using it at once.
+unsafe impl Send for EventSet {}
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// The device's UUID as the library gives it; absent if the device no longer says it.
+    pub(crate) uuid: Option<String>,
+    /// One of `nvmlEventType...`.
+    pub(crate) kind: u64,
+    /// The XID, where the event is one.
+    pub(crate) value: u64,
+    /// GPU instance and compute instance, where it is known whose the event is.
+    pub(crate) place: Option<(u32, u32)>,
+}
+
+impl EventSet {
+    pub(crate) fn new(nvml: Arc<Nvml>) -> Result<Self, CallError> {
+        const CALL: &str = "nvmlEventSetCreate";
+        let function = found(CALL, &nvml.raw().nvmlEventSetCreate)?;
+        let mut set: nvmlEventSet_t = std::ptr::null_mut();
+        // SAFETY: `set` outlives the call.
+        check(CALL, unsafe { function(&raw mut set) })?;
+        if set.is_null() {
+            return Err(CallError::Nonsense { call: CALL, detail: "a null handle".to_owned() });
+        }
+        Ok(Self { nvml, set })
+    }
+
+    /// True if the set keeps `nvml` loaded, and not one that was loaded earlier.
+    pub(crate) fn is_of(&self, nvml: &Arc<Nvml>) -> bool {
+        Arc::ptr_eq(&self.nvml, nvml)
+    }
+
+    /// Adds those events of `gpu` that are `wanted` and that it can tell.
+    ///
+    /// True if there are any.
+    pub(crate) fn register(&mut self, gpu: Gpu<'_>, wanted: u64) -> Result<bool, CallError> {
+        const CALL: &str = "nvmlDeviceRegisterEvents";
+        let raw = self.nvml.raw();
+        let call = "nvmlDeviceGetSupportedEventTypes";
+        // SAFETY: the handle is live; the call writes one number.
+        let told = unsafe { get(call, &raw.nvmlDeviceGetSupportedEventTypes, gpu.handle, 0) }?;
+        if told & wanted == 0 {
+            return Ok(false);
+        }
+        let function = found(CALL, &raw.nvmlDeviceRegisterEvents)?;
+        // SAFETY: both handles are live.
+        check(CALL, unsafe { function(gpu.handle, told & wanted, self.set) })?;
+        Ok(true)
+    }
+
+    /// Waits at most `timeout_ms` for an event.
+    pub(crate) fn wait(&mut self, timeout_ms: u32) -> Result<Option<Event>, CallError> {
+        const CALL: &str = "nvmlEventSetWait_v2";
+        let function = found(CALL, &self.nvml.raw().nvmlEventSetWait_v2)?;
+        let mut data: nvmlEventData_t = zeroed();
+        // SAFETY: the set is live; `data` outlives the call.
+        match check(CALL, unsafe { function(self.set, &raw mut data, timeout_ms) }) {
+            Ok(()) => {}
+            Err(CallError::Refused { error: NvmlError::Timeout, .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        Ok(Some(Event {
+            uuid: self.uuid(data.device),
+            kind: data.eventType,
+            value: data.eventData,
+            place: (data.gpuInstanceId != u32::MAX)
+                .then_some((data.gpuInstanceId, data.computeInstanceId)),
+        }))
+    }
+
+    fn uuid(&self, handle: nvmlDevice_t) -> Option<String> {
+        let gpu = Gpu::new("nvmlEventSetWait_v2", &self.nvml, handle).ok()?;
+        // A part of a device may tell; it is the device that is at fault.
+        gpu.mig_parent().unwrap_or(gpu).uuid().ok()
+    }
+}
+
+impl Drop for EventSet {
+    fn drop(&mut self) {
+        if let Ok(function) = &self.nvml.raw().nvmlEventSetFree {
+            // SAFETY: the set is live, and nobody uses it after this.
+            let _ = unsafe { function(self.set) };
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! Calls about one device.
+
+use std::ffi::c_uint;
+
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper_sys::bindings::{
+    NVML_GPU_FABRIC_STATE_COMPLETED, field_id, nvmlAccountingStats_t, nvmlDevice_t,
+    nvmlFieldValue_t, nvmlGpuFabricInfo_t, nvmlGpuFabricInfo_v2_t, nvmlGpuFabricInfoV_t,
+    nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_NVLINK, nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_OK,
+    nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_GPU,
+    nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_SWITCH, nvmlMemory_t, nvmlMemory_v2_t,
+    nvmlPciInfo_t, nvmlProcessInfo_t, nvmlProcessUtilizationSample_t, nvmlReturn_t,
+    nvmlValueType_enum_NVML_VALUE_TYPE_SIGNED_INT, nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT,
+    nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG,
+    nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG_LONG,
+};
+
+use super::{
+    CallError, Nvml, Plain, check, found, get, get_at, list, read_text, struct_version, text,
+    zeroed,
+};
+
+/// Far above what a driver keeps: `nvidia-smi` shows a few dozen processes on a busy device.
+const PROCESSES_MAX: u32 = 1 << 16;
+
+/// Room for processes at the first try.
+const PROCESSES_ROOM: u32 = 64;
+
+// SAFETY: these are structures of numbers and arrays of numbers alone; the field value ends in
+// a union of numbers.
+unsafe impl Plain for nvmlPciInfo_t {}
+// SAFETY: as above.
+unsafe impl Plain for nvmlMemory_t {}
+// SAFETY: as above.
+unsafe impl Plain for nvmlMemory_v2_t {}
+// SAFETY: as above.
+unsafe impl Plain for nvmlGpuFabricInfo_t {}
+// SAFETY: as above.
+unsafe impl Plain for nvmlGpuFabricInfoV_t {}
+// SAFETY: as above.
+unsafe impl Plain for nvmlProcessInfo_t {}
+// SAFETY: as above.
+unsafe impl Plain for nvmlProcessUtilizationSample_t {}
+// SAFETY: as above.
+unsafe impl Plain for nvmlAccountingStats_t {}
+// SAFETY: as above.
+unsafe impl Plain for nvmlFieldValue_t {}
+
+/// A device, as long as the library stays loaded.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gpu<'nvml> {
+    pub(super) nvml: &'nvml Nvml,
+    /// Never null, and given out by `nvml`.
+    pub(super) handle: nvmlDevice_t,
+}
+
+/// What a device says of the fabric it is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fabric {
+    pub(crate) cluster: [u8; 16],
+    pub(crate) clique: u32,
+    /// True if it has joined the fabric.
+    pub(crate) joined: bool,
+}
+
+/// What is at the other end of an NVLink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LinkEnd {
+    /// The device at this PCI address, as NVML writes it.
+    Gpu(String),
+    /// An NVSwitch: every device on it can be reached.
+    Switch,
+    /// Something else, such as a processor.
+    Other,
+}
+
+/// A process on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    /// Absent where the driver does not know.
+    pub(crate) memory_bytes: Option<u64>,
+    /// GPU instance and compute instance, where the device is cut.
+    pub(crate) place: Option<(u32, u32)>,
+}
+
+/// How busy a process kept the device in the time up to `timestamp_us`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Utilization {
+    pub(crate) pid: u32,
+    /// Microseconds since the Unix epoch.
+    pub(crate) timestamp_us: u64,
+    pub(crate) percent: u32,
+}
+
+/// What accounting mode kept of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Accounting {
+    /// Microseconds since the Unix epoch.
+    pub(crate) start_us: u64,
+    /// How long it lived; nothing while it runs.
+    pub(crate) lived_ms: u64,
+    pub(crate) percent: u32,
+    pub(crate) running: bool,
+}
+
+impl<'nvml> Gpu<'nvml> {
+    pub(super) fn new(
+        call: &'static str,
+        nvml: &'nvml Nvml,
+        handle: nvmlDevice_t,
+    ) -> Result<Self, CallError> {
+        if handle.is_null() {
+            return Err(CallError::Nonsense { call, detail: "a null handle".to_owned() });
+        }
+        Ok(Self { nvml, handle })
+    }
+
+    pub(crate) fn uuid(self) -> Result<String, CallError> {
+        const CALL: &str = "nvmlDeviceGetUUID";
+        let function = found(CALL, &self.nvml.raw().nvmlDeviceGetUUID)?;
+        // SAFETY: the handle is live, and the buffer has `len` bytes and outlives the call.
+        text(CALL, |buffer, len| unsafe { function(self.handle, buffer, len) })
+    }
+
+    pub(crate) fn name(self) -> Result<String, CallError> {
+        const CALL: &str = "nvmlDeviceGetName";
+        let function = found(CALL, &self.nvml.raw().nvmlDeviceGetName)?;
+        // SAFETY: the handle is live, and the buffer has `len` bytes and outlives the call.
+        text(CALL, |buffer, len| unsafe { function(self.handle, buffer, len) })
+    }
+
+    /// The PCI address as NVML writes it: eight digits of domain, upper case.
+    pub(crate) fn pci(self) -> Result<String, CallError> {
+        let raw = self.nvml.raw();
+        let (call, symbol) = if raw.nvmlDeviceGetPciInfo_v3.is_ok() {
+            ("nvmlDeviceGetPciInfo_v3", &raw.nvmlDeviceGetPciInfo_v3)
+        } else {
+            ("nvmlDeviceGetPciInfo_v2", &raw.nvmlDeviceGetPciInfo_v2)
+        };
+        // SAFETY: the handle is live; both versions write one `nvmlPciInfo_t`.
+        let pci = unsafe { get(call, symbol, self.handle, zeroed::<nvmlPciInfo_t>()) }?;
+        // Version 2 fills the legacy field alone.
+        let field = if pci.busId[0] == 0 { &pci.busIdLegacy[..] } else { &pci.busId[..] };
+        read_text(call, field)
+    }
+
+    /// The number in the name of its device node.
+    pub(crate) fn minor(self) -> Result<u32, CallError> {
+        let symbol = &self.nvml.raw().nvmlDeviceGetMinorNumber;
+        // SAFETY: the handle is live; the call writes one number.
+        unsafe { get("nvmlDeviceGetMinorNumber", symbol, self.handle, 0) }
+    }
+
+    /// `NVML_DEVICE_ARCH_...`.
+    pub(crate) fn architecture(self) -> Result<u32, CallError> {
+        let symbol = &self.nvml.raw().nvmlDeviceGetArchitecture;
+        // SAFETY: the handle is live; the call writes one number.
+        unsafe { get("nvmlDeviceGetArchitecture", symbol, self.handle, 0) }
+    }
+
+    /// All of its memory, in bytes.
+    pub(crate) fn memory_total(self) -> Result<u64, CallError> {
+        let raw = self.nvml.raw();
+        if raw.nvmlDeviceGetMemoryInfo_v2.is_ok() {
+            let version = struct_version::<nvmlMemory_v2_t>(2);
+            let asked = nvmlMemory_v2_t { version, ..zeroed() };
+            let (call, symbol) = ("nvmlDeviceGetMemoryInfo_v2", &raw.nvmlDeviceGetMemoryInfo_v2);
+            // SAFETY: the handle is live; the call writes one structure of the version named.
+            match unsafe { get(call, symbol, self.handle, asked) } {
+                Err(error) if error.is_unsupported() => {}
+                answer => return answer.map(|memory| memory.total),
+            }
+        }
+        let (call, symbol) = ("nvmlDeviceGetMemoryInfo", &raw.nvmlDeviceGetMemoryInfo);
+        // SAFETY: the handle is live; the call writes one structure.
+        unsafe { get(call, symbol, self.handle, zeroed::<nvmlMemory_t>()) }.map(|it| it.total)
+    }
+
+    pub(crate) fn fabric(self) -> Result<Fabric, CallError> {
+        let raw = self.nvml.raw();
+        let (call, symbol) = ("nvmlDeviceGetGpuFabricInfoV", &raw.nvmlDeviceGetGpuFabricInfoV);
+        let versions = [
+            struct_version::<nvmlGpuFabricInfoV_t>(3),
+            struct_version::<nvmlGpuFabricInfo_v2_t>(2),
+        ];
+        for version in versions {
+            let asked = nvmlGpuFabricInfoV_t { version, ..zeroed() };
+            // SAFETY: the handle is live; version 2 is the beginning of version 3, so both fit.
+            match unsafe { get(call, symbol, self.handle, asked) } {
+                Err(error) if error.is_unsupported() => {}
+                answer => {
+                    return answer
+                        .map(|it| fabric(it.clusterUuid, it.cliqueId, it.state.into(), it.status));
+                }
+            }
+        }
+        let (call, symbol) = ("nvmlDeviceGetGpuFabricInfo", &raw.nvmlDeviceGetGpuFabricInfo);
+        // SAFETY: the handle is live; the call writes one structure.
+        let it = unsafe { get(call, symbol, self.handle, zeroed::<nvmlGpuFabricInfo_t>()) }?;
+        Ok(fabric(it.clusterUuid, it.cliqueId, it.state.into(), it.status))
+    }
+
+    /// Whether NVLink number `link` is up.
+    pub(crate) fn link_is_up(self, link: u32) -> Result<bool, CallError> {
+        let symbol = &self.nvml.raw().nvmlDeviceGetNvLinkState;
+        // SAFETY: the handle is live; the call writes one number.
+        unsafe { get_at("nvmlDeviceGetNvLinkState", symbol, self.handle, link, 0) }
+            .map(|state| state == 1)
+    }
+
+    /// The version of NVLink number `link`, as `NVML_NVLINK_VERSION_...` counts.
+    pub(crate) fn link_version(self, link: u32) -> Result<u32, CallError> {
+        let symbol = &self.nvml.raw().nvmlDeviceGetNvLinkVersion;
+        // SAFETY: the handle is live; the call writes one number.
+        unsafe { get_at("nvmlDeviceGetNvLinkVersion", symbol, self.handle, link, 0) }
+    }
+
+    pub(crate) fn link_end(self, link: u32) -> Result<LinkEnd, CallError> {
+        let raw = self.nvml.raw();
+        let call = "nvmlDeviceGetNvLinkRemoteDeviceType";
+        let symbol = &raw.nvmlDeviceGetNvLinkRemoteDeviceType;
+        // SAFETY: the handle is live; the call writes one number.
+        let kind = unsafe { get_at(call, symbol, self.handle, link, 0) };
+        #[expect(non_upper_case_globals, reason = "the binding's names of C constants")]
+        match kind {
+            Ok(nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_GPU) => {}
+            Ok(nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_SWITCH) => {
+                return Ok(LinkEnd::Switch);
+            }
+            Ok(_) => return Ok(LinkEnd::Other),
+            // Without the type the address tells devices; what has none of theirs is no peer.
+            Err(error) if error.is_unsupported() => {}
+            Err(error) => return Err(error),
+        }
+        let call = "nvmlDeviceGetNvLinkRemotePciInfo_v2";
+        let symbol = &raw.nvmlDeviceGetNvLinkRemotePciInfo_v2;
+        // SAFETY: the handle is live; the call writes one structure.
+        let pci = unsafe { get_at(call, symbol, self.handle, link, zeroed::<nvmlPciInfo_t>()) }?;
+        let field = if pci.busId[0] == 0 { &pci.busIdLegacy[..] } else { &pci.busId[..] };
+        read_text(call, field).map(LinkEnd::Gpu)
+    }
+
+    /// Whether the two reach each other over NVLink.
+    pub(crate) fn reaches(self, other: Gpu<'_>) -> Result<bool, CallError> {
+        const CALL: &str = "nvmlDeviceGetP2PStatus";
+        let function = found(CALL, &self.nvml.raw().nvmlDeviceGetP2PStatus)?;
+        let index = nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_NVLINK;
+        let mut status = 0;
+        // SAFETY: both handles are live; `status` outlives the call.
+        check(CALL, unsafe { function(self.handle, other.handle, index, &raw mut status) })?;
+        Ok(status == nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_OK)
+    }
+
+    /// `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`.
+    pub(crate) fn recovery_action(self) -> Result<u64, CallError> {
+        self.field(field_id::NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, 0)
+    }
+
+    /// The rate of its links in MB per second, which all links that are up have in common.
+    pub(crate) fn link_megabytes_per_second(self) -> Result<u64, CallError> {
+        self.field(field_id::NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON, 0)
+    }
+
+    /// Whether rows were remapped without success, so that the device has to go.
+    pub(crate) fn remap_failed(self) -> Result<bool, CallError> {
+        const CALL: &str = "nvmlDeviceGetRemappedRows";
+        let function = found(CALL, &self.nvml.raw().nvmlDeviceGetRemappedRows)?;
+        let (mut correctable, mut uncorrectable, mut pending, mut failed) = (0, 0, 0, 0);
+        let at = (&raw mut correctable, &raw mut uncorrectable, &raw mut pending, &raw mut failed);
+        // SAFETY: the handle is live; the four numbers outlive the call.
+        check(CALL, unsafe { function(self.handle, at.0, at.1, at.2, at.3) })?;
+        Ok(failed != 0)
+    }
+
+    fn field(self, field: u32, scope: u32) -> Result<u64, CallError> {
+        const CALL: &str = "nvmlDeviceGetFieldValues";
+        let function = found(CALL, &self.nvml.raw().nvmlDeviceGetFieldValues)?;
+        let mut value = nvmlFieldValue_t { fieldId: field, scopeId: scope, ..zeroed() };
+        // SAFETY: the handle is live; there is room for the one value that is asked for.
+        check(CALL, unsafe { function(self.handle, 1, &raw mut value) })?;
+        check(CALL, value.nvmlReturn)?;
+        // SAFETY: every member of the union is a number, and all its bytes were set: by
+        // `zeroed`, then by the library.
+        let (unsigned, signed, long) =
+            unsafe { (value.value.uiVal, value.value.siVal, value.value.ullVal) };
+        #[expect(non_upper_case_globals, reason = "the binding's names of C constants")]
+        match value.valueType {
+            nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT => Ok(unsigned.into()),
+            nvmlValueType_enum_NVML_VALUE_TYPE_SIGNED_INT if signed >= 0 => {
+                Ok(signed.unsigned_abs().into())
+            }
+            nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG
+            | nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG_LONG => Ok(long),
+            other => Err(CallError::Nonsense {
+                call: CALL,
+                detail: format!("field {field} has a value of type {other}"),
+            }),
+        }
+    }
+
+    /// Processes that compute, draw, or are clients of MPS; one may be in several lists.
+    pub(crate) fn processes(self) -> Result<Vec<Process>, CallError> {
+        let raw = self.nvml.raw();
+        let mut processes = self.process_list(
+            "nvmlDeviceGetComputeRunningProcesses_v3",
+            &[
+                raw.nvmlDeviceGetComputeRunningProcesses_v3.as_ref().ok().copied(),
+                raw.nvmlDeviceGetComputeRunningProcesses_v2.as_ref().ok().copied(),
+            ],
+        )?;
+        // These two fail where the mode is off; those who compute are known all the same.
+        let others = [
+            (
+                "nvmlDeviceGetGraphicsRunningProcesses_v3",
+                &raw.nvmlDeviceGetGraphicsRunningProcesses_v3,
+            ),
+            (
+                "nvmlDeviceGetMPSComputeRunningProcesses_v3",
+                &raw.nvmlDeviceGetMPSComputeRunningProcesses_v3,
+            ),
+        ];
+        for (call, symbol) in others {
+            match self.process_list(call, &[symbol.as_ref().ok().copied()]) {
+                Ok(more) => processes.extend(more),
+                Err(error) if error.is_unsupported() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(processes)
+    }
+
+    /// Reads one list of processes through the first of `versions` that there is.
+    fn process_list(
+        self,
+        call: &'static str,
+        versions: &[Option<ProcessList>],
+    ) -> Result<Vec<Process>, CallError> {
+        let missing = CallError::Refused { call, error: NvmlError::FunctionNotFound };
+        let function = versions.iter().flatten().next().ok_or(missing)?;
+        let read = |entries: &mut [nvmlProcessInfo_t], count: &mut c_uint| {
+            // SAFETY: the handle is live; `count` says how many entries have room.
+            unsafe { function(self.handle, &raw mut *count, entries.as_mut_ptr()) }
+        };
+        let entries = list(call, PROCESSES_ROOM, PROCESSES_MAX, zeroed(), read)?;
+        Ok(entries.into_iter().map(process).collect())
+    }
+
+    /// What processes used since `since_us`; nothing if there is nothing new.
+    pub(crate) fn utilization(self, since_us: u64) -> Result<Vec<Utilization>, CallError> {
+        const CALL: &str = "nvmlDeviceGetProcessUtilization";
+        let function = found(CALL, &self.nvml.raw().nvmlDeviceGetProcessUtilization)?;
+        let read = |entries: &mut [nvmlProcessUtilizationSample_t], count: &mut c_uint| {
+            // SAFETY: the handle is live; `count` says how many entries have room.
+            unsafe { function(self.handle, entries.as_mut_ptr(), &raw mut *count, since_us) }
+        };
+        match list(CALL, PROCESSES_ROOM, PROCESSES_MAX, zeroed(), read) {
+            Err(CallError::Refused { error: NvmlError::NotFound, .. }) => Ok(Vec::new()),
+            answer => Ok(answer?.into_iter().map(utilization).collect()),
+        }
+    }
+
+    pub(crate) fn accounting_is_on(self) -> Result<bool, CallError> {
+        let symbol = &self.nvml.raw().nvmlDeviceGetAccountingMode;
+        // SAFETY: the handle is live; the call writes one number.
+        unsafe { get("nvmlDeviceGetAccountingMode", symbol, self.handle, 0) }.map(|mode| mode == 1)
+    }
+
+    pub(crate) fn accounting_pids(self) -> Result<Vec<u32>, CallError> {
+        const CALL: &str = "nvmlDeviceGetAccountingPids";
+        let function = found(CALL, &self.nvml.raw().nvmlDeviceGetAccountingPids)?;
+        list(CALL, PROCESSES_ROOM, PROCESSES_MAX, 0, |pids: &mut [c_uint], count| {
+            // SAFETY: the handle is live; `count` says how many entries have room.
+            unsafe { function(self.handle, &raw mut *count, pids.as_mut_ptr()) }
+        })
+    }
+
+    pub(crate) fn accounting(self, pid: u32) -> Result<Accounting, CallError> {
+        let (call, symbol) =
+            ("nvmlDeviceGetAccountingStats", &self.nvml.raw().nvmlDeviceGetAccountingStats);
+        let empty = zeroed::<nvmlAccountingStats_t>();
+        // SAFETY: the handle is live; the call writes one structure.
+        let stats = unsafe { get_at(call, symbol, self.handle, pid, empty) }?;
+        Ok(Accounting {
+            start_us: stats.startTime,
+            lived_ms: stats.time,
+            percent: stats.gpuUtilization.min(100),
+            running: stats.isRunning != 0,
+        })
+    }
+}
+
+type ProcessList =
+    unsafe extern "C" fn(nvmlDevice_t, *mut c_uint, *mut nvmlProcessInfo_t) -> nvmlReturn_t;
+
+fn fabric(cluster: [u8; 16], clique: u32, state: u32, status: nvmlReturn_t) -> Fabric {
+    Fabric { cluster, clique, joined: state == NVML_GPU_FABRIC_STATE_COMPLETED && status == 0 }
+}
+
+fn process(entry: nvmlProcessInfo_t) -> Process {
+    /// `NVML_VALUE_NOT_AVAILABLE`, and an instance where there is none.
+    const NONE: u32 = u32::MAX;
+    let place = (entry.gpuInstanceId, entry.computeInstanceId);
+    Process {
+        pid: entry.pid,
+        memory_bytes: (entry.usedGpuMemory != u64::MAX).then_some(entry.usedGpuMemory),
+        place: (place.0 != NONE && place.1 != NONE).then_some(place),
+    }
+}
+
+fn utilization(entry: nvmlProcessUtilizationSample_t) -> Utilization {
+    Utilization { pid: entry.pid, timestamp_us: entry.timeStamp, percent: entry.smUtil.min(100) }
+}

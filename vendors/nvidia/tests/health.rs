@@ -1,0 +1,224 @@
+//! Faults: each is told with its class, one that is over is not told again, and the library is
+//! let go of when asked.
+#![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
+
+mod machine;
+
+use std::{fs, thread, time::Duration};
+
+use accelpool_model::{Fault, FaultClass, RecoveryAction};
+use accelpool_vendor_api::{Vendor, VendorError, VendorEvent};
+use accelpool_vendor_nvidia::Nvidia;
+use serde_json::json;
+
+use crate::machine::{DGX_H100, Machine, uuid};
+
+/// Far above what the slowest detector takes; a test that passes never waits for it.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn event(vendor: &Nvidia) -> VendorEvent {
+    vendor.next_event(PATIENCE).unwrap().expect("something happened")
+}
+
+fn fault(vendor: &Nvidia) -> Fault {
+    match event(vendor) {
+        VendorEvent::Fault(fault) => fault,
+        VendorEvent::DevicesChanged => panic!("no fault, but devices changed"),
+    }
+}
+
+/// Nothing is left to tell.
+#[track_caller]
+fn check_quiet(vendor: &Nvidia) {
+    assert_eq!(vendor.next_event(Duration::ZERO).unwrap(), None);
+}
+
+#[track_caller]
+fn check_event(event: &serde_json::Value, expected: Option<(FaultClass, &str)>) {
+    let machine = Machine::new(DGX_H100);
+    // A known fault after it shows that the event was passed over, not waited for.
+    let after = json!({ "device": 1, "kind": 8, "value": 48 });
+    machine.change(|described| described["events"] = vec![event.clone(), after].into());
+    let vendor = machine.vendor();
+    if let Some((class, code)) = expected {
+        let told = fault(&vendor);
+        assert_eq!((told.class, told.code.as_str()), (class, code), "{event}");
+        assert_eq!(told.device, uuid(1));
+    }
+    assert_eq!(fault(&vendor).code, "xid-48");
+}
+
+#[test]
+fn events_become_faults_of_their_class() {
+    let xid = |value: u64| json!({ "device": 0, "kind": 8, "value": value });
+    let other = |kind: u64| json!({ "device": 0, "kind": kind });
+    check_event(&xid(31), Some((FaultClass::Application, "xid-31")));
+    check_event(&xid(79), Some((FaultClass::FellOffBus, "xid-79")));
+    check_event(&xid(74), Some((FaultClass::Link, "xid-74")));
+    check_event(&xid(u64::MAX), Some((FaultClass::ResetRequired, "xid-18446744073709551615")));
+    check_event(&other(0x2), Some((FaultClass::MemoryUncorrectable, "ecc-double-bit")));
+    check_event(&other(0x2000), Some((FaultClass::MemoryUncorrectable, "poison-fatal")));
+    check_event(&other(0x4000), Some((FaultClass::FellOffBus, "unavailable")));
+    // A clock change is not asked for, and no recovery is asked of anybody.
+    check_event(&other(0x10), None);
+    check_event(&other(0x8000), None);
+}
+
+#[test]
+fn an_event_says_which_part_it_is_about() {
+    let machine = Machine::new(DGX_H100);
+    machine.change(|described| {
+        described["events"] = json!([
+            { "device": 0, "kind": 8, "value": 31, "gpu_instance": 3, "compute_instance": 0,
+              "by_part": true }
+        ]);
+    });
+    let told = fault(&machine.vendor());
+    assert_eq!(told.device, uuid(1));
+    let expected = "memory page fault of an application (GPU instance 3, compute instance 0)";
+    assert_eq!(told.message, expected);
+}
+
+#[test]
+fn a_change_of_partitions_is_told() {
+    let machine = Machine::new(DGX_H100);
+    machine.change(|described| described["events"] = json!([{ "device": 0, "kind": 0x100 }]));
+    assert_eq!(event(&machine.vendor()), VendorEvent::DevicesChanged);
+}
+
+#[test]
+fn the_bus_tells_of_a_device_that_fell_off_it_once_until_it_is_back() {
+    let machine = Machine::new(DGX_H100);
+    let vendor = machine.vendor();
+    check_quiet(&vendor);
+    machine.unplug("0000:1b:00.0");
+    let told = fault(&vendor);
+    assert_eq!((told.device, told.class), (uuid(1), FaultClass::FellOffBus));
+    assert_eq!(told.code, "bus-read");
+    assert!(vendor.probe(&uuid(1)).is_err());
+    vendor.probe(&uuid(2)).unwrap();
+    machine.plug("0000:1b:00.0");
+    vendor.probe(&uuid(1)).unwrap();
+}
+
+#[test]
+fn the_library_tells_of_a_device_that_it_lost() {
+    let machine = Machine::new(DGX_H100);
+    let vendor = machine.vendor();
+    check_quiet(&vendor);
+    machine.change(|described| described["devices"][2]["lost"] = true.into());
+    let told = fault(&vendor);
+    assert_eq!((told.device, told.class), (uuid(3), FaultClass::FellOffBus));
+    // It stays listed as the driver describes it, and is no unknown device.
+    let devices = vendor.discover().unwrap();
+    assert_eq!(devices.len(), 8);
+    for error in [
+        vendor.probe(&uuid(3)).unwrap_err(),
+        vendor.recovery_action(&uuid(3)).unwrap_err(),
+        vendor.sample(&uuid(3)).unwrap_err(),
+    ] {
+        assert!(matches!(error, VendorError::Failed { .. }), "{error}");
+    }
+}
+
+#[test]
+fn the_kernel_log_tells_too() {
+    let machine = Machine::new(DGX_H100);
+    machine.write("dev/kmsg", "4,1,1,-;NVRM: GPU 0000:43:00.0: GPU has fallen off the bus.\n");
+    let vendor = machine.vendor();
+    // What was logged before is history.
+    check_quiet(&vendor);
+    machine.append("dev/kmsg", "4,2,2,-;NVRM: The NVIDIA GPU 0000:52:00.0\n");
+    machine.append("dev/kmsg", "4,3,3,-;NVRM: (PCI ID: 10de:2330) installed in this system has\n");
+    machine.append("dev/kmsg", "4,4,4,-;NVRM: fallen off the bus and is not responding\n");
+    let told = fault(&vendor);
+    assert_eq!((told.device, told.code.as_str()), (uuid(3), "kernel-log"));
+}
+
+#[test]
+fn a_device_that_came_is_told() {
+    let machine = Machine::new(DGX_H100);
+    let vendor = machine.vendor();
+    check_quiet(&vendor);
+    // It comes without a word of the library, which knows it once it is loaded anew.
+    machine.change(|described| {
+        let devices = described["devices"].as_array_mut().unwrap();
+        let mut gpu = devices[0].clone();
+        (gpu["uuid"], gpu["pci"], gpu["minor"]) = ("GPU-9".into(), "0000:e1:00.0".into(), 8.into());
+        machine.add_device(&gpu);
+        devices.push(gpu);
+    });
+    assert_eq!(event(&vendor), VendorEvent::DevicesChanged);
+    assert_eq!(vendor.discover().unwrap().len(), 9);
+}
+
+#[test]
+fn a_library_out_of_use_is_told_once_of_each_device() {
+    let machine = Machine::new(DGX_H100);
+    machine.change(|described| described["devices"].as_array_mut().unwrap().truncate(2));
+    for bus in ["52", "61", "9d", "c3", "d1", "df"] {
+        fs::remove_dir_all(machine.path(&format!("proc/driver/nvidia/gpus/0000:{bus}:00.0")))
+            .unwrap();
+    }
+    machine.break_library();
+    let vendor = machine.vendor();
+    let told: Vec<_> = (0..2).map(|_| fault(&vendor)).collect();
+    assert_eq!([&told[0].device, &told[1].device], [&uuid(1), &uuid(2)]);
+    assert!(told.iter().all(|it| it.class == FaultClass::ResetRequired));
+    assert!(matches!(vendor.next_event(PATIENCE), Err(VendorError::Library(_))));
+}
+
+#[test]
+fn the_driver_says_what_recovery_takes() {
+    let machine = Machine::new(DGX_H100);
+    let vendor = machine.vendor();
+    let check = |value: serde_json::Value, expected: Result<RecoveryAction, &str>| {
+        machine.change(|described| described["devices"][0]["recovery_action"] = value);
+        let found = vendor.recovery_action(&uuid(1));
+        match (&found, expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(*found, expected),
+            (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{error}"),
+            _ => panic!("{found:?} is not {expected:?}"),
+        }
+    };
+    for (number, action) in RecoveryAction::ALL.into_iter().enumerate() {
+        check(number.into(), Ok(action));
+    }
+    check(6.into(), Err("action 6 is not known"));
+    check(json!(null), Err("not supported"));
+}
+
+#[test]
+fn a_probe_finds_memory_that_cannot_be_repaired() {
+    let machine = Machine::new(DGX_H100);
+    let vendor = machine.vendor();
+    vendor.probe(&uuid(1)).unwrap();
+    machine.change(|described| described["devices"][0]["remap_failed"] = true.into());
+    assert!(vendor.probe(&uuid(1)).unwrap_err().to_string().contains("remapped"));
+}
+
+/// The files that this process has mapped; the library is among them while it is loaded.
+fn is_loaded(machine: &Machine) -> bool {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    maps.contains(machine.path("driver").to_str().unwrap())
+}
+
+#[test]
+fn the_library_is_gone_after_quiesce_while_somebody_waits() {
+    let machine = Machine::new(DGX_H100);
+    let vendor = machine.vendor();
+    vendor.discover().unwrap();
+    assert!(is_loaded(&machine));
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| vendor.next_event(Duration::from_secs(2)));
+        vendor.quiesce(None).unwrap();
+        assert!(!is_loaded(&machine));
+        // The wait goes on without opening it again.
+        assert_eq!(waiting.join().unwrap().unwrap(), None);
+    });
+    assert!(!is_loaded(&machine));
+    assert_eq!(vendor.discover().unwrap().len(), 8);
+    assert!(is_loaded(&machine));
+    vendor.quiesce(Some(&uuid(1))).unwrap();
+    assert!(!is_loaded(&machine));
+}

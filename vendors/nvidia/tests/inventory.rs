@@ -1,0 +1,160 @@
+//! What the adapter says of whole machines, compared with files kept here.
+#![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
+
+mod machine;
+
+use std::fmt::Write;
+
+use accelpool_model::{Device, Injection, Link, Partition};
+use accelpool_vendor_api::Vendor;
+
+use crate::machine::{DGX_H100, DGX_H100_MIG, Machine, V100_535, uuid};
+
+/// Compares with `expected`, and prints what was found where they differ.
+#[track_caller]
+fn check(machine: &Machine, expected: &str) {
+    let vendor = machine.vendor();
+    let mut found = String::new();
+    for device in vendor.discover().unwrap() {
+        describe(&mut found, &device);
+        for partition in vendor.partitions(&device.uuid).unwrap() {
+            describe_partition(&mut found, &partition);
+        }
+    }
+    for Link { ends: (a, b), kind, bandwidth } in vendor.links().unwrap() {
+        writeln!(found, "link {a} {b} {kind} {bandwidth}").unwrap();
+    }
+    let found = machine.neutral(&found);
+    assert!(found == expected, "found:\n{found}");
+}
+
+fn describe(out: &mut String, device: &Device) {
+    let Device { name, uuid, vendor, model, architecture, pci, driver_version, .. } = device;
+    writeln!(out, "{name} {uuid} {vendor} {model}, {architecture}, driver {driver_version}")
+        .unwrap();
+    let root = device.pcie_root.as_deref().unwrap_or("-");
+    let clique = device.fabric_clique.as_deref().unwrap_or("-");
+    let numa = device.numa_node;
+    let memory = device.memory;
+    writeln!(out, "  {pci} root {root} numa {numa:?} memory {memory} clique {clique}").unwrap();
+    describe_injection(out, &device.injection);
+    if let Some(cut) = &device.partitioning {
+        writeln!(out, "  {} of {} slices, uniform {}", cut.scheme, cut.slices, cut.uniform)
+            .unwrap();
+        for profile in &cut.profiles {
+            let (name, size, max) = (&profile.name, profile.size, profile.instances_max);
+            let (memory, compute, starts) = (profile.memory, profile.compute, profile.starts());
+            writeln!(out, "    {name} {memory} {compute}/1000 {size} slices at {starts:?}, {max}")
+                .unwrap();
+        }
+    }
+}
+
+fn describe_partition(out: &mut String, partition: &Partition) {
+    let Partition { uuid, profile, start, complete, .. } = partition;
+    writeln!(out, "  partition {profile} at {start} {uuid} complete {complete}").unwrap();
+    describe_injection(out, &partition.injection);
+}
+
+fn describe_injection(out: &mut String, injection: &Injection) {
+    for node in &injection.nodes {
+        writeln!(out, "    node {} as {}", node.host_path, node.container_path).unwrap();
+    }
+    for mount in &injection.mounts {
+        writeln!(out, "    file {} as {}", mount.host_path, mount.container_path).unwrap();
+    }
+    for (name, value) in &injection.env {
+        writeln!(out, "    {name}={value}").unwrap();
+    }
+}
+
+#[test]
+fn dgx_h100() {
+    check(&Machine::new(DGX_H100), include_str!("golden/dgx-h100.txt"));
+}
+
+#[test]
+fn dgx_h100_with_two_devices_cut() {
+    let machine = Machine::new(DGX_H100_MIG);
+    let vendor = machine.vendor();
+    for (profile, start) in [("1g.10gb", 0), ("3g.40gb", 4)] {
+        vendor.create_partition(&uuid(8), &profile.parse().unwrap(), start).unwrap();
+    }
+    check(&machine, include_str!("golden/dgx-h100-mig.txt"));
+}
+
+#[test]
+fn an_old_driver() {
+    check(&Machine::new(V100_535), include_str!("golden/v100-535.txt"));
+}
+
+/// Without a library the driver's own description is all there is.
+#[test]
+fn devices_stay_listed_without_a_library() {
+    let machine = Machine::new(V100_535);
+    machine.remove_library();
+    let devices = machine.vendor().discover().unwrap();
+    let mut found = String::new();
+    for device in &devices {
+        describe(&mut found, device);
+    }
+    let found = machine.neutral(&found);
+    assert!(found == include_str!("golden/v100-no-library.txt"), "found:\n{found}");
+}
+
+/// Links that join two devices without a switch add up, if both ends say that they are up.
+#[test]
+fn direct_links_are_counted() {
+    let machine = Machine::new(DGX_H100);
+    let link = |a: &str, b: &str, rate: &str| format!("gpu-0000-{a}-00-0 gpu-0000-{b}-00-0 {rate}");
+    machine.change(|described| {
+        let end = |count: u32, bus: &str, down: bool| {
+            serde_json::json!({
+                "count": count, "end": format!("0000:{bus}:00.0"), "version": 4, "down": down
+            })
+        };
+        let devices = described["devices"].as_array_mut().unwrap();
+        devices.truncate(3);
+        devices[0]["links"] = vec![end(4, "43", false), end(2, "52", false)].into();
+        devices[1]["links"] = vec![end(4, "1b", false), end(6, "52", true)].into();
+        devices[2]["links"] = vec![end(2, "1b", true), end(6, "43", true)].into();
+    });
+    let links = machine.vendor().links().unwrap();
+    let found: Vec<String> =
+        links.iter().map(|it| format!("{} {} {}", it.ends.0, it.ends.1, it.bandwidth)).collect();
+    assert_eq!(found, [link("1b", "43", "100.0 GB/s")]);
+}
+
+/// Links into switches carry nothing before the fabric manager has set the fabric up.
+#[test]
+fn an_unjoined_fabric_links_nobody() {
+    let machine = Machine::new(DGX_H100);
+    machine.change(|described| {
+        for gpu in described["devices"].as_array_mut().unwrap() {
+            gpu["fabric"]["state"] = 2.into();
+        }
+    });
+    assert_eq!(machine.vendor().links().unwrap(), []);
+}
+
+/// Only a cluster that more nodes have part in has a name.
+#[test]
+fn a_clique_is_that_of_the_cluster() {
+    let machine = Machine::new(DGX_H100);
+    machine.change(|described| {
+        described["devices"][0]["fabric"]["cluster"] = "00112233445566778899aabbccddeeff".into();
+        described["devices"][0]["fabric"]["clique"] = 7.into();
+        // A driver that knows version 2 of the structure alone.
+        described["errors"] = serde_json::json!({ "nvmlDeviceGetGpuFabricInfoV@3": 25 });
+    });
+    let cliques = || {
+        let devices = machine.vendor().discover().unwrap();
+        devices.into_iter().map(|it| it.fabric_clique).take(2).collect::<Vec<_>>()
+    };
+    let expected = vec![Some("00112233-4455-6677-8899-aabbccddeeff.7".to_owned()), None];
+    assert_eq!(cliques(), expected);
+    machine.change(|described| {
+        described["errors"] = serde_json::json!({ "nvmlDeviceGetGpuFabricInfoV": 13 });
+    });
+    assert_eq!(cliques(), expected);
+}
