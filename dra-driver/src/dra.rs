@@ -9,10 +9,14 @@ mod ask;
 mod prepare;
 mod service;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use accelpool_cluster::{ClaimReference, Cluster, EventRecorder};
-use tokio::{sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::Instant,
+};
 
 pub(crate) use self::ask::{published_name, scheduled_share_id};
 pub use self::{
@@ -28,6 +32,13 @@ use crate::{
 /// message in the place of ours.
 pub const BUDGET: Duration = Duration::from_secs(40);
 
+/// More claims than the pods of a node have; what has more is no kubelet's call.
+const CLAIMS_MAX: usize = 1024;
+
+/// How many claims are read from the API server at once. A burst of pods needs no more to
+/// keep the daemon busy, and many nodes may see such a burst together.
+pub const READERS: usize = 32;
+
 /// Prepares and unprepares claims.
 #[derive(Clone)]
 pub struct Claims {
@@ -41,6 +52,8 @@ pub struct Claims {
     pub events: EventRecorder,
     /// Keeps the calls for one claim in order.
     pub sequences: Sequences,
+    /// Bounds what is asked of the API server at once: [`READERS`] permits.
+    pub readers: Arc<Semaphore>,
     /// How long trouble is waited out: [`BUDGET`].
     pub budget: Duration,
 }
@@ -84,6 +97,10 @@ impl Claims {
         T: Send + 'static,
         Work: Future<Output = Result<T, String>> + Send + 'static,
     {
+        if claims.len() > CLAIMS_MAX {
+            let error = format!("{} claims in one call: at most {CLAIMS_MAX}", claims.len());
+            return claims.into_iter().map(|claim| (claim.uid, Err(error.clone()))).collect();
+        }
         let mut tasks = JoinSet::new();
         let mut answers: Answers<T> = HashMap::with_capacity(claims.len());
         for claim in claims {

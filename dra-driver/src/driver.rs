@@ -25,7 +25,7 @@ use accelpool_proto::kubelet::{
 };
 use tokio::{
     net::TcpListener,
-    sync::watch,
+    sync::{Semaphore, watch},
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
 };
@@ -181,6 +181,7 @@ impl Driver {
             observed: observers.observed.clone(),
             events: events.clone(),
             sequences: Sequences::default(),
+            readers: Arc::new(Semaphore::new(dra::READERS)),
             budget: pace.claim_budget,
         };
         let paths = SocketPaths::new(&config.kubelet_root, &pod_uid);

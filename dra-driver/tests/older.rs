@@ -79,6 +79,21 @@ async fn a_call_without_claims_asks_nobody() {
 }
 
 #[tokio::test]
+async fn a_call_with_more_claims_than_a_node_has_is_refused() {
+    let bench = Bench::new(Setup::default()).await;
+    let _driver = bench.driver(POD_UID).await;
+    let socket = SocketPaths::new(&bench.root(), POD_UID).service;
+    let mut client = DraPluginClient::new(dial(socket).await);
+    let uid = |index: u32| format!("uid-{index}");
+    let claims = (0..10_000).map(|index| wire::Claim { uid: uid(index), ..claim("a") }).collect();
+    let request = wire::NodePrepareResourcesRequest { claims };
+    let answers = client.node_prepare_resources(request).await.unwrap().into_inner().claims;
+    assert_eq!(answers.len(), 10_000, "every one is answered");
+    assert!(answers.values().all(|answer| answer.error.contains("at most 1024")));
+    assert_eq!(bench.daemon.calls(), [""; 0]);
+}
+
+#[tokio::test]
 async fn v1alpha1_tells_health_as_well() {
     let bench = Bench::new(Setup::default()).await;
     let driver = bench.driver(POD_UID).await;

@@ -172,6 +172,8 @@ impl Claims {
 
     async fn try_read(&self, claim: &ClaimReference) -> Result<ClaimView, ClaimError> {
         let ClaimReference { namespace, name, uid } = claim;
+        // Never closed; without a permit the read would only be less orderly.
+        let _permit = self.readers.acquire().await.ok();
         Ok(self.cluster.claim(namespace, name, uid).await?)
     }
 
