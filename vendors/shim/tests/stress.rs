@@ -99,7 +99,7 @@ fn close_often(arena: &Arena, enough: impl Fn(u32, u32) -> bool) -> (u32, u32) {
 
 /// The gate with one mark or the other; `None` on a machine with one processor, where nothing
 /// of this can happen.
-fn check(broken: bool, enough: impl Fn(u32, u32) -> bool + Sync) -> Option<(u32, u32)> {
+fn check(broken: bool, enough: impl Fn(u32, u32) -> bool + Send) -> Option<(u32, u32)> {
     let [one, other, ..] = processors()[..] else { return None };
     #[expect(unsafe_code, reason = "shares memory with a child")]
     // SAFETY: the arena is made of atomics, for which zero is a value.
