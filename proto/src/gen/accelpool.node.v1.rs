@@ -123,6 +123,12 @@ pub struct Pool {
     pub sharing: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "4")]
     pub devices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How the device gate guards its devices: off, audit or enforce
+    #[prost(string, tag = "5")]
+    pub gate: ::prost::alloc::string::String,
+    /// What becomes of a process that keeps a device open without a grant: report or kill
+    #[prost(string, tag = "6")]
+    pub on_stale_holder: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Taint {
@@ -143,6 +149,10 @@ pub struct Enforcements {
     pub memory: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub compute: ::prost::alloc::string::String,
+    /// In an allocation: what keeps everybody else off the device. `kernel` where the gate
+    /// enforces, else `none`.
+    #[prost(string, tag = "3")]
+    pub access: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Share {
@@ -292,6 +302,39 @@ pub struct Lease {
     pub trouble: ::prost::alloc::string::String,
     #[prost(string, tag = "7")]
     pub boot_id: ::prost::alloc::string::String,
+    /// Whose processes the gate lets use it.
+    #[prost(message, repeated, tag = "8")]
+    pub bindings: ::prost::alloc::vec::Vec<Binding>,
+}
+/// Processes of this host that may use what a claim holds: those of one cgroup and below it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Binding {
+    /// In an answer. armed: its processes may open the devices. waiting: there is no such cgroup
+    /// yet. gone: it was removed. outside: the gate does not hold it. ungated: there is no gate.
+    #[prost(string, tag = "4")]
+    pub state: ::prost::alloc::string::String,
+    /// In an answer: the path of the cgroup, where it was found.
+    #[prost(string, tag = "5")]
+    pub cgroup_path: ::prost::alloc::string::String,
+    #[prost(oneof = "binding::Subject", tags = "1, 2, 3")]
+    pub subject: ::core::option::Option<binding::Subject>,
+}
+/// Nested message and enum types in `Binding`.
+pub mod binding {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Subject {
+        /// An id that stands in the name of the cgroup; in Kubernetes a pod's UID. The cgroup may
+        /// appear later.
+        #[prost(string, tag = "1")]
+        Workload(::prost::alloc::string::String),
+        /// The cgroup with this path below the mount of cgroup v2. It may appear later.
+        #[prost(string, tag = "2")]
+        Cgroup(::prost::alloc::string::String),
+        /// In a request: the cgroup that this process is in now, as the host numbers processes. One
+        /// that is made anew under the same path is another.
+        #[prost(uint32, tag = "3")]
+        Process(u32),
+    }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetNodeRequest {}
@@ -506,6 +549,104 @@ pub struct Finding {
     #[prost(string, tag = "4")]
     pub remedy: ::prost::alloc::string::String,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetGateRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetGateResponse {
+    /// up; waiting (the root does not exist yet); off (every pool has it off); impossible
+    #[prost(string, tag = "1")]
+    pub state: ::prost::alloc::string::String,
+    /// Why it is not up.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// The cgroup that is held, with all below it.
+    #[prost(string, tag = "3")]
+    pub root: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "4")]
+    pub guarded: ::prost::alloc::vec::Vec<GuardedDevices>,
+    /// Cgroups that may open everything: the daemon's own, and those of the configuration.
+    #[prost(string, repeated, tag = "5")]
+    pub exempt: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Pairs of cgroup and device that the kernel admits, and how many there can be.
+    #[prost(uint32, tag = "6")]
+    pub grants: u32,
+    #[prost(uint32, tag = "7")]
+    pub grants_max: u32,
+    #[prost(message, repeated, tag = "8")]
+    pub counts: ::prost::alloc::vec::Vec<GateCounts>,
+    /// How often something of the gate was found changed by others and put right.
+    #[prost(uint64, tag = "9")]
+    pub repairs: u64,
+    /// What could not be put right.
+    #[prost(string, repeated, tag = "10")]
+    pub defects: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The latest denials, oldest first.
+    #[prost(message, repeated, tag = "11")]
+    pub recent: ::prost::alloc::vec::Vec<Denial>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GuardedDevices {
+    /// As in `c 195:0-15`.
+    #[prost(string, tag = "1")]
+    pub numbers: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub mode: ::prost::alloc::string::String,
+    /// The devices or partitions that have such a node; none for a vendor's spare numbers.
+    #[prost(string, repeated, tag = "3")]
+    pub devices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Since the gate was put up.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GateCounts {
+    /// The device's name; empty for nodes that several devices share, and for numbers that no
+    /// device has.
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    /// As in `c 195:0`; `other` for what came of too many different numbers.
+    #[prost(string, tag = "2")]
+    pub number: ::prost::alloc::string::String,
+    /// Opens that passed because of the mode alone.
+    #[prost(uint64, tag = "3")]
+    pub audited: u64,
+    #[prost(uint64, tag = "4")]
+    pub denied: u64,
+    /// Of all these, those that WatchDenials did not show.
+    #[prost(uint64, tag = "5")]
+    pub unreported: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchDenialsRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Denial {
+    #[prost(uint64, tag = "1")]
+    pub unix_ms: u64,
+    /// It was refused; else it passed and is only reported.
+    #[prost(bool, tag = "2")]
+    pub denied: bool,
+    /// As the host numbers it.
+    #[prost(uint32, tag = "3")]
+    pub pid: u32,
+    /// The thread's name, which a tenant chooses.
+    #[prost(string, tag = "4")]
+    pub command: ::prost::alloc::string::String,
+    /// The path of its cgroup below the mount of cgroup v2; empty if it is gone already.
+    #[prost(string, tag = "5")]
+    pub cgroup: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "6")]
+    pub cgroup_id: u64,
+    /// The device's name, if one device alone has that node.
+    #[prost(string, tag = "7")]
+    pub device: ::prost::alloc::string::String,
+    /// As in `c 195:0`.
+    #[prost(string, tag = "8")]
+    pub number: ::prost::alloc::string::String,
+    /// Of r and w.
+    #[prost(string, tag = "9")]
+    pub access: ::prost::alloc::string::String,
+    /// Claims that its cgroup is bound to; none of them holds this device.
+    #[prost(string, repeated, tag = "10")]
+    pub claims: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PrepareClaimRequest {
     /// The Kubernetes claim's UID, or a name of letters, digits and `-`.
@@ -518,6 +659,22 @@ pub struct PrepareClaimRequest {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Whose processes the gate is to let use it. A repeated request adds to what is bound.
+    #[prost(message, repeated, tag = "4")]
+    pub bindings: ::prost::alloc::vec::Vec<Binding>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BindClaimRequest {
+    #[prost(string, tag = "1")]
+    pub claim: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub bindings: ::prost::alloc::vec::Vec<Binding>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BindClaimResponse {
+    /// Everything the claim is bound to now.
+    #[prost(message, repeated, tag = "1")]
+    pub bindings: ::prost::alloc::vec::Vec<Binding>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PrepareClaimResponse {
@@ -912,6 +1069,57 @@ pub mod node_client {
                 .insert(GrpcMethod::new("accelpool.node.v1.Node", "Diagnose"));
             self.inner.unary(req, path, codec).await
         }
+        /// How the device gate stands, and what it counted.
+        pub async fn get_gate(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetGateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetGateResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.node.v1.Node/GetGate",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.node.v1.Node", "GetGate"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Each open that the gate refused, or in audit mode let pass, as it happens. A reader that
+        /// is slow misses some; GetGate counts all.
+        pub async fn watch_denials(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchDenialsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::Denial>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.node.v1.Node/WatchDenials",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.node.v1.Node", "WatchDenials"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Prepares one claim, or answers as before if it is prepared. Durable when it answers.
         pub async fn prepare_claim(
             &mut self,
@@ -935,6 +1143,32 @@ pub mod node_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("accelpool.node.v1.Node", "PrepareClaim"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lets more processes of this host use what a prepared claim holds. Durable when it answers;
+        /// what is bound already counts as bound. Release ends all of it.
+        pub async fn bind_claim(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BindClaimRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BindClaimResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.node.v1.Node/BindClaim",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.node.v1.Node", "BindClaim"));
             self.inner.unary(req, path, codec).await
         }
         /// Releases a claim. A claim that is not known counts as released.
@@ -1132,12 +1366,41 @@ pub mod node_server {
             tonic::Response<super::DiagnoseResponse>,
             tonic::Status,
         >;
+        /// How the device gate stands, and what it counted.
+        async fn get_gate(
+            &self,
+            request: tonic::Request<super::GetGateRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetGateResponse>, tonic::Status>;
+        /// Server streaming response type for the WatchDenials method.
+        type WatchDenialsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::Denial, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Each open that the gate refused, or in audit mode let pass, as it happens. A reader that
+        /// is slow misses some; GetGate counts all.
+        async fn watch_denials(
+            &self,
+            request: tonic::Request<super::WatchDenialsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::WatchDenialsStream>,
+            tonic::Status,
+        >;
         /// Prepares one claim, or answers as before if it is prepared. Durable when it answers.
         async fn prepare_claim(
             &self,
             request: tonic::Request<super::PrepareClaimRequest>,
         ) -> std::result::Result<
             tonic::Response<super::PrepareClaimResponse>,
+            tonic::Status,
+        >;
+        /// Lets more processes of this host use what a prepared claim holds. Durable when it answers;
+        /// what is bound already counts as bound. Release ends all of it.
+        async fn bind_claim(
+            &self,
+            request: tonic::Request<super::BindClaimRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::BindClaimResponse>,
             tonic::Status,
         >;
         /// Releases a claim. A claim that is not known counts as released.
@@ -1683,6 +1946,95 @@ pub mod node_server {
                     };
                     Box::pin(fut)
                 }
+                "/accelpool.node.v1.Node/GetGate" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetGateSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::GetGateRequest>
+                    for GetGateSvc<T> {
+                        type Response = super::GetGateResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetGateRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::get_gate(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetGateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.node.v1.Node/WatchDenials" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchDenialsSvc<T: Node>(pub Arc<T>);
+                    impl<
+                        T: Node,
+                    > tonic::server::ServerStreamingService<super::WatchDenialsRequest>
+                    for WatchDenialsSvc<T> {
+                        type Response = super::Denial;
+                        type ResponseStream = T::WatchDenialsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchDenialsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::watch_denials(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchDenialsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/accelpool.node.v1.Node/PrepareClaim" => {
                     #[allow(non_camel_case_types)]
                     struct PrepareClaimSvc<T: Node>(pub Arc<T>);
@@ -1711,6 +2063,49 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PrepareClaimSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.node.v1.Node/BindClaim" => {
+                    #[allow(non_camel_case_types)]
+                    struct BindClaimSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::BindClaimRequest>
+                    for BindClaimSvc<T> {
+                        type Response = super::BindClaimResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BindClaimRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::bind_claim(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BindClaimSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
