@@ -78,6 +78,8 @@ pub enum VendorConfig {
         driver_root: PathBuf,
         /// Where `sys`, `proc` and `dev` are: `/`, or a folder that stands for a machine.
         machine_root: PathBuf,
+        /// Where the host's own root is seen from here: `/`, or where a container mounts it.
+        host_root: PathBuf,
     },
 }
 
@@ -107,13 +109,15 @@ impl VendorConfig {
                 "--dir".into(),
                 dir.into(),
             ],
-            Self::Nvidia { driver_root, machine_root } => vec![
+            Self::Nvidia { driver_root, machine_root, host_root } => vec![
                 "vendor-worker".into(),
                 "nvidia".into(),
                 "--driver-root".into(),
                 driver_root.into(),
                 "--machine-root".into(),
                 machine_root.into(),
+                "--host-root".into(),
+                host_root.into(),
             ],
         }
     }
@@ -249,6 +253,7 @@ fn check_vendor(index: usize, raw: RawVendor, run_dir: &Path) -> Result<VendorCo
             let foreign = [
                 ("driver_root", raw.driver_root.is_some()),
                 ("machine_root", raw.machine_root.is_some()),
+                ("host_root", raw.host_root.is_some()),
             ];
             only_for("nvidia", &foreign)?;
             let profile = raw.profile.unwrap_or_else(|| "dgx-h100".to_owned());
@@ -258,13 +263,13 @@ fn check_vendor(index: usize, raw: RawVendor, run_dir: &Path) -> Result<VendorCo
         }
         "nvidia" => {
             only_for("sim", &[("profile", raw.profile.is_some()), ("dir", raw.dir.is_some())])?;
-            let root = || PathBuf::from("/");
+            let root = |name: &str, path: Option<PathBuf>| {
+                absolute(&key(name), path.unwrap_or_else(|| "/".into()))
+            };
             Ok(VendorConfig::Nvidia {
-                driver_root: absolute(&key("driver_root"), raw.driver_root.unwrap_or_else(root))?,
-                machine_root: absolute(
-                    &key("machine_root"),
-                    raw.machine_root.unwrap_or_else(root),
-                )?,
+                driver_root: root("driver_root", raw.driver_root)?,
+                machine_root: root("machine_root", raw.machine_root)?,
+                host_root: root("host_root", raw.host_root)?,
             })
         }
         _ => Err(ConfigError::UnknownVendor { index, name, known: "nvidia and sim" }),

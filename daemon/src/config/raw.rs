@@ -56,6 +56,7 @@ pub(super) struct RawVendor {
     pub(super) dir: Option<PathBuf>,
     pub(super) driver_root: Option<PathBuf>,
     pub(super) machine_root: Option<PathBuf>,
+    pub(super) host_root: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
