@@ -571,6 +571,282 @@ pub struct QuiesceRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QuiesceResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetMetricsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetMetricsResponse {
+    #[prost(uint64, tag = "1")]
+    pub unix_ms: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub devices: ::prost::alloc::vec::Vec<DeviceMetrics>,
+    /// One for each allocation that holds something, or for each agent that uses it.
+    #[prost(message, repeated, tag = "3")]
+    pub allocations: ::prost::alloc::vec::Vec<AllocationMetrics>,
+    /// One for each agent and device that the agent's leases hold something of.
+    #[prost(message, repeated, tag = "4")]
+    pub agents: ::prost::alloc::vec::Vec<AgentMetrics>,
+    #[prost(message, repeated, tag = "5")]
+    pub vendors: ::prost::alloc::vec::Vec<VendorMetrics>,
+    #[prost(message, optional, tag = "6")]
+    pub daemon: ::core::option::Option<DaemonMetrics>,
+}
+/// Who the usage is billed to.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Agent {
+    /// The value of the claim's label `accelpool.dev/agent`, else its pod, else the claim.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The namespace, where the claim has one.
+    #[prost(string, tag = "2")]
+    pub namespace: ::prost::alloc::string::String,
+}
+/// Allocations, what was released, and what is unattributed are together the device.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeviceMetrics {
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub uuid: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub vendor: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub model: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub driver_version: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub pci_address: ::prost::alloc::string::String,
+    #[prost(uint32, optional, tag = "8")]
+    pub numa_node: ::core::option::Option<u32>,
+    #[prost(string, optional, tag = "9")]
+    pub pcie_root: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, tag = "10")]
+    pub pool: ::prost::alloc::string::String,
+    #[prost(bool, tag = "11")]
+    pub present: bool,
+    #[prost(message, repeated, tag = "12")]
+    pub taints: ::prost::alloc::vec::Vec<Taint>,
+    #[prost(uint64, tag = "13")]
+    pub memory_bytes: u64,
+    /// When it was measured last; absent if never.
+    #[prost(uint64, optional, tag = "14")]
+    pub sampled_unix_ms: ::core::option::Option<u64>,
+    #[prost(uint64, tag = "15")]
+    pub since_unix_ms: u64,
+    #[prost(uint64, optional, tag = "16")]
+    pub memory_used_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "17")]
+    pub memory_unattributed_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "18")]
+    pub busy_ns: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "19")]
+    pub busy_unattributed_ns: ::core::option::Option<u64>,
+    /// Of leases that have ended.
+    #[prost(uint64, optional, tag = "20")]
+    pub busy_released_ns: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "21")]
+    pub energy_mj: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "22")]
+    pub energy_unattributed_mj: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "23")]
+    pub energy_released_mj: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AllocationMetrics {
+    #[prost(string, tag = "1")]
+    pub claim: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub request: ::prost::alloc::string::String,
+    #[prost(string, optional, tag = "3")]
+    pub share_id: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, tag = "4")]
+    pub device: ::prost::alloc::string::String,
+    /// The partition's name, if it is one.
+    #[prost(string, tag = "5")]
+    pub partition: ::prost::alloc::string::String,
+    /// whole, partition or share
+    #[prost(string, tag = "6")]
+    pub portion: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "7")]
+    pub enforcement: ::core::option::Option<Enforcements>,
+    #[prost(map = "string, string", tag = "8")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(message, optional, tag = "9")]
+    pub agent: ::core::option::Option<Agent>,
+    #[prost(uint64, tag = "10")]
+    pub since_unix_ms: u64,
+    /// What it may use.
+    #[prost(uint64, tag = "11")]
+    pub memory_limit_bytes: u64,
+    #[prost(uint32, tag = "12")]
+    pub compute_permille: u32,
+    /// What it uses.
+    #[prost(uint64, optional, tag = "13")]
+    pub memory_used_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "14")]
+    pub busy_ns: ::core::option::Option<u64>,
+    /// Over about the last ten seconds.
+    #[prost(double, optional, tag = "15")]
+    pub compute_ratio: ::core::option::Option<f64>,
+    #[prost(uint64, optional, tag = "16")]
+    pub energy_mj: ::core::option::Option<u64>,
+    #[prost(uint32, optional, tag = "17")]
+    pub processes: ::core::option::Option<u32>,
+    /// How it was measured: process (what the vendor says of each process) or device (what it
+    /// says of the whole device, which this has alone); empty before the first measurement.
+    #[prost(string, tag = "18")]
+    pub source: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AgentMetrics {
+    #[prost(message, optional, tag = "1")]
+    pub agent: ::core::option::Option<Agent>,
+    #[prost(string, tag = "2")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub since_unix_ms: u64,
+    #[prost(uint64, optional, tag = "4")]
+    pub memory_used_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "5")]
+    pub busy_ns: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    pub energy_mj: ::core::option::Option<u64>,
+    /// What the agent's leases may use of the device together.
+    #[prost(uint64, tag = "7")]
+    pub memory_limit_bytes: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VendorMetrics {
+    #[prost(string, tag = "1")]
+    pub vendor: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub running: bool,
+    #[prost(message, repeated, tag = "3")]
+    pub restarts_by_reason: ::prost::alloc::vec::Vec<CountByWord>,
+    /// By call: discover, sample, ...
+    #[prost(message, repeated, tag = "4")]
+    pub calls: ::prost::alloc::vec::Vec<TimingByWord>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DaemonMetrics {
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub started_unix_ms: u64,
+    #[prost(uint64, tag = "3")]
+    pub revision: u64,
+    /// By state: preparing, prepared, releasing.
+    #[prost(message, repeated, tag = "4")]
+    pub leases: ::prost::alloc::vec::Vec<CountByWord>,
+    /// By outcome: done, refused, failed.
+    #[prost(message, repeated, tag = "5")]
+    pub prepares: ::prost::alloc::vec::Vec<TimingByWord>,
+    #[prost(message, repeated, tag = "6")]
+    pub releases: ::prost::alloc::vec::Vec<TimingByWord>,
+    /// By what drifted: cdi.
+    #[prost(message, repeated, tag = "7")]
+    pub drifts: ::prost::alloc::vec::Vec<CountByWord>,
+    /// Memory of the daemon itself, without its vendor workers.
+    #[prost(uint64, optional, tag = "8")]
+    pub resident_bytes: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CountByWord {
+    #[prost(string, tag = "1")]
+    pub word: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TimingByWord {
+    #[prost(string, tag = "1")]
+    pub word: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub timing: ::core::option::Option<Histogram>,
+}
+/// Durations, in fixed buckets and in exponential ones (Prometheus' native histograms).
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Histogram {
+    #[prost(double, tag = "1")]
+    pub sum_s: f64,
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+    /// Upper ends of the fixed buckets, ascending, without the infinite one.
+    #[prost(double, repeated, tag = "3")]
+    pub bounds_s: ::prost::alloc::vec::Vec<f64>,
+    /// How many fell into each, and beyond the last.
+    #[prost(uint64, repeated, tag = "4")]
+    pub counts: ::prost::alloc::vec::Vec<u64>,
+    /// Bucket i of the exponential ones ends at 2^(i / 2^schema) seconds.
+    #[prost(sint32, tag = "5")]
+    pub schema: i32,
+    #[prost(sint32, repeated, tag = "6")]
+    pub indexes: ::prost::alloc::vec::Vec<i32>,
+    #[prost(uint64, repeated, tag = "7")]
+    pub index_counts: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetUsageRequest {
+    /// Nothing that ended before this.
+    #[prost(uint64, tag = "1")]
+    pub since_unix_ms: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetUsageResponse {
+    #[prost(uint64, tag = "1")]
+    pub unix_ms: u64,
+    /// Since when this daemon remembers.
+    #[prost(uint64, tag = "2")]
+    pub since_unix_ms: u64,
+    #[prost(uint64, tag = "3")]
+    pub bucket_ms: u64,
+    /// Devices on the node now: how much there is to be used.
+    #[prost(uint32, tag = "4")]
+    pub devices: u32,
+    #[prost(message, repeated, tag = "5")]
+    pub agents: ::prost::alloc::vec::Vec<Agent>,
+    /// Oldest first; those in which nobody used anything are left out.
+    #[prost(message, repeated, tag = "6")]
+    pub buckets: ::prost::alloc::vec::Vec<UsageBucket>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UsageBucket {
+    #[prost(uint64, tag = "1")]
+    pub start_unix_ms: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub entries: ::prost::alloc::vec::Vec<UsageEntry>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageEntry {
+    #[prost(uint64, tag = "4")]
+    pub busy_ms: u64,
+    /// The most at any moment.
+    #[prost(uint64, tag = "5")]
+    pub memory_bytes: u64,
+    #[prost(uint64, tag = "6")]
+    pub energy_mj: u64,
+    #[prost(oneof = "usage_entry::Who", tags = "1, 2, 3")]
+    pub who: ::core::option::Option<usage_entry::Who>,
+}
+/// Nested message and enum types in `UsageEntry`.
+pub mod usage_entry {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Who {
+        /// An index of `agents`.
+        #[prost(uint32, tag = "1")]
+        Agent(u32),
+        /// Agents beyond those that a bucket holds.
+        #[prost(bool, tag = "2")]
+        Others(bool),
+        /// What fits no lease.
+        #[prost(bool, tag = "3")]
+        Unattributed(bool),
+    }
+}
 /// Generated client implementations.
 pub mod node_client {
     #![allow(
@@ -912,6 +1188,57 @@ pub mod node_client {
                 .insert(GrpcMethod::new("accelpool.node.v1.Node", "Diagnose"));
             self.inner.unary(req, path, codec).await
         }
+        /// What devices, claims and agents use, and how the daemon fares. Waits for no vendor: what
+        /// was measured last, with its age.
+        pub async fn get_metrics(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetMetricsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetMetricsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.node.v1.Node/GetMetrics",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.node.v1.Node", "GetMetrics"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What each agent used over time, as far as this daemon remembers.
+        pub async fn get_usage(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetUsageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetUsageResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.node.v1.Node/GetUsage",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.node.v1.Node", "GetUsage"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Prepares one claim, or answers as before if it is prepared. Durable when it answers.
         pub async fn prepare_claim(
             &mut self,
@@ -1130,6 +1457,23 @@ pub mod node_server {
             request: tonic::Request<super::DiagnoseRequest>,
         ) -> std::result::Result<
             tonic::Response<super::DiagnoseResponse>,
+            tonic::Status,
+        >;
+        /// What devices, claims and agents use, and how the daemon fares. Waits for no vendor: what
+        /// was measured last, with its age.
+        async fn get_metrics(
+            &self,
+            request: tonic::Request<super::GetMetricsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetMetricsResponse>,
+            tonic::Status,
+        >;
+        /// What each agent used over time, as far as this daemon remembers.
+        async fn get_usage(
+            &self,
+            request: tonic::Request<super::GetUsageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetUsageResponse>,
             tonic::Status,
         >;
         /// Prepares one claim, or answers as before if it is prepared. Durable when it answers.
@@ -1668,6 +2012,92 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DiagnoseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.node.v1.Node/GetMetrics" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetMetricsSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::GetMetricsRequest>
+                    for GetMetricsSvc<T> {
+                        type Response = super::GetMetricsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetMetricsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::get_metrics(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetMetricsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.node.v1.Node/GetUsage" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetUsageSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::GetUsageRequest>
+                    for GetUsageSvc<T> {
+                        type Response = super::GetUsageResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetUsageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::get_usage(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetUsageSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

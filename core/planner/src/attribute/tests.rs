@@ -33,11 +33,9 @@ fn of(names: &[&str]) -> Owner {
 #[track_caller]
 fn check(holdings: &[Holding], uses: &[ProcessUse], measured: Amount, expected: &[(u64, u64)]) {
     let found = attribute(holdings, uses, measured);
-    let numbers = |amount: &Amount| {
-        (amount.memory.bytes(), u64::try_from(amount.busy.as_millis()).unwrap())
-    };
-    let amounts: Vec<_> =
-        found.holdings.iter().chain([&found.unattributed]).map(numbers).collect();
+    let numbers =
+        |amount: &Amount| (amount.memory.bytes(), u64::try_from(amount.busy.as_millis()).unwrap());
+    let amounts: Vec<_> = found.holdings.iter().chain([&found.unattributed]).map(numbers).collect();
     assert_eq!(amounts, expected);
 }
 
@@ -56,7 +54,8 @@ fn sharers_are_told_apart_by_their_processes() {
 
 #[test]
 fn a_partition_is_its_holders() {
-    let holdings = [holding("a", partition("MIG-1"), false), holding("b", partition("MIG-2"), true)];
+    let holdings =
+        [holding("a", partition("MIG-1"), false), holding("b", partition("MIG-2"), true)];
     let uses = [
         used(Owner::Unknown, Some("MIG-1"), 10, 1),
         used(of(&["b"]), Some("MIG-2"), 20, 2),
