@@ -67,3 +67,17 @@ pub mod kubelet {
         include!("gen/v1.rs");
     }
 }
+
+/// What a container runtime and its plugins say to each other (`nri/`). Hand-written from the
+/// public API: only names, numbers and types are NRI's.
+pub mod nri {
+    include!("gen/nri.pkg.api.v1alpha1.rs");
+
+    /// Where runtimes listen for plugins unless their configuration says otherwise.
+    pub const DEFAULT_SOCKET: &str = "/var/run/nri/nri.sock";
+}
+
+/// The envelope of NRI's calls (`ttrpc/`).
+pub mod ttrpc {
+    include!("gen/ttrpc.rs");
+}

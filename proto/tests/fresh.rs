@@ -5,7 +5,7 @@
 use std::{fs, path::Path};
 
 /// Every `.proto` file that code is made from, relative to the crate.
-const FILES: [&str; 9] = [
+const FILES: [&str; 11] = [
     "accelpool/node/v1/node.proto",
     "accelpool/worker/v1/worker.proto",
     "kubelet/deviceplugin/v1beta1/deviceplugin.proto",
@@ -15,6 +15,8 @@ const FILES: [&str; 9] = [
     "kubelet/drahealth/v1alpha1/health.proto",
     "kubelet/pluginregistration/v1/registration.proto",
     "kubelet/podresources/v1/podresources.proto",
+    "nri/v1alpha1/nri.proto",
+    "ttrpc/ttrpc.proto",
 ];
 
 #[test]
