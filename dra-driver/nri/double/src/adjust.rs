@@ -9,8 +9,8 @@ use accelpool_proto::nri::{Container, ContainerAdjustment, ContainerUpdate, Linu
 pub(crate) struct Owners(BTreeMap<String, String>);
 
 impl Owners {
-    fn claim(&mut self, what: String, plugin: &str) -> Result<(), String> {
-        match self.0.insert(what.clone(), plugin.to_owned()) {
+    fn claim(&mut self, what: &str, plugin: &str) -> Result<(), String> {
+        match self.0.insert(what.to_owned(), plugin.to_owned()) {
             Some(owner) => Err(format!("plugins {owner} and {plugin} both set {what}")),
             None => Ok(()),
         }
@@ -28,7 +28,7 @@ pub(crate) fn apply(
         container.env.retain(|env| name(env) != removed);
     }
     for set in adjust.env.iter().filter(|env| !env.key.starts_with('-')) {
-        owners.claim(format!("env {}", set.key), plugin)?;
+        owners.claim(&format!("env {}", set.key), plugin)?;
         container.env.retain(|env| name(env) != set.key);
         container.env.push(format!("{}={}", set.key, set.value));
     }
@@ -36,13 +36,13 @@ pub(crate) fn apply(
     let Some(resources) = resources else { return Ok(()) };
     let cpu = resources.cpu.clone().unwrap_or_default();
     if !cpu.cpus.is_empty() {
-        owners.claim("CPU set".to_owned(), plugin)?;
+        owners.claim("CPU set", plugin)?;
     }
     if !cpu.mems.is_empty() {
-        owners.claim("memory nodes".to_owned(), plugin)?;
+        owners.claim("memory nodes", plugin)?;
     }
     for key in resources.unified.keys() {
-        owners.claim(format!("unified {key}"), plugin)?;
+        owners.claim(&format!("unified {key}"), plugin)?;
     }
     set(container, resources);
     Ok(())

@@ -166,7 +166,7 @@ impl Runtime {
     /// Makes a pod.
     pub async fn run_pod(&self, pod: PodSandbox) {
         self.shared.records().pods.insert(pod.id.clone(), pod.clone());
-        self.tell(Event::RunPodSandbox, &pod, None).await;
+        self.tell(RUN_POD, &pod, None).await;
     }
 
     /// Makes a container, as plugins want it, and returns it.
@@ -200,23 +200,23 @@ impl Runtime {
 
     /// Starts a container: its first process runs when this returns.
     pub async fn start_container(&self, id: &str) {
-        self.container_event(Event::StartContainer, id).await;
+        self.container_event(START, id).await;
         if let Some(container) = self.shared.records().containers.get_mut(id) {
             container.state = ContainerState::ContainerRunning.into();
         }
-        self.container_event(Event::PostStartContainer, id).await;
+        self.container_event(STARTED, id).await;
     }
 
     /// Takes a container away.
     pub async fn remove(&self, id: &str) {
-        self.container_event(Event::RemoveContainer, id).await;
+        self.container_event(REMOVE, id).await;
         self.shared.records().containers.remove(id);
     }
 
     /// Takes a pod away.
     pub async fn remove_pod(&self, id: &str) {
         let pod = self.shared.records().pods.get(id).cloned().unwrap_or_default();
-        self.tell(Event::RemovePodSandbox, &pod, None).await;
+        self.tell(REMOVE_POD, &pod, None).await;
         self.shared.records().pods.remove(id);
     }
 
@@ -225,19 +225,24 @@ impl Runtime {
         records.pods.get(&container.pod_sandbox_id).cloned().unwrap_or_default()
     }
 
-    async fn container_event(&self, event: Event, id: &str) {
+    async fn container_event(&self, event: Told, id: &str) {
         let container = self.container(id).unwrap_or_default();
         self.tell(event, &self.pod_of(&container), Some(container)).await;
     }
 
-    async fn tell(&self, event: Event, pod: &PodSandbox, container: Option<Container>) {
+    async fn tell(
+        &self,
+        Told(event, method): Told,
+        pod: &PodSandbox,
+        container: Option<Container>,
+    ) {
         let mut peers = self.shared.turn.lock().await;
         for peer in peers.iter().filter(|peer| peer.wants(event)) {
             let pod = Some(pod.clone());
             let container = container.clone();
             let told = if self.shared.options.generation == Generation::Dedicated {
                 let request = EventRequest { pod, container };
-                peer.ask::<()>(method_of(event), &request).await
+                peer.ask::<()>(method, &request).await
             } else {
                 let request = StateChangeEvent { event: event.into(), pod, container };
                 peer.ask::<()>("StateChange", &request).await
@@ -278,13 +283,12 @@ impl Shared {
     }
 }
 
-fn method_of(event: Event) -> &'static str {
-    match event {
-        Event::RunPodSandbox => "RunPodSandbox",
-        Event::RemovePodSandbox => "RemovePodSandbox",
-        Event::StartContainer => "StartContainer",
-        Event::PostStartContainer => "PostStartContainer",
-        Event::RemoveContainer => "RemoveContainer",
-        other => unreachable!("this runtime tells of no {other:?}"),
-    }
-}
+/// An event of a pod or container, by the method that tells it since NRI 0.12.
+#[derive(Debug, Clone, Copy)]
+struct Told(Event, &'static str);
+
+const RUN_POD: Told = Told(Event::RunPodSandbox, "RunPodSandbox");
+const REMOVE_POD: Told = Told(Event::RemovePodSandbox, "RemovePodSandbox");
+const START: Told = Told(Event::StartContainer, "StartContainer");
+const STARTED: Told = Told(Event::PostStartContainer, "PostStartContainer");
+const REMOVE: Told = Told(Event::RemoveContainer, "RemoveContainer");
