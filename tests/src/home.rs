@@ -67,6 +67,7 @@ impl Home {
     /// If the configuration cannot be changed.
     pub fn sample_every(&self, interval_ms: u32, proc: &Path) {
         let text = fs::read_to_string(self.config()).expect("there is a configuration");
+        let proc = proc.display().to_string();
         let usage = format!("sample_interval_ms = {interval_ms}\nproc_dir = {proc:?}");
         let text = text.replace("sample_interval_ms = 600000", &usage);
         assert!(text.contains(&usage), "usage is configured once");

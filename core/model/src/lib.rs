@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod claim;
+mod counters;
 mod device;
 mod fault;
 mod inventory;
@@ -20,6 +21,10 @@ mod topology;
 pub use crate::claim::{
     Allocation, Claim, Grant, GrantedDevice, Lease, LeaseState, Portion, Request, Share,
     ShareClass, UnknownShareClass, Wanted,
+};
+pub use crate::counters::{
+    ClockDomain, DeviceCounters, Direction, Engine, ErrorKind, MemoryCounters, Sensor, Throttle,
+    ThrottleReason,
 };
 pub use crate::device::{
     Device, DeviceKind, DeviceNode, Enforcement, Enforcements, Injection, Mount, Partition,

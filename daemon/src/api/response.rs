@@ -107,7 +107,7 @@ pub(super) fn taint(taint: &Taint) -> wire::Taint {
     }
 }
 
-pub(super) fn enforcements(enforcements: Enforcements) -> wire::Enforcements {
+fn enforcements(enforcements: Enforcements) -> wire::Enforcements {
     wire::Enforcements {
         memory: enforcements.memory.to_string(),
         compute: enforcements.compute.to_string(),

@@ -8,7 +8,8 @@ use std::{
 };
 
 use accelpool_model::{
-    Device, DeviceUuid, Link, Partition, PartitionStep, RecoveryAction, Sample, VendorName,
+    Device, DeviceCounters, DeviceUuid, Link, Partition, PartitionStep, RecoveryAction, Sample,
+    VendorName,
 };
 use accelpool_proto::worker::{
     self as wire, next_event_response::Event, vendor_worker_client::VendorWorkerClient,
@@ -19,7 +20,7 @@ use tonic::{Code, Status, transport::Channel};
 use tracing::{info, warn};
 
 use super::{
-    convert,
+    convert, counters,
     process::{Launch, Life},
 };
 use crate::{error::Chain, timing::Timings};
@@ -241,6 +242,18 @@ impl Worker {
         let samples: Result<_, _> =
             answer.samples.into_iter().map(convert::sample_from_wire).collect();
         samples.map_err(|error| self.nonsense("sample", &error))
+    }
+
+    /// Reads what a device tells of itself.
+    pub async fn counters(&self, device: &DeviceUuid) -> Result<DeviceCounters, WorkerError> {
+        let read = self.shared.deadlines.read;
+        let request = device_request(device);
+        let answer = self
+            .call("counters", read, async |mut client: VendorWorkerClient<Channel>| {
+                client.counters(request).await
+            })
+            .await?;
+        counters::from_wire(&answer).map_err(|error| self.nonsense("counters", &error))
     }
 
     /// Waits at most `timeout` for the vendor's next event.

@@ -5,11 +5,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use accelpool_model::{Allocation, Device, DeviceUuid, Lease, LeaseState, Portion};
+use accelpool_model::{Allocation, Device, DeviceUuid, Lease, LeaseState, Portion, Taint};
 use accelpool_planner::NodeView;
 use accelpool_proto::node as wire;
 
-use super::{Service, response};
+use super::Service;
 use crate::{
     node::{EventKind, State, now_ms},
     timing::{BOUNDS_S, Histogram, SCHEMA, Timings},
@@ -118,7 +118,7 @@ fn devices(state: &State, totals: &ByDevice) -> Vec<wire::DeviceMetrics> {
             pcie_root: device.pcie_root.clone(),
             pool: view.pool(device).map(|pool| pool.name.to_string()).unwrap_or_default(),
             present: !state.inventory.lost.contains(&device.name),
-            taints: taints.iter().map(response::taint).collect(),
+            taints: taints.iter().map(taint).collect(),
             memory_bytes: device.memory.bytes(),
             sampled_unix_ms: known.map(|known| known.sampled_ms),
             since_unix_ms: known.map_or(0, |known| known.device.since_ms),
@@ -133,6 +133,10 @@ fn devices(state: &State, totals: &ByDevice) -> Vec<wire::DeviceMetrics> {
         }
     };
     state.inventory.devices().map(of).collect()
+}
+
+fn taint(taint: &Taint) -> wire::DeviceTaint {
+    wire::DeviceTaint { key: taint.key.clone(), effect: taint.effect.to_string() }
 }
 
 fn allocations(state: &State, totals: &ByDevice) -> Vec<wire::AllocationMetrics> {
@@ -186,7 +190,8 @@ fn allocation_row(
         device: allocation.device.to_string(),
         partition,
         portion: portion.to_owned(),
-        enforcement: Some(response::enforcements(allocation.enforcement)),
+        memory_enforcement: allocation.enforcement.memory.to_string(),
+        compute_enforcement: allocation.enforcement.compute.to_string(),
         labels: lease.claim.labels.clone().into_iter().collect(),
         agent: Some(agent(&Agent::of(&lease.claim))),
         since_unix_ms: lease.since_ms,
