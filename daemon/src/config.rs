@@ -45,12 +45,23 @@ pub struct Config {
     pub observe_interval: Duration,
     /// How the log is written.
     pub log: Log,
+    /// How usage is measured.
+    pub usage: Usage,
     /// A captured hwloc XML file that stands in for this machine.
     pub hwloc_xml: Option<PathBuf>,
     /// The vendors to drive.
     pub vendors: Vec<VendorConfig>,
     /// The pools; one that takes every device if none is written.
     pub pools: Vec<Pool>,
+}
+
+/// How usage is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// How often each device is read.
+    pub sample_interval: Duration,
+    /// Where the procfs is that shows the host's processes.
+    pub proc_dir: PathBuf,
 }
 
 /// How the log is written.
@@ -228,6 +239,15 @@ impl TryFrom<RawConfig> for Config {
                 600_000,
             )?),
             log: check_log(raw.log)?,
+            usage: Usage {
+                sample_interval: Duration::from_millis(range(
+                    "usage.sample_interval_ms",
+                    raw.usage.sample_interval_ms,
+                    100,
+                    600_000,
+                )?),
+                proc_dir: absolute("usage.proc_dir", raw.usage.proc_dir)?,
+            },
             hwloc_xml: raw
                 .topology
                 .hwloc_xml

@@ -24,6 +24,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) topology: RawTopology,
     #[serde(default)]
+    pub(super) usage: RawUsage,
+    #[serde(default)]
     pub(super) vendor: Vec<RawVendor>,
     #[serde(default)]
     pub(super) pool: Vec<RawPool>,
@@ -46,6 +48,19 @@ impl Default for RawLog {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawTopology {
     pub(super) hwloc_xml: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawUsage {
+    pub(super) sample_interval_ms: u64,
+    pub(super) proc_dir: PathBuf,
+}
+
+impl Default for RawUsage {
+    fn default() -> Self {
+        Self { sample_interval_ms: 2_000, proc_dir: "/proc".into() }
+    }
 }
 
 #[derive(Debug, Deserialize)]
