@@ -50,6 +50,8 @@ pub struct Config {
     pub observe_interval: Duration,
     /// How the log is written.
     pub log: Log,
+    /// How usage is measured.
+    pub usage: Usage,
     /// A captured hwloc XML file that stands in for this machine.
     pub hwloc_xml: Option<PathBuf>,
     /// The device gate.
@@ -58,6 +60,15 @@ pub struct Config {
     pub vendors: Vec<VendorConfig>,
     /// The pools; one that takes every device if none is written.
     pub pools: Vec<Pool>,
+}
+
+/// How usage is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// How often each device is read.
+    pub sample_interval: Duration,
+    /// Where the procfs is that shows the host's processes.
+    pub proc_dir: PathBuf,
 }
 
 /// How the log is written.
@@ -85,6 +96,8 @@ pub enum VendorConfig {
         driver_root: PathBuf,
         /// Where `sys`, `proc` and `dev` are: `/`, or a folder that stands for a machine.
         machine_root: PathBuf,
+        /// Where the host's own root is seen from here: `/`, or where a container mounts it.
+        host_root: PathBuf,
     },
 }
 
@@ -127,13 +140,15 @@ impl VendorConfig {
                 "--dir".into(),
                 dir.into(),
             ],
-            Self::Nvidia { driver_root, machine_root } => vec![
+            Self::Nvidia { driver_root, machine_root, host_root } => vec![
                 "vendor-worker".into(),
                 "nvidia".into(),
                 "--driver-root".into(),
                 driver_root.into(),
                 "--machine-root".into(),
                 machine_root.into(),
+                "--host-root".into(),
+                host_root.into(),
             ],
         }
     }
@@ -244,6 +259,15 @@ impl TryFrom<RawConfig> for Config {
                 600_000,
             )?),
             log: check_log(raw.log)?,
+            usage: Usage {
+                sample_interval: Duration::from_millis(range(
+                    "usage.sample_interval_ms",
+                    raw.usage.sample_interval_ms,
+                    100,
+                    600_000,
+                )?),
+                proc_dir: absolute("usage.proc_dir", raw.usage.proc_dir)?,
+            },
             hwloc_xml: raw
                 .topology
                 .hwloc_xml
@@ -270,6 +294,7 @@ fn check_vendor(index: usize, raw: RawVendor, run_dir: &Path) -> Result<VendorCo
             let foreign = [
                 ("driver_root", raw.driver_root.is_some()),
                 ("machine_root", raw.machine_root.is_some()),
+                ("host_root", raw.host_root.is_some()),
             ];
             only_for("nvidia", &foreign)?;
             let profile = raw.profile.unwrap_or_else(|| "dgx-h100".to_owned());
@@ -279,13 +304,13 @@ fn check_vendor(index: usize, raw: RawVendor, run_dir: &Path) -> Result<VendorCo
         }
         "nvidia" => {
             only_for("sim", &[("profile", raw.profile.is_some()), ("dir", raw.dir.is_some())])?;
-            let root = || PathBuf::from("/");
+            let root = |name: &str, path: Option<PathBuf>| {
+                absolute(&key(name), path.unwrap_or_else(|| "/".into()))
+            };
             Ok(VendorConfig::Nvidia {
-                driver_root: absolute(&key("driver_root"), raw.driver_root.unwrap_or_else(root))?,
-                machine_root: absolute(
-                    &key("machine_root"),
-                    raw.machine_root.unwrap_or_else(root),
-                )?,
+                driver_root: root("driver_root", raw.driver_root)?,
+                machine_root: root("machine_root", raw.machine_root)?,
+                host_root: root("host_root", raw.host_root)?,
             })
         }
         _ => Err(ConfigError::UnknownVendor { index, name, known: "nvidia and sim" }),
@@ -392,16 +417,9 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
     let parsed = |field: &str, error: &dyn std::fmt::Display| value(key(field), error);
     let gate = raw.gate.map(|text| text.parse()).transpose().map_err(|e| parsed("gate", &e))?;
     let gate: GateMode = gate.unwrap_or_default();
-    let on_stale_holder = raw.on_stale_holder.map(|text| text.parse()).transpose();
-    let on_stale_holder: OnStaleHolder =
-        on_stale_holder.map_err(|e| parsed("on_stale_holder", &e))?.unwrap_or_default();
-    // Where an open without a grant passes, a process that made one has done nothing wrong.
-    if on_stale_holder == OnStaleHolder::Kill && gate != GateMode::Enforce {
-        return Err(parsed("on_stale_holder", &"`kill` goes with `gate = \"enforce\"` alone"));
-    }
     Ok(Pool {
         gate,
-        on_stale_holder,
+        on_stale_holder: OnStaleHolder::default(),
         name: raw.name.parse().map_err(|error| parsed("name", &error))?,
         selector: Selector {
             names,

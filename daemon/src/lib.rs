@@ -14,4 +14,6 @@ pub mod gate;
 pub mod log;
 pub mod node;
 pub mod run;
+pub mod timing;
+pub mod usage;
 pub mod worker;

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -26,6 +27,7 @@ use crate::{
     fault_point::FaultPoints,
     gate::{self, Keeper},
     node::{Node, Start, now_ms},
+    usage::{self, Meter},
     worker::{Deadlines, Launch, Worker},
 };
 
@@ -119,11 +121,23 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
     let keeping = tokio::spawn(keep_gate(gate.clone(), node.clone()));
     let mut listener =
         Listener::bind(&config.socket(), &access).map_err(|source| RunError::Bind { source })?;
+    let meter = Arc::new(Meter::default());
+    let settings = usage::Settings {
+        interval: config.usage.sample_interval,
+        proc: config.usage.proc_dir.clone(),
+    };
+    let sampling = tokio::spawn(usage::run(node.clone(), Arc::clone(&meter), settings));
     let about =
         About { boot, started_ms, cdi_dir: config.cdi_dir.clone(), ledger: config.ledger() };
     let (goodbye, leaving) = oneshot::channel::<()>();
     let serving = tonic::transport::Server::builder()
-        .add_service(NodeServer::new(Service::new(node.clone(), access, about, gate.clone())))
+        .add_service(NodeServer::new(Service::new(
+            node.clone(),
+            access,
+            about,
+            gate.clone(),
+            meter,
+        )))
         .serve_with_incoming_shutdown(listener.incoming(), async { drop(leaving.await) });
     let mut serving = tokio::spawn(serving);
     info!(socket = %config.socket().display(), took_ms = now_ms() - started_ms, "ready");
@@ -144,6 +158,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
     };
     keeping.abort();
     tell_systemd(NotifyState::Stopping);
+    sampling.abort();
     if outcome.is_ok() {
         drain(&node, config.drain_timeout).await;
     }

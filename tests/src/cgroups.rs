@@ -95,13 +95,14 @@ impl Default for Cgroups {
 
 impl Drop for Cgroups {
     fn drop(&mut self) {
+        let failed = std::thread::panicking();
         // A failed test has said more than what follows could add.
         let removed = crate::wait_for("empty cgroups", || match remove(&self.top) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => None,
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && !failed => None,
             done => Some(done),
         });
         let unmounted = umount2(self.folder.path(), MntFlags::MNT_DETACH);
-        if !std::thread::panicking() {
+        if !failed {
             removed.expect("the cgroups are empty");
             unmounted.expect("it was mounted");
         }

@@ -6,7 +6,9 @@
 #![forbid(unsafe_code)]
 
 mod binding;
+mod chain;
 mod claim;
+mod counters;
 mod device;
 mod fault;
 mod inventory;
@@ -19,9 +21,14 @@ mod sample;
 mod topology;
 
 pub use crate::binding::{Binding, CgroupId};
+pub use crate::chain::Chain;
 pub use crate::claim::{
     Allocation, Claim, Grant, GrantedDevice, Lease, LeaseState, Portion, Request, Share,
     ShareClass, UnknownShareClass, Wanted,
+};
+pub use crate::counters::{
+    ClockDomain, DeviceCounters, Direction, Engine, ErrorKind, MemoryCounters, Sensor, Throttle,
+    ThrottleReason,
 };
 pub use crate::device::{
     Device, DeviceKind, DeviceNode, Enforcement, Enforcements, Injection, Mount, Partition,

@@ -26,6 +26,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) gate: RawGate,
     #[serde(default)]
+    pub(super) usage: RawUsage,
+    #[serde(default)]
     pub(super) vendor: Vec<RawVendor>,
     #[serde(default)]
     pub(super) pool: Vec<RawPool>,
@@ -59,6 +61,19 @@ pub(super) struct RawGate {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawUsage {
+    pub(super) sample_interval_ms: u64,
+    pub(super) proc_dir: PathBuf,
+}
+
+impl Default for RawUsage {
+    fn default() -> Self {
+        Self { sample_interval_ms: 2_000, proc_dir: "/proc".into() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawVendor {
     pub(super) name: String,
@@ -66,6 +81,7 @@ pub(super) struct RawVendor {
     pub(super) dir: Option<PathBuf>,
     pub(super) driver_root: Option<PathBuf>,
     pub(super) machine_root: Option<PathBuf>,
+    pub(super) host_root: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -80,7 +96,6 @@ pub(super) struct RawPool {
     pub(super) expose: Option<String>,
     pub(super) sharing: Option<String>,
     pub(super) gate: Option<String>,
-    pub(super) on_stale_holder: Option<String>,
 }
 
 fn default_state_dir() -> PathBuf {

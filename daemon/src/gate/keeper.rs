@@ -126,7 +126,7 @@ impl Keeper {
         let mut state = self.lock();
         let before = state.claims.remove(&lease.claim.id);
         let cgroups = before.as_ref().map(|before| before.cgroups.clone()).unwrap_or_default();
-        let stale = before.as_ref().map(Armed::pairs).unwrap_or_default();
+        let former = before.as_ref().map(Armed::pairs).unwrap_or_default();
         let since = before.map_or_else(Instant::now, |before| before.since);
         let mut armed = Armed { bindings: lease.bindings.clone(), nodes, cgroups, since };
         if state.gate.is_some() {
@@ -145,7 +145,7 @@ impl Keeper {
                 Err(source) => return Err(GateStepError::Gate { source }),
             }
         }
-        state.revoke_unless_held(stale.difference(&wanted))
+        state.revoke_unless_held(former.difference(&wanted))
     }
 
     /// Takes back what `claim` let its cgroups open, but for what other claims let them.

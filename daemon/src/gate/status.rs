@@ -108,7 +108,7 @@ impl Keeper {
     pub fn status(&self) -> GateStatus {
         let state = self.lock();
         let mut defects = state.defects.clone();
-        let counts = state.gate.as_ref().map(Gate::counts).unwrap_or_else(|| Ok(Vec::new()));
+        let counts = state.gate.as_ref().map_or_else(|| Ok(Vec::new()), Gate::counts);
         let counts = counts.unwrap_or_else(|error| {
             defects.push(Chain(&error).to_string());
             Vec::new()

@@ -273,16 +273,10 @@ impl Owner {
                     (adapter.clone(), u32::try_from(found.devices.len()).unwrap_or(u32::MAX))
                 })
                 .collect(),
-            adapters: self
-                .memory
-                .discoveries
-                .iter()
-                .flat_map(|(adapter, found)| {
-                    found.devices.iter().map(|device| (device.uuid.clone(), adapter.clone()))
-                })
-                .collect(),
             gate: self.parts.tools.gate.view(),
             settled: self.all_answered() && self.memory.in_flight.is_empty(),
+            adapter_of: self.memory.adapters(),
+            event_counts: self.memory.history.counts().clone(),
             complete: self.all_answered(),
             draining: self.memory.draining,
         }

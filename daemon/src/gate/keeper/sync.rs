@@ -23,12 +23,13 @@ const IMPATIENT: Duration = Duration::from_mins(1);
 
 impl Keeper {
     /// Takes over what vendors list and pools say, then does as [`Keeper::tick`] does.
+    #[must_use]
     pub fn observe(&self, observed: &node::State) -> bool {
         let leases = observed.leases.iter().map(|it| (it.claim.id.clone(), it.clone())).collect();
         let view =
             NodeView { inventory: &observed.inventory, leases: &leases, pools: &observed.pools };
         let adapter_of =
-            |device: &accelpool_model::Device| observed.adapters.get(&device.uuid).cloned();
+            |device: &accelpool_model::Device| observed.adapter_of.get(&device.uuid).cloned();
         let guarded = guarded::guarded(view, &self.0.families, adapter_of);
         {
             let mut state = self.lock();
@@ -39,6 +40,7 @@ impl Keeper {
     }
 
     /// Makes the kernel agree with what is to be true. True if the gate came or went.
+    #[must_use]
     pub fn tick(&self) -> bool {
         let mut state = self.lock();
         state.ticks = state.ticks.wrapping_add(1);
@@ -137,7 +139,7 @@ impl State {
 
     fn try_sync(&mut self, exempt: &[String]) -> Result<(), GateError> {
         let exempt = self.exemptions(exempt);
-        let wanted: BTreeSet<_> = self.claims.values().flat_map(|armed| armed.pairs()).collect();
+        let wanted: BTreeSet<_> = self.claims.values().flat_map(super::Armed::pairs).collect();
         let Some(gate) = &mut self.gate else { return Ok(()) };
         let mut repairs = 0;
         let defects = gate.verify()?.defects;
