@@ -42,6 +42,8 @@ const DRA_DRIVER: &str = "accelpool-dra-driver";
 const CLUSTER: &str = "accelpool-cluster";
 const CLUSTER_DOUBLE: &str = "accelpool-cluster-double";
 const KUBELET_DOUBLE: &str = "accelpool-kubelet-double";
+const NRI: &str = "accelpool-nri";
+const RUNTIME_DOUBLE: &str = "accelpool-runtime-double";
 const NVML_STANDIN: &str = "accelpool-nvml-standin";
 const BENCHES: &str = "accelpool-benches";
 
@@ -65,10 +67,12 @@ const SUITES: &[&str] = &[
     KUBELET_DOUBLE,
     CUDA_ENGINE,
     CUDA_STANDIN,
+    NRI,
+    RUNTIME_DOUBLE,
 ];
 
 /// Every crate, those that are still to come too.
-const PLACES: [Place; 26] = [
+const PLACES: [Place; 28] = [
     place(MODEL, "core/model", &[], "nouns stand on nothing"),
     place(PLANNER, "core/planner", &[MODEL], "decisions know nouns alone"),
     place(TURNS, "core/turns", &[MODEL], "time-slicing policy knows nouns alone"),
@@ -102,7 +106,9 @@ const PLACES: [Place; 26] = [
         ],
         "the one place where everything on a node meets",
     ),
-    place(DRA_DRIVER, "dra-driver", &[CLUSTER, PROTO, MODEL], "it meets the node by socket"),
+    place(DRA_DRIVER, "dra-driver", &[CLUSTER, NRI, PROTO, MODEL], "it meets the node by socket"),
+    place(NRI, "dra-driver/nri", &[PROTO], "it knows the runtime's protocol"),
+    place(RUNTIME_DOUBLE, "dra-driver/nri/double", &[NRI, PROTO], "it knows the runtime, not us"),
     place(CLUSTER, "dra-driver/cluster", &[PROTO, MODEL], "it meets the node by socket"),
     place(CLUSTER_DOUBLE, "dra-driver/cluster/double", &[], "it knows Kubernetes, not us"),
     place(KUBELET_DOUBLE, "dra-driver/double", &[PROTO], "it knows the kubelet's protocols"),
