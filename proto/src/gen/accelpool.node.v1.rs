@@ -79,6 +79,69 @@ pub struct DeviceMetrics {
     pub energy_unattributed_mj: ::core::option::Option<u64>,
     #[prost(uint64, optional, tag = "23")]
     pub energy_released_mj: ::core::option::Option<u64>,
+    /// The part of its time that it was busy, over about the last ten seconds.
+    #[prost(double, optional, tag = "24")]
+    pub compute_ratio: ::core::option::Option<f64>,
+    /// What it tells of itself beyond its use; absent if it tells nothing.
+    #[prost(message, optional, tag = "25")]
+    pub readings: ::core::option::Option<DeviceReadings>,
+}
+/// Gauges of the moment, and counts since the driver was loaded or over the device's life.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeviceReadings {
+    #[prost(uint64, optional, tag = "1")]
+    pub memory_free_bytes: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    pub memory_reserved_bytes: ::core::option::Option<u64>,
+    /// By engine: compute, memory-interface, encoder, ...
+    #[prost(map = "string, uint32", tag = "3")]
+    pub engine_permille: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        u32,
+    >,
+    #[prost(uint64, optional, tag = "4")]
+    pub power_mw: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "5")]
+    pub power_limit_mw: ::core::option::Option<u64>,
+    /// By sensor: core, memory; in thousandths of a degree Celsius.
+    #[prost(map = "string, int64", tag = "6")]
+    pub temperature_mc: ::std::collections::HashMap<::prost::alloc::string::String, i64>,
+    /// By domain: compute, memory, ...
+    #[prost(map = "string, uint64", tag = "7")]
+    pub clock_hz: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+    #[prost(message, repeated, tag = "8")]
+    pub throttles: ::prost::alloc::vec::Vec<Throttle>,
+    /// By kind: ecc-corrected, pcie-replay, ...
+    #[prost(map = "string, uint64", tag = "9")]
+    pub errors: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+    /// Faulty memory waits for a reset to be taken out of use, or could not be.
+    #[prost(bool, optional, tag = "10")]
+    pub retirement_pending: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "11")]
+    pub retirement_failed: ::core::option::Option<bool>,
+    #[prost(message, repeated, tag = "12")]
+    pub traffic: ::prost::alloc::vec::Vec<LinkTraffic>,
+}
+/// A reason for being slower than it could be.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Throttle {
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(bool, optional, tag = "2")]
+    pub active: ::core::option::Option<bool>,
+    #[prost(uint64, optional, tag = "3")]
+    pub accumulated_ns: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LinkTraffic {
+    /// pcie, nvlink, ...
+    #[prost(string, tag = "1")]
+    pub link: ::prost::alloc::string::String,
+    /// transmitted or received
+    #[prost(string, tag = "2")]
+    pub direction: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DeviceTaint {
