@@ -8,8 +8,10 @@
 pub mod api;
 pub mod cdi;
 pub mod config;
+pub mod environment;
 pub mod error;
 pub mod fault_point;
+pub mod holder;
 pub mod log;
 pub mod node;
 pub mod run;

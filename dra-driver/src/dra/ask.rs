@@ -55,7 +55,8 @@ pub(super) fn request_for(
         })
     });
     let requests = requests.collect::<Result<_, _>>()?;
-    Ok(PrepareClaimRequest { claim: claim.uid.clone(), requests, labels: labels_of(claim) })
+    let (uid, labels) = (claim.uid.clone(), labels_of(claim));
+    Ok(PrepareClaimRequest { claim: uid, requests, labels, held: false })
 }
 
 /// The name that an allocation's device has in the slices, as the scheduler knows it.

@@ -196,5 +196,6 @@ fn request_for(claim: &str, resource: &str, device: &Offered) -> PrepareClaimReq
         claim: claim.to_owned(),
         requests: vec![request],
         labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        held: false,
     }
 }

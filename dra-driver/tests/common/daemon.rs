@@ -362,7 +362,7 @@ impl node_server::Node for Service {
         });
         let lease = Some(work.await.unwrap()?);
         self.0.publish();
-        Ok(Response::new(wire::PrepareClaimResponse { lease }))
+        Ok(Response::new(wire::PrepareClaimResponse { lease, ..Default::default() }))
     }
 
     async fn release_claim(

@@ -805,11 +805,22 @@ pub struct PrepareClaimRequest {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// The claim lasts as long as the process that calls: once that has ended it is released,
+    /// however it ended. For a caller in the daemon's pid namespace, or one below it.
+    #[prost(bool, tag = "8")]
+    pub held: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PrepareClaimResponse {
     #[prost(message, optional, tag = "1")]
     pub lease: ::core::option::Option<Lease>,
+    /// What a process of this host needs in its environment to use what was granted where no
+    /// container runtime injects it.
+    #[prost(map = "string, string", tag = "8")]
+    pub environment: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseClaimRequest {
