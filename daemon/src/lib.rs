@@ -11,6 +11,7 @@ pub mod config;
 pub mod environment;
 pub mod error;
 pub mod fault_point;
+pub mod gate;
 pub mod holder;
 pub mod log;
 pub mod node;

@@ -133,12 +133,7 @@ pub(super) fn request(
         ..node::Request::default()
     });
     let requests = requests.collect();
-    Ok(node::PrepareClaimRequest {
-        claim,
-        requests,
-        labels,
-        ..node::PrepareClaimRequest::default()
-    })
+    Ok(node::PrepareClaimRequest { claim, requests, labels, ..Default::default() })
 }
 
 /// What each request wants: devices by name, or any that fit.
@@ -190,7 +185,11 @@ fn demand(memory: Option<Enforcement>, compute: Option<Enforcement>) -> Option<n
     }
     let class =
         |demand: Option<Enforcement>| demand.unwrap_or(Enforcement::None).as_str().to_owned();
-    Some(node::Enforcements { memory: class(memory), compute: class(compute) })
+    Some(node::Enforcements {
+        memory: class(memory),
+        compute: class(compute),
+        ..Default::default()
+    })
 }
 
 fn labels(given: &[Label]) -> Result<HashMap<String, String>, Failure> {
