@@ -331,6 +331,7 @@ fn check_pools(raw: Vec<RawPool>) -> Result<Vec<Pool>, ConfigError> {
             selector: Selector::default(),
             exposure: Exposure::default(),
             sharing: Sharing::default(),
+            align_cpus: false,
         }]);
     }
     let mut names: BTreeSet<PoolName> = BTreeSet::new();
@@ -374,6 +375,7 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
             .transpose()
             .map_err(|error| parsed("sharing", &error))?
             .unwrap_or_default(),
+        align_cpus: raw.align_cpus,
     })
 }
 

@@ -4,7 +4,7 @@
 //! line or the environment, since it differs on each node.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -30,9 +30,28 @@ pub struct Config {
     pub kubelet_root: PathBuf,
     /// Where health is served over HTTP; nowhere if absent.
     pub listen: Option<SocketAddr>,
+    /// The container runtime's plugin; none if it is switched off.
+    pub nri: Option<NriConfig>,
     /// How many shares the devices of a pool are offered as, as extended resources; a pool
     /// that is not named here offers none.
     pub replicas: BTreeMap<PoolName, u32>,
+}
+
+/// How the container runtime is met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NriConfig {
+    /// Where it listens for plugins.
+    pub socket: PathBuf,
+    /// Namespaces whose pods keep the variables by which vendors' runtimes give devices: those
+    /// of monitoring that looks at every device, say.
+    pub exempt_namespaces: BTreeSet<String>,
+}
+
+impl Default for NriConfig {
+    fn default() -> Self {
+        let socket = accelpool_proto::nri::DEFAULT_SOCKET.into();
+        Self { socket, exempt_namespaces: BTreeSet::new() }
+    }
 }
 
 impl Default for Config {
@@ -41,6 +60,7 @@ impl Default for Config {
             node_socket: accelpool_proto::node::DEFAULT_SOCKET.into(),
             kubelet_root: "/var/lib/kubelet".into(),
             listen: None,
+            nri: Some(NriConfig::default()),
             replicas: BTreeMap::new(),
         }
     }
@@ -53,7 +73,18 @@ struct RawConfig {
     kubelet_root: Option<PathBuf>,
     listen: Option<SocketAddr>,
     #[serde(default)]
+    nri: RawNri,
+    #[serde(default)]
     device_plugin: RawDevicePlugin,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNri {
+    enabled: Option<bool>,
+    socket: Option<PathBuf>,
+    #[serde(default)]
+    exempt_namespaces: BTreeSet<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -79,6 +110,8 @@ pub enum ConfigError {
     Syntax(#[from] toml::de::Error),
     #[error("`{key}` is `{path}`: write an absolute path")]
     Relative { key: &'static str, path: PathBuf },
+    #[error("`nri.exempt_namespaces` has `{0}`, which is no namespace's name")]
+    Namespace(String),
     #[error("`device_plugin.replicas` names no pool")]
     Pool(#[from] NameError),
     #[error("`device_plugin.replicas.{pool}` is {replicas}: use {REPLICAS_MIN} to {REPLICAS_MAX}")]
@@ -107,11 +140,6 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let raw: RawConfig = toml::from_str(text)?;
         let default = Self::default();
-        let absolute = |key, path: Option<PathBuf>, default| match path {
-            Some(path) if !path.is_absolute() => Err(ConfigError::Relative { key, path }),
-            Some(path) => Ok(path),
-            None => Ok(default),
-        };
         let replicas = raw.device_plugin.replicas.into_iter().map(|(pool, replicas)| {
             let pool: PoolName = pool.parse()?;
             match replicas {
@@ -120,12 +148,39 @@ impl Config {
             }
         });
         Ok(Self {
+            nri: check_nri(raw.nri)?,
             node_socket: absolute("node_socket", raw.node_socket, default.node_socket)?,
             kubelet_root: absolute("kubelet_root", raw.kubelet_root, default.kubelet_root)?,
             listen: raw.listen,
             replicas: replicas.collect::<Result<_, ConfigError>>()?,
         })
     }
+}
+
+fn absolute(
+    key: &'static str,
+    path: Option<PathBuf>,
+    default: PathBuf,
+) -> Result<PathBuf, ConfigError> {
+    match path {
+        Some(path) if !path.is_absolute() => Err(ConfigError::Relative { key, path }),
+        Some(path) => Ok(path),
+        None => Ok(default),
+    }
+}
+
+fn check_nri(raw: RawNri) -> Result<Option<NriConfig>, ConfigError> {
+    let default = NriConfig::default();
+    let socket = absolute("nri.socket", raw.socket, default.socket)?;
+    let is_name = |name: &String| {
+        let allowed = |byte: u8| byte == b'-' || byte.is_ascii_digit() || byte.is_ascii_lowercase();
+        (1..=63).contains(&name.len()) && name.bytes().all(allowed)
+    };
+    if let Some(odd) = raw.exempt_namespaces.iter().find(|name| !is_name(name)) {
+        return Err(ConfigError::Namespace(odd.chars().take(64).collect()));
+    }
+    let nri = NriConfig { socket, exempt_namespaces: raw.exempt_namespaces };
+    Ok(raw.enabled.unwrap_or(true).then_some(nri))
 }
 
 #[cfg(test)]
@@ -150,18 +205,31 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "node_socket = '/a'\nkubelet_root = '/b'\nlisten = '127.0.0.1:9'\n\
+                    nri = { enabled = true, socket = '/c', exempt_namespaces = ['gpu-metrics'] }\n\
                     [device_plugin.replicas]\nshared = 4\n";
         let config = Config::parse(text).unwrap();
         assert_eq!(config.node_socket, Path::new("/a"));
         assert_eq!(config.kubelet_root, Path::new("/b"));
         assert_eq!(config.listen, Some("127.0.0.1:9".parse().unwrap()));
+        let nri = config.nri.unwrap();
+        assert_eq!(nri.socket, Path::new("/c"));
+        assert_eq!(nri.exempt_namespaces, ["gpu-metrics".to_owned()].into());
         assert_eq!(config.replicas, [("shared".parse().unwrap(), 4)].into());
+    }
+
+    #[test]
+    fn the_plugin_can_be_switched_off() {
+        assert_eq!(Config::parse("nri.enabled = false").unwrap().nri, None);
+        assert_eq!(Config::parse("nri.enabled = true").unwrap().nri, Some(NriConfig::default()));
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         check("socket = '/a'", "unknown field `socket`");
         check("node_socket = 'a'", "`node_socket` is `a`: write an absolute path");
+        check("nri.socket = 'a'", "`nri.socket` is `a`: write an absolute path");
+        check("nri.exempt_namespaces = ['A']", "`nri.exempt_namespaces` has `A`");
+        check("nri.index = 3", "unknown field `index`");
         check("listen = 'here'", "invalid socket address");
         check("[device_plugin.replicas]\nx = 1", "`device_plugin.replicas.x` is 1: use 2 to 64");
         check("[device_plugin.replicas]\nX = 2", "pool `X` is not valid");

@@ -32,13 +32,15 @@ use tokio::{
 use tonic::transport::Server;
 
 use crate::{
-    config::Config,
+    config::{Config, NriConfig},
     dra::{self, Claims, V1, V1beta1},
     health::{self, Health},
-    http::{self, Readiness},
-    node::{self, Node, Observers},
+    http::{self, Pages, Readiness},
+    node::{self, Node, Observed, Observers},
+    nri::{Nri, NriView},
     plugin::{self, OwnPod},
     registration::{self, Registered},
+    report,
     sequence::Sequences,
     socket::{self, BindError, SocketFile},
     status,
@@ -117,6 +119,10 @@ pub struct Driver {
     tasks: Vec<JoinHandle<()>>,
     /// Where health is served over HTTP, if it is.
     pub http: Option<SocketAddr>,
+    /// How the container runtime's plugin is.
+    pub nri: NriView,
+    /// The node, as last seen.
+    pub observed: watch::Receiver<Observed>,
     /// What the kubelet last said.
     pub registered: watch::Receiver<Registered>,
 }
@@ -196,15 +202,36 @@ impl Driver {
         let service = serve_claims(&paths.service, claims, health, service_stop)?;
         let (registrar, registered) = serve_registration(&paths)?;
 
-        let publisher = Publisher::spawn(cluster.clone(), observers.states.clone());
-        let ready = readiness(&observers, registered.clone(), publisher.status());
         let mut tasks = Vec::new();
+        let publisher = Publisher::spawn(cluster.clone(), observers.states.clone());
+        let own_namespace = own_pod.as_ref().map(|pod| pod.namespace.clone());
+        let nri = match config.nri {
+            Some(NriConfig { socket, mut exempt_namespaces }) => {
+                exempt_namespaces.extend(own_namespace);
+                let nri = Nri {
+                    socket,
+                    exempt_namespaces,
+                    node: daemon.clone(),
+                    observed: observers.observed.clone(),
+                    kubelet_root: config.kubelet_root.clone(),
+                    events: events.clone(),
+                };
+                nri.spawn(stopped.clone(), &mut tasks)
+            }
+            None => NriView::off(),
+        };
+        let ready = readiness(&observers, registered.clone(), publisher.status());
         let http = match config.listen {
-            Some(address) => Some(serve_http(address, ready, stopped.clone(), &mut tasks).await?),
+            Some(address) => {
+                let report = report::report(Arc::clone(&ready), nri.clone());
+                let pages = Pages { ready, report };
+                Some(serve_http(address, pages, stopped.clone(), &mut tasks).await?)
+            }
             None => None,
         };
         let statuses = status::Statuses { cluster, observed: observers.observed.clone(), events };
         tasks.push(tokio::spawn(until(statuses.run(), stopped.clone())));
+        let observed = observers.observed.clone();
         let extended = plugin::Plugin {
             kubelet_root: config.kubelet_root,
             pod_uid,
@@ -217,7 +244,7 @@ impl Driver {
         };
         tasks.push(tokio::spawn(extended.run(stopped.clone())));
         tasks.push(tokio::spawn(until(hold(publisher), stopped)));
-        Ok(Self { service, registrar, rest, tasks, http, registered })
+        Ok(Self { service, registrar, rest, tasks, http, nri, observed, registered })
     }
 
     /// Ends in order: the service finishes what it has in hand, then the registration goes.
@@ -295,14 +322,14 @@ fn spawn_server(
 
 async fn serve_http(
     address: SocketAddr,
-    ready: Readiness,
+    pages: Pages,
     stopped: Stopped,
     tasks: &mut Vec<JoinHandle<()>>,
 ) -> Result<SocketAddr, StartError> {
     let failed = |source| StartError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    tasks.push(tokio::spawn(http::serve(listener, ready, stopped)));
+    tasks.push(tokio::spawn(http::serve(listener, pages, stopped)));
     Ok(bound)
 }
 

@@ -1,7 +1,7 @@
 //! Health over plain HTTP, for the kubelet's probes: only where the configuration says so.
 //!
-//! `/healthz` says that the program lives; `/readyz` says what it still waits for. Nothing
-//! here waits for the daemon, the kubelet or the API server.
+//! `/healthz` says that the program lives; `/readyz` says what it still waits for; `/status`
+//! says how it is, what hinders no pod included. Nothing here waits for the daemon, the kubelet or the API server.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -9,6 +9,7 @@ use http_body_util::Full;
 use hyper::{
     Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
+    header::{CONTENT_TYPE, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
@@ -29,17 +30,28 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the driver waits for: nothing if it is ready.
 pub type Readiness = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
+/// How the driver is, as JSON.
+pub type Report = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What is served.
+#[derive(Clone)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Pages {
+    pub ready: Readiness,
+    pub report: Report,
+}
+
 /// Serves until it is told to stop.
-pub async fn serve(listener: TcpListener, ready: Readiness, stopped: Stopped) {
+pub async fn serve(listener: TcpListener, pages: Pages, stopped: Stopped) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let accept = async {
         loop {
             let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let ready = Arc::clone(&ready);
+                    let pages = pages.clone();
                     tokio::spawn(async move {
-                        answer(stream, peer, ready).await;
+                        answer(stream, peer, pages).await;
                         drop(permit);
                     });
                 }
@@ -57,9 +69,9 @@ pub async fn serve(listener: TcpListener, ready: Readiness, stopped: Stopped) {
     }
 }
 
-async fn answer(stream: TcpStream, peer: SocketAddr, ready: Readiness) {
+async fn answer(stream: TcpStream, peer: SocketAddr, pages: Pages) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = respond(request.method(), request.uri().path(), &ready);
+        let response = respond(request.method(), request.uri().path(), &pages);
         async move { Ok::<_, Infallible>(response) }
     });
     let served = http1::Builder::new()
@@ -73,11 +85,12 @@ async fn answer(stream: TcpStream, peer: SocketAddr, ready: Readiness) {
     }
 }
 
-fn respond(method: &Method, path: &str, ready: &Readiness) -> Response<Full<Bytes>> {
+fn respond(method: &Method, path: &str, pages: &Pages) -> Response<Full<Bytes>> {
     let (status, body) = match (method, path) {
+        (&Method::GET | &Method::HEAD, "/status") => (StatusCode::OK, (pages.report)()),
         (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, "alive\n".to_owned()),
         (&Method::GET | &Method::HEAD, "/readyz") => {
-            let waits = ready();
+            let waits = (pages.ready)();
             if waits.is_empty() {
                 (StatusCode::OK, "ready\n".to_owned())
             } else {
@@ -85,11 +98,15 @@ fn respond(method: &Method, path: &str, ready: &Readiness) -> Response<Full<Byte
                 (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
             }
         }
-        (_, "/healthz" | "/readyz") => (StatusCode::METHOD_NOT_ALLOWED, String::new()),
+        (_, "/healthz" | "/readyz" | "/status") => (StatusCode::METHOD_NOT_ALLOWED, String::new()),
         _ => (StatusCode::NOT_FOUND, String::new()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
+    if path == "/status" {
+        let json = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(CONTENT_TYPE, json);
+    }
     response
 }
 
@@ -101,7 +118,8 @@ mod tests {
     fn check(method: &Method, path: &str, waits: &[&str], expected: u16) {
         let waits: Vec<String> = waits.iter().map(|&wait| wait.to_owned()).collect();
         let ready: Readiness = Arc::new(move || waits.clone());
-        assert_eq!(respond(method, path, &ready).status().as_u16(), expected);
+        let pages = Pages { ready, report: Arc::new(|| "{}".to_owned()) };
+        assert_eq!(respond(method, path, &pages).status().as_u16(), expected);
     }
 
     #[test]
@@ -109,6 +127,7 @@ mod tests {
         check(&Method::GET, "/healthz", &["the daemon"], 200);
         check(&Method::GET, "/readyz", &["the daemon"], 503);
         check(&Method::GET, "/readyz", &[], 200);
+        check(&Method::GET, "/status", &["the daemon"], 200);
     }
 
     #[test]

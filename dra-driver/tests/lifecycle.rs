@@ -352,18 +352,6 @@ async fn readiness_says_what_is_waited_for() {
     assert_eq!(get(address, "/").await.0, 404);
 }
 
-async fn get(address: std::net::SocketAddr, path: &str) -> (u16, String) {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    let code = text.split(' ').nth(1).unwrap().parse().unwrap();
-    let body = text.split_once("\r\n\r\n").unwrap().1.to_owned();
-    (code, body)
-}
-
 /// Two instances tell the API server the same, so neither undoes the other's slices.
 #[tokio::test]
 async fn two_instances_publish_the_same() {

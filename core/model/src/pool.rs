@@ -15,6 +15,8 @@ pub struct Pool {
     pub exposure: Exposure,
     /// How its devices may be cut.
     pub sharing: Sharing,
+    /// Whether containers with its devices run on the CPUs that are near to them.
+    pub align_cpus: bool,
 }
 
 /// Which devices are meant: each field that is given must match.

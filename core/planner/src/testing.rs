@@ -58,6 +58,7 @@ pub(crate) fn pools() -> Vec<Pool> {
         selector: Selector::default(),
         exposure: Exposure::Dra,
         sharing: Sharing::Any,
+        align_cpus: false,
     }]
 }
 

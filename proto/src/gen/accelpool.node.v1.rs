@@ -123,6 +123,10 @@ pub struct Pool {
     pub sharing: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "4")]
     pub devices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Containers with its devices run on the CPUs of the devices' NUMA nodes, where the runtime
+    /// takes plugins and the kubelet has not chosen CPUs itself.
+    #[prost(bool, tag = "7")]
+    pub align_cpus: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Taint {

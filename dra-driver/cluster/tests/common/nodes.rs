@@ -66,6 +66,7 @@ fn state(devices: Vec<wire::Device>) -> wire::WatchNodeResponse {
         exposure: "dra".to_owned(),
         sharing: "any".to_owned(),
         devices: devices.iter().map(|device| device.name.clone()).collect(),
+        ..wire::Pool::default()
     };
     wire::WatchNodeResponse {
         revision: 1,

@@ -304,6 +304,7 @@ pub(crate) fn eight_gpus() -> State {
         exposure: exposure.into(),
         sharing: sharing.into(),
         devices: buses.iter().map(|bus| self::name(bus)).collect(),
+        ..Pool::default()
     };
     let vendor = |name: &str, state: &str, restarts, last_error: &str, devices| VendorStatus {
         name: name.into(),
