@@ -23,6 +23,7 @@ use accelpool_proto::kubelet::{
     v1::dra_resource_health_server::DraResourceHealthServer as HealthV1,
     v1alpha1::dra_resource_health_server::DraResourceHealthServer as HealthV1alpha1,
 };
+use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -35,12 +36,12 @@ use crate::{
     config::{Config, NriConfig},
     dra::{self, Claims, V1, V1beta1},
     health::{self, Health},
-    http::{self, Pages, Readiness},
+    http::{self, Pages, Readiness, Tls, TlsError},
+    metrics::{Metrics, Source},
     node::{self, Node, Observed, Observers},
     nri::{Nri, NriView},
     plugin::{self, OwnPod},
     registration::{self, Registered},
-    report,
     sequence::Sequences,
     socket::{self, BindError, SocketFile},
     status,
@@ -102,6 +103,8 @@ pub enum StartError {
     Cluster(#[from] ConnectError),
     #[error("failed to open a socket for the kubelet")]
     Socket(#[from] BindError),
+    #[error("failed to set up TLS")]
+    Tls(#[from] TlsError),
     #[error("failed to listen on {address}")]
     Listen {
         address: SocketAddr,
@@ -146,10 +149,15 @@ pub struct SocketPaths {
 impl SocketPaths {
     /// Those of the instance in the pod `pod_uid`: two instances live side by side during
     /// an update, and neither may touch the other's.
+    ///
+    /// The `@` is not a matter of taste. The kubelet's gRPC library sends the path of the
+    /// registration socket as the HTTP/2 authority, with `%2F` for each slash. No HTTP/2 server
+    /// in Rust takes that for a host; but before an `@` stands user information, which may be
+    /// so written.
     #[must_use]
     pub fn new(kubelet_root: &Path, pod_uid: &str) -> Self {
         let service = format!("plugins/{DRIVER_NAME}/dra-{pod_uid}.sock");
-        let registration = format!("plugins_registry/{DRIVER_NAME}-{pod_uid}-reg.sock");
+        let registration = format!("plugins_registry/{DRIVER_NAME}@{pod_uid}-reg.sock");
         Self { service: kubelet_root.join(service), registration: kubelet_root.join(registration) }
     }
 }
@@ -158,7 +166,7 @@ impl SocketPaths {
     /// Removes what instances left that were killed and never came back: the kubelet would
     /// try their sockets for ever.
     fn sweep(&self) {
-        let registration = format!("{DRIVER_NAME}-");
+        let registration = format!("{DRIVER_NAME}@");
         for (own, prefix) in [(&self.service, "dra-"), (&self.registration, &registration)] {
             socket::sweep(own, |name| name.starts_with(prefix));
         }
@@ -175,6 +183,10 @@ impl Driver {
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let Settings { config, node_name, pod_uid, own_pod, server, pace } = settings;
         let driver = DRIVER_NAME.to_owned();
+        let metrics_node = node_name.clone();
+        // What parts of this program count of themselves goes in here.
+        let mut instruments =
+            Registry::with_labels([("node".into(), node_name.clone().into())].into_iter());
         let cluster = Cluster::connect(ClusterConfig { server, driver, node: node_name }).await?;
         let events = EventRecorder::spawn(cluster.clone());
         let daemon = Node::at(&config.node_socket);
@@ -202,8 +214,9 @@ impl Driver {
         let service = serve_claims(&paths.service, claims, health, service_stop)?;
         let (registrar, registered) = serve_registration(&paths)?;
 
-        let mut tasks = Vec::new();
         let publisher = Publisher::spawn(cluster.clone(), observers.states.clone());
+        let ready = readiness(&observers, registered.clone(), publisher.status());
+        let mut tasks = Vec::new();
         let own_namespace = own_pod.as_ref().map(|pod| pod.namespace.clone());
         let nri = match config.nri {
             Some(NriConfig { socket, mut exempt_namespaces }) => {
@@ -220,13 +233,13 @@ impl Driver {
             }
             None => NriView::off(),
         };
-        let ready = readiness(&observers, registered.clone(), publisher.status());
+        instruments.register_collector(Box::new(nri.clone()));
+        let source = Source::new(daemon.clone());
+        let metrics = Metrics::new(source, &metrics_node, Arc::clone(&ready), instruments);
+        let tls = config.tls.map(Tls::new).transpose()?.map(Arc::new);
+        let pages = Pages { ready, metrics, nri: nri.clone(), tls };
         let http = match config.listen {
-            Some(address) => {
-                let report = report::report(Arc::clone(&ready), nri.clone());
-                let pages = Pages { ready, report };
-                Some(serve_http(address, pages, stopped.clone(), &mut tasks).await?)
-            }
+            Some(address) => Some(serve_http(address, pages, stopped.clone(), &mut tasks).await?),
             None => None,
         };
         let statuses = status::Statuses { cluster, observed: observers.observed.clone(), events };

@@ -6,19 +6,19 @@
 
 #![forbid(unsafe_code)]
 
-pub mod chain;
 pub mod config;
 pub mod dra;
 pub mod driver;
 pub mod health;
 pub mod http;
 pub mod labels;
+pub mod metrics;
 pub mod node;
 pub mod nri;
 pub mod plugin;
 mod pod_resources;
 pub mod registration;
-pub mod report;
+mod report;
 pub mod sequence;
 pub mod socket;
 pub mod status;

@@ -163,6 +163,8 @@ async fn what_was_not_granted_is_taken_away_and_told() {
         );
         assert_eq!((node.counters().containers, node.counters().attempts), (1, 1));
         assert_eq!(cpus(&made), NOWHERE);
+        let (_, page) = common::get(node.driver.http.unwrap(), "/metrics").await;
+        assert!(page.contains("accelpool_nri_attempts_total{node=\"worker-1\"} 1"), "{page}");
     }
 }
 
@@ -434,6 +436,8 @@ async fn no_runtime_is_reported_and_nothing_else() {
     assert!(page.contains(r#""state": "absent""#), "{page}");
     assert!(page.contains(r#""check": "container-runtime""#), "{page}");
     assert!(page.contains(r#""ready": true"#), "{page}");
+    let (_, page) = common::get(driver.http.unwrap(), "/metrics").await;
+    assert!(page.contains("accelpool_nri_connected{node=\"worker-1\"} 0"), "{page}");
 }
 
 #[tokio::test]

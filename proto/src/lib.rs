@@ -14,7 +14,7 @@
     reason = "almost all of it is generated; the .proto files hold the words"
 )]
 
-/// The node API: what the daemon serves on its socket (`accelpool/node/v1/node.proto`).
+/// The node API: what the daemon serves on its socket (`accelpool/node/v1/`).
 pub mod node {
     include!("gen/accelpool.node.v1.rs");
 

@@ -5,8 +5,9 @@
 use std::{fs, path::Path};
 
 /// Every `.proto` file that code is made from, relative to the crate.
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "accelpool/node/v1/node.proto",
+    "accelpool/node/v1/usage.proto",
     "accelpool/worker/v1/worker.proto",
     "kubelet/deviceplugin/v1beta1/deviceplugin.proto",
     "kubelet/dra/v1/dra.proto",

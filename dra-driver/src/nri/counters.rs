@@ -1,6 +1,17 @@
 //! What the plugin has done so far, in numbers that only grow.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+};
+
+use super::{NriStatus, NriView};
 
 /// One number that only grows.
 #[derive(Debug, Default)]
@@ -13,20 +24,27 @@ impl Counter {
 }
 
 macro_rules! counters {
-    ($($(#[doc = $doc:literal])* $name:ident),* $(,)?) => {
+    ($(#[doc = $doc:literal] $name:ident),* $(,)?) => {
         /// The counters, shared by all that count.
         #[derive(Debug, Default)]
         pub struct NriCounters { $(pub(super) $name: Counter),* }
 
         /// The counters at one moment.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-        pub struct NriSnapshot { $($(#[doc = $doc])* pub $name: u64),* }
+        pub struct NriSnapshot { $(#[doc = $doc] pub $name: u64),* }
 
         impl NriCounters {
             /// All numbers now.
             #[must_use]
             pub fn snapshot(&self) -> NriSnapshot {
                 NriSnapshot { $($name: self.$name.0.load(Ordering::Relaxed)),* }
+            }
+        }
+
+        impl NriSnapshot {
+            /// Each number with its name and what it counts.
+            fn rows(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((concat!("accelpool_nri_", stringify!($name)), $doc, self.$name)),*]
             }
         }
     };
@@ -53,4 +71,24 @@ counters! {
     forgeries,
     /// Pods and containers that were not followed, since there are too many.
     overflows,
+}
+
+impl Collector for NriView {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for (name, help, value) in self.counters.snapshot().rows() {
+            let counter = ConstCounter::new(value);
+            let help = help.trim().trim_end_matches('.');
+            counter.encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                counter.metric_type(),
+            )?)?;
+        }
+        let connected = matches!(*self.status.borrow(), NriStatus::Connected { .. });
+        let gauge = ConstGauge::new(i64::from(connected));
+        let help = "Whether the plugin is registered with the container runtime";
+        let (name, kind) = ("accelpool_nri_connected", gauge.metric_type());
+        gauge.encode(encoder.encode_descriptor(name, help, None, kind)?)
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use accelpool_model::Chain;
 use accelpool_nri::{CallError, Caller, PluginService, RUNTIME_SERVICE, Role, connect};
 use accelpool_proto::nri::{
     ContainerUpdate, Empty, LinuxContainerUpdate, LinuxCpu, RegisterPluginRequest,
@@ -57,7 +58,7 @@ pub(super) async fn run(stream: UnixStream, shared: &Arc<Shared>) -> (String, bo
         }
     };
     let why = tokio::select! {
-        ended = driven => crate::chain::Chain(&ended).to_string(),
+        ended = driven => Chain(&ended).to_string(),
         why = work => why,
     };
     let was_connected = matches!(*shared.status.borrow(), NriStatus::Connected { .. });

@@ -412,6 +412,8 @@ impl node_server::Node for Service {
         list_claims, ListClaimsRequest, ListClaimsResponse;
         explain_claim, ExplainClaimRequest, ExplainClaimResponse;
         diagnose, DiagnoseRequest, DiagnoseResponse;
+        get_metrics, GetMetricsRequest, GetMetricsResponse;
+        get_usage, GetUsageRequest, GetUsageResponse;
         taint_device, TaintDeviceRequest, TaintDeviceResponse;
         untaint_device, UntaintDeviceRequest, UntaintDeviceResponse;
         quiesce, QuiesceRequest, QuiesceResponse;

@@ -106,6 +106,7 @@ impl Bench {
             kubelet_root: self.root(),
             listen: Some("127.0.0.1:0".parse().unwrap()),
             nri: self.nri.clone(),
+            tls: None,
             replicas,
         };
         let settings = Settings {

@@ -30,6 +30,8 @@ const TURNS: &str = "accelpool-turns";
 const VENDOR_API: &str = "accelpool-vendor-api";
 const VENDOR_SIM: &str = "accelpool-vendor-sim";
 const VENDOR_NVIDIA: &str = "accelpool-vendor-nvidia";
+const CUDA_ENGINE: &str = "accelpool-cuda-engine";
+const CUDA_STANDIN: &str = "accelpool-cuda-standin";
 const SHIM: &str = "accelpool-shim";
 const PROTO: &str = "accelpool-proto";
 const LEDGER: &str = "accelpool-ledger";
@@ -63,12 +65,14 @@ const SUITES: &[&str] = &[
     CLUSTER,
     CLUSTER_DOUBLE,
     KUBELET_DOUBLE,
+    CUDA_ENGINE,
+    CUDA_STANDIN,
     NRI,
     RUNTIME_DOUBLE,
 ];
 
 /// Every crate, those that are still to come too.
-const PLACES: [Place; 26] = [
+const PLACES: [Place; 28] = [
     place(MODEL, "core/model", &[], "nouns stand on nothing"),
     place(PLANNER, "core/planner", &[MODEL], "decisions know nouns alone"),
     place(TURNS, "core/turns", &[MODEL], "time-slicing policy knows nouns alone"),
@@ -78,6 +82,8 @@ const PLACES: [Place; 26] = [
     place(NVML_STANDIN, "vendors/nvidia/standin", &[], "it knows NVML, not us"),
     place(SHIM, "vendors/shim", &[MODEL], "it runs inside the tenant's process"),
     place("accelpool-shim-cuda", "vendors/shim-cuda", &[SHIM, MODEL], "as its base does"),
+    place(CUDA_ENGINE, "vendors/shim-cuda/engine", &[], "it knows CUDA, not us"),
+    place(CUDA_STANDIN, "vendors/shim-cuda/standin", &[CUDA_ENGINE], "it knows CUDA, not us"),
     place(PROTO, "proto", &[], "wire types are no model types"),
     place(LEDGER, "daemon/ledger", &[MODEL], "it keeps leases and knows nobody"),
     place(TOPOLOGY, "daemon/topology", &[MODEL], "it reads the host and knows nobody"),
