@@ -213,6 +213,7 @@ pub(crate) fn gpu(name: &str, numa_node: Option<u32>) -> wire::Device {
         share_enforcement: Some(wire::Enforcements {
             memory: "library".into(),
             compute: "library".into(),
+            ..wire::Enforcements::default()
         }),
         pool: "gpus".into(),
         present: true,

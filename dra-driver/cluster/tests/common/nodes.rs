@@ -55,6 +55,7 @@ fn device(index: u32) -> wire::Device {
         share_enforcement: Some(wire::Enforcements {
             memory: "library".to_owned(),
             compute: "library".to_owned(),
+            ..wire::Enforcements::default()
         }),
         ..wire::Device::default()
     }
