@@ -295,11 +295,11 @@ proptest! {
         world.run(SECOND);
         world.forget();
         world.run(3 * SECOND);
-        let owed = 100.0 / f64::from(u32::try_from(habits.len() + 1).unwrap());
+        let owed = 100.0 / f64::from(u32::try_from(habits.len() + 1).expect("few"));
         let given = world.shares()[0];
         // The hardware gives a context that never ends an equal slice, whatever is decided.
         let spins = habits.iter().filter(|it| **it == 5).count() + 1;
-        let least = owed * 0.8 / f64::from(u32::try_from(spins).unwrap());
+        let least = owed * 0.8 / f64::from(u32::try_from(spins).expect("few"));
         prop_assert!(given >= least, "{given} of {owed} for {habits:?}");
     }
 }

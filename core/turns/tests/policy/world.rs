@@ -115,15 +115,18 @@ impl World {
         kernel_ns: (u64, u64),
         devices: &[usize],
     ) -> u32 {
-        let key = u32::try_from(self.tenants.len()).unwrap();
+        let key = u32::try_from(self.tenants.len()).expect("the test made it");
         let owed = owed.into();
         let terms = Terms {
             class: owed.class,
-            weight: TurnWeight::try_from(owed.weight).unwrap(),
-            cap: owed.cap.map(|cap| ComputePermille::try_from(cap).unwrap()),
-            devices: devices.iter().map(|it| DeviceKey(u32::try_from(*it).unwrap())).collect(),
+            weight: TurnWeight::try_from(owed.weight).expect("the test made it"),
+            cap: owed.cap.map(|cap| ComputePermille::try_from(cap).expect("the test made it")),
+            devices: devices
+                .iter()
+                .map(|it| DeviceKey(u32::try_from(*it).expect("the test made it")))
+                .collect(),
         };
-        self.turns.add(self.now, ClaimKey(key), terms).unwrap();
+        self.turns.add(self.now, ClaimKey(key), terms).expect("the test made it");
         self.turns.set_processes(self.now, ClaimKey(key), 1);
         let tenant = Tenant {
             habit,
@@ -207,7 +210,7 @@ impl World {
             self.turns.decide(self.now, &mut commands);
             let closed = commands.iter().any(|it| matches!(it, Command::Close { .. }));
             for command in commands.drain(..) {
-                self.obey(command);
+                self.obey(&command);
             }
             if !closed {
                 break;
@@ -238,7 +241,7 @@ impl World {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: &Command) {
         match command {
             Command::Grant { claim, .. } => {
                 let Some(tenant) = self.tenants.get_mut(&claim.0) else { return };
@@ -259,7 +262,7 @@ impl World {
                     tenant.window_ns = bound_us.map(|us| u64::from(us) * 1000);
                 }
             }
-            Command::Mode { mode, .. } => self.modes.push(mode),
+            Command::Mode { mode, .. } => self.modes.push(*mode),
             Command::Stuck { .. } => self.stuck += 1,
             Command::Parked { claim } => self.parked.push(claim.0),
             Command::Extend { .. } | Command::Expect { .. } => {}
@@ -271,30 +274,23 @@ impl World {
         let before = self.seen(key).waiting;
         let draw = self.draw();
         let now = self.now;
-        let tenant = self.tenants.get_mut(&key).unwrap();
+        let tenant = self.tenants.get_mut(&key).expect("the test made it");
         if let Habit::Requests(work, per_second) = tenant.habit
             && now >= tenant.next_request
         {
             tenant.requests.push_back((now, work));
-            #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
-            #[expect(clippy::cast_sign_loss)]
-            let gap = -(SECOND as f64) / per_second as f64 * (1.0 - draw).ln();
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            {
-                tenant.next_request = now + gap as u64;
-            }
+            let mean = SECOND / per_second;
+            tenant.next_request = now + part_of(mean, -(1.0 - draw).ln());
         }
         let wants = self.wants(&self.tenants[&key]);
         let draw = self.draw();
-        let tenant = self.tenants.get_mut(&key).unwrap();
+        let tenant = self.tenants.get_mut(&key).expect("the test made it");
         let ahead = tenant.window_ns.unwrap_or(AHEAD_NS) * tenant.devices.len() as u64;
         let room = tenant.queued_ns == 0 || tenant.queued_ns < ahead;
         let able = tenant.open && now >= tenant.slept_until;
         if wants && room && able && !matches!(tenant.habit, Habit::OnlyWaits) {
             let (least, most) = tenant.kernel_ns;
-            #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
-            #[expect(clippy::cast_sign_loss)]
-            let mut length = least + ((most - least) as f64 * draw) as u64;
+            let mut length = least + part_of(most - least, draw);
             if let Habit::Requests(..) = tenant.habit
                 && let Some((_, left)) = tenant.requests.iter_mut().find(|(_, left)| *left > 0)
             {
@@ -351,7 +347,7 @@ impl World {
         }
         let Some(key) = device.current else { return };
         device.slice_left = device.slice_left.saturating_sub(STEP_NS);
-        let queue = device.queues.get_mut(&key).unwrap();
+        let queue = device.queues.get_mut(&key).expect("the test made it");
         let Some(front) = queue.front_mut() else { return };
         *front = front.saturating_sub(STEP_NS);
         let done = *front == 0;
@@ -363,7 +359,7 @@ impl World {
         if last {
             device.drained_ns = now;
         }
-        let tenant = self.tenants.get_mut(&key).unwrap();
+        let tenant = self.tenants.get_mut(&key).expect("the test made it");
         if let Some(granted) = tenant.granted_ns.take()
             && drained > 0
             && drained + MS > granted
@@ -381,7 +377,7 @@ impl World {
                 tenant.pause_until = now + pause;
             }
             while tenant.requests.front().is_some_and(|(_, left)| *left == 0) {
-                let (came, _) = tenant.requests.pop_front().unwrap();
+                let (came, _) = tenant.requests.pop_front().expect("the test made it");
                 tenant.latencies.push(now - came);
             }
         }
@@ -407,4 +403,15 @@ impl World {
     pub(crate) fn devices_used(&self) -> BTreeSet<usize> {
         self.tenants.values().flat_map(|tenant| tenant.devices.clone()).collect()
     }
+}
+
+/// So much of a time.
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "times here are far below what a float holds, and parts are not negative"
+)]
+fn part_of(ns: u64, part: f64) -> u64 {
+    (ns as f64 * part) as u64
 }
