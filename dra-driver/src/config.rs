@@ -131,7 +131,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::Chain;
+    use accelpool_model::Chain;
 
     #[track_caller]
     fn check(text: &str, expected: &str) {

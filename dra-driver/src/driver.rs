@@ -140,10 +140,15 @@ pub struct SocketPaths {
 impl SocketPaths {
     /// Those of the instance in the pod `pod_uid`: two instances live side by side during
     /// an update, and neither may touch the other's.
+    ///
+    /// The `@` is not a matter of taste. The kubelet's gRPC library sends the path of the
+    /// registration socket as the HTTP/2 authority, with `%2F` for each slash. No HTTP/2 server
+    /// in Rust takes that for a host; but before an `@` stands user information, which may be
+    /// so written.
     #[must_use]
     pub fn new(kubelet_root: &Path, pod_uid: &str) -> Self {
         let service = format!("plugins/{DRIVER_NAME}/dra-{pod_uid}.sock");
-        let registration = format!("plugins_registry/{DRIVER_NAME}-{pod_uid}-reg.sock");
+        let registration = format!("plugins_registry/{DRIVER_NAME}@{pod_uid}-reg.sock");
         Self { service: kubelet_root.join(service), registration: kubelet_root.join(registration) }
     }
 }
@@ -152,7 +157,7 @@ impl SocketPaths {
     /// Removes what instances left that were killed and never came back: the kubelet would
     /// try their sockets for ever.
     fn sweep(&self) {
-        let registration = format!("{DRIVER_NAME}-");
+        let registration = format!("{DRIVER_NAME}@");
         for (own, prefix) in [(&self.service, "dra-"), (&self.registration, &registration)] {
             socket::sweep(own, |name| name.starts_with(prefix));
         }

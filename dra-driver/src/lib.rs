@@ -6,7 +6,6 @@
 
 #![forbid(unsafe_code)]
 
-pub mod chain;
 pub mod config;
 pub mod dra;
 pub mod driver;

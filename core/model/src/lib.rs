@@ -5,7 +5,9 @@
 
 #![forbid(unsafe_code)]
 
+mod chain;
 mod claim;
+mod counters;
 mod device;
 mod fault;
 mod inventory;
@@ -17,9 +19,14 @@ mod quantity;
 mod sample;
 mod topology;
 
+pub use crate::chain::Chain;
 pub use crate::claim::{
     Allocation, Claim, Grant, GrantedDevice, Lease, LeaseState, Portion, Request, Share,
     ShareClass, UnknownShareClass, Wanted,
+};
+pub use crate::counters::{
+    ClockDomain, DeviceCounters, Direction, Engine, ErrorKind, MemoryCounters, Sensor, Throttle,
+    ThrottleReason,
 };
 pub use crate::device::{
     Device, DeviceKind, DeviceNode, Enforcement, Enforcements, Injection, Mount, Partition,

@@ -25,7 +25,7 @@ pub(super) struct BadAnswer {
     detail: String,
 }
 
-fn bad(what: &'static str) -> impl Fn(&dyn std::fmt::Display) -> BadAnswer {
+pub(super) fn bad(what: &'static str) -> impl Fn(&dyn std::fmt::Display) -> BadAnswer {
     move |detail| BadAnswer { what, detail: detail.to_string() }
 }
 
@@ -312,7 +312,7 @@ pub(super) fn limit(what: &'static str, len: usize) -> Result<(), BadAnswer> {
     if len <= ITEMS_MAX { Ok(()) } else { Err(bad(what)(&format!("{len} of them"))) }
 }
 
-fn clip(text: &str) -> String {
+pub(super) fn clip(text: &str) -> String {
     clip_to(text, TEXT_MAX)
 }
 

@@ -11,6 +11,7 @@
 
 mod client;
 mod convert;
+mod counters;
 mod process;
 mod serve;
 

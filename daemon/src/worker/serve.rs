@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Response, Status, transport::Server};
 
-use super::convert;
+use super::{convert, counters};
 
 /// Why a worker could not serve.
 #[derive(Debug, thiserror::Error)]
@@ -207,6 +207,15 @@ impl VendorWorker for Service {
         let samples = self.call(move |vendor| vendor.sample(&device)).await?;
         let samples = samples.iter().map(convert::sample_to_wire).collect();
         Ok(Response::new(wire::SampleResponse { samples }))
+    }
+
+    async fn counters(
+        &self,
+        request: Request<wire::DeviceRequest>,
+    ) -> Result<Response<wire::CountersResponse>, Status> {
+        let device = argument(&request.into_inner().device_uuid)?;
+        let counters = self.call(move |vendor| vendor.counters(&device)).await?;
+        Ok(Response::new(counters::to_wire(&counters)))
     }
 
     async fn next_event(

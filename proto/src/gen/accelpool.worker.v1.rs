@@ -159,6 +159,81 @@ pub struct ProcessSample {
     #[prost(uint64, optional, tag = "4")]
     pub compute_busy_ns: ::core::option::Option<u64>,
 }
+/// `DeviceCounters` of core/model. What is not measured is absent, which is not zero.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CountersResponse {
+    #[prost(message, optional, tag = "1")]
+    pub memory: ::core::option::Option<MemoryCounters>,
+    #[prost(uint64, optional, tag = "2")]
+    pub power_milliwatts: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pub power_limit_milliwatts: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    pub energy_millijoules: ::core::option::Option<u64>,
+    #[prost(bool, optional, tag = "5")]
+    pub retirement_pending: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "6")]
+    pub retirement_failed: ::core::option::Option<bool>,
+    /// Thousandths, by engine.
+    #[prost(message, repeated, tag = "7")]
+    pub engines: ::prost::alloc::vec::Vec<Figure>,
+    /// Thousandths of a degree Celsius, by sensor.
+    #[prost(message, repeated, tag = "8")]
+    pub temperatures: ::prost::alloc::vec::Vec<Temperature>,
+    /// Hertz, by domain.
+    #[prost(message, repeated, tag = "9")]
+    pub clocks: ::prost::alloc::vec::Vec<Figure>,
+    #[prost(message, repeated, tag = "10")]
+    pub throttles: ::prost::alloc::vec::Vec<Throttle>,
+    #[prost(message, repeated, tag = "11")]
+    pub errors: ::prost::alloc::vec::Vec<Figure>,
+    #[prost(message, repeated, tag = "12")]
+    pub traffic: ::prost::alloc::vec::Vec<Traffic>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemoryCounters {
+    #[prost(uint64, tag = "1")]
+    pub total_bytes: u64,
+    #[prost(uint64, tag = "2")]
+    pub used_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub free_bytes: u64,
+    #[prost(uint64, optional, tag = "4")]
+    pub reserved_bytes: ::core::option::Option<u64>,
+}
+/// A number and the word of core/model for what it is of.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Figure {
+    #[prost(string, tag = "1")]
+    pub of: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub value: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Temperature {
+    #[prost(string, tag = "1")]
+    pub sensor: ::prost::alloc::string::String,
+    #[prost(int64, tag = "2")]
+    pub millidegrees: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Throttle {
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(bool, optional, tag = "2")]
+    pub active: ::core::option::Option<bool>,
+    #[prost(uint64, optional, tag = "3")]
+    pub accumulated_ns: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Traffic {
+    #[prost(string, tag = "1")]
+    pub link_kind: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub direction: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NextEventRequest {
     #[prost(uint64, tag = "1")]
@@ -401,6 +476,30 @@ pub mod vendor_worker_client {
                 .insert(GrpcMethod::new("accelpool.worker.v1.VendorWorker", "Sample"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn counters(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeviceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CountersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.worker.v1.VendorWorker/Counters",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.worker.v1.VendorWorker", "Counters"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Waits for the next event, at most as long as asked.
         pub async fn next_event(
             &mut self,
@@ -537,6 +636,13 @@ pub mod vendor_worker_server {
             &self,
             request: tonic::Request<super::DeviceRequest>,
         ) -> std::result::Result<tonic::Response<super::SampleResponse>, tonic::Status>;
+        async fn counters(
+            &self,
+            request: tonic::Request<super::DeviceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CountersResponse>,
+            tonic::Status,
+        >;
         /// Waits for the next event, at most as long as asked.
         async fn next_event(
             &self,
@@ -803,6 +909,51 @@ pub mod vendor_worker_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SampleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.worker.v1.VendorWorker/Counters" => {
+                    #[allow(non_camel_case_types)]
+                    struct CountersSvc<T: VendorWorker>(pub Arc<T>);
+                    impl<
+                        T: VendorWorker,
+                    > tonic::server::UnaryService<super::DeviceRequest>
+                    for CountersSvc<T> {
+                        type Response = super::CountersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::DeviceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as VendorWorker>::counters(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CountersSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

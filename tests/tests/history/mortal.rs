@@ -5,7 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use accelpool_model::{Device, DeviceUuid, Link, Partition, ProfileName, RecoveryAction, Sample};
+use accelpool_model::{
+    Device, DeviceCounters, DeviceUuid, Link, Partition, ProfileName, RecoveryAction, Sample,
+};
 use accelpool_vendor_api::{Vendor, VendorError, VendorEvent};
 use accelpool_vendor_sim::Sim;
 
@@ -74,6 +76,10 @@ impl Vendor for Mortal {
 
     fn sample(&self, device: &DeviceUuid) -> Result<Vec<Sample>, VendorError> {
         self.sim.sample(device)
+    }
+
+    fn counters(&self, device: &DeviceUuid) -> Result<DeviceCounters, VendorError> {
+        self.sim.counters(device)
     }
 
     fn next_event(&self, timeout: Duration) -> Result<Option<VendorEvent>, VendorError> {

@@ -64,6 +64,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("unknown_devices_are_refused", calls::unknown_devices_are_refused),
     ("health_of_known_devices_is_answered", calls::health_is_answered),
     ("samples_are_consistent", calls::samples_are_consistent),
+    ("counters_are_possible", calls::counters_are_possible),
     ("waiting_for_events_ends", calls::waiting_for_events_ends),
     ("quiesce_is_not_the_end", calls::quiesce_is_not_the_end),
     ("calls_may_run_at_once", calls::may_run_at_once),

@@ -13,7 +13,7 @@ mod error;
 use std::time::Duration;
 
 use accelpool_model::{
-    Device, DeviceUuid, Fault, Link, Partition, ProfileName, RecoveryAction, Sample,
+    Device, DeviceCounters, DeviceUuid, Fault, Link, Partition, ProfileName, RecoveryAction, Sample,
 };
 
 pub use crate::error::VendorError;
@@ -99,6 +99,16 @@ pub trait Vendor: Send + Sync {
     ///
     /// [`VendorError::UnknownDevice`], [`VendorError::Unsupported`].
     fn sample(&self, device: &DeviceUuid) -> Result<Vec<Sample>, VendorError>;
+
+    /// Reads what a device tells of itself: utilization, power, clocks, errors.
+    ///
+    /// Called at the sampling pace, so in as few calls of the library as it takes. What the
+    /// vendor does not measure is absent, which is not zero.
+    ///
+    /// # Errors
+    ///
+    /// [`VendorError::UnknownDevice`], [`VendorError::Unsupported`].
+    fn counters(&self, device: &DeviceUuid) -> Result<DeviceCounters, VendorError>;
 
     /// Waits at most `timeout` for the next event of any device.
     ///

@@ -5,6 +5,7 @@
 //! driver lacks is unsupported, no more. It translates and never decides: MIG mode and other
 //! settings of the operator are read, never switched. See the README for what comes from where.
 
+mod counters;
 mod error;
 mod events;
 mod fallback;
@@ -26,7 +27,9 @@ use std::{
     time::Duration,
 };
 
-use accelpool_model::{Device, DeviceUuid, Link, Partition, ProfileName, RecoveryAction, Sample};
+use accelpool_model::{
+    Device, DeviceCounters, DeviceUuid, Link, Partition, ProfileName, RecoveryAction, Sample,
+};
 use accelpool_vendor_api::{Vendor, VendorError, VendorEvent};
 
 pub use crate::roots::Roots;
@@ -144,6 +147,13 @@ impl Vendor for Nvidia {
             let (samples, now) = usage::sample(gpu, device, before)?;
             locked(&self.sampled).insert(device.clone(), now);
             Ok(samples)
+        })
+    }
+
+    fn counters(&self, device: &DeviceUuid) -> Result<DeviceCounters, VendorError> {
+        self.with(unknown(device), |nvml| {
+            let gpu = inventory::find(&self.roots, nvml, device)?;
+            counters::counters(gpu, device)
         })
     }
 

@@ -7,6 +7,7 @@
 #![expect(unsafe_code, reason = "calls a C library; every block says why it may")]
 
 mod event;
+mod figures;
 mod gpu;
 mod mig;
 
@@ -17,6 +18,7 @@ use nvml_wrapper_sys::bindings::{NvmlLib, nvmlDevice_t, nvmlReturn_t};
 
 pub(crate) use self::{
     event::{Event, EventSet},
+    figures::{Clock, Field, Utilizer},
     gpu::{Accounting, Gpu, LinkEnd, Process, Utilization},
     mig::{ComputeInstance, GpuInstance, GpuInstancePlace, MigDevice, Profile, ProfileKind},
 };

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::machine::{DGX_H100_MIG, Machine, V100_535, uuid};
 
 /// Every symbol that the adapter asks for and can do without.
-const SYMBOLS: [&str; 49] = [
+const SYMBOLS: [&str; 60] = [
     "nvmlComputeInstanceDestroy",
     "nvmlComputeInstanceGetInfo_v2",
     "nvmlDeviceCreateGpuInstanceWithPlacement",
@@ -23,11 +23,17 @@ const SYMBOLS: [&str; 49] = [
     "nvmlDeviceGetAccountingPids",
     "nvmlDeviceGetAccountingStats",
     "nvmlDeviceGetArchitecture",
+    "nvmlDeviceGetClockInfo",
     "nvmlDeviceGetComputeInstanceId",
     "nvmlDeviceGetComputeRunningProcesses_v2",
     "nvmlDeviceGetComputeRunningProcesses_v3",
     "nvmlDeviceGetCount_v2",
+    "nvmlDeviceGetCurrentClocksEventReasons",
+    "nvmlDeviceGetCurrentClocksThrottleReasons",
+    "nvmlDeviceGetDecoderUtilization",
     "nvmlDeviceGetDeviceHandleFromMigDeviceHandle",
+    "nvmlDeviceGetEncoderUtilization",
+    "nvmlDeviceGetEnforcedPowerLimit",
     "nvmlDeviceGetFieldValues",
     "nvmlDeviceGetGpuFabricInfo",
     "nvmlDeviceGetGpuFabricInfoV",
@@ -38,6 +44,7 @@ const SYMBOLS: [&str; 49] = [
     "nvmlDeviceGetGpuInstances",
     "nvmlDeviceGetGraphicsRunningProcesses_v3",
     "nvmlDeviceGetHandleByIndex_v2",
+    "nvmlDeviceGetJpgUtilization",
     "nvmlDeviceGetMPSComputeRunningProcesses_v3",
     "nvmlDeviceGetMaxMigDeviceCount",
     "nvmlDeviceGetMemoryInfo",
@@ -50,12 +57,16 @@ const SYMBOLS: [&str; 49] = [
     "nvmlDeviceGetNvLinkRemotePciInfo_v2",
     "nvmlDeviceGetNvLinkState",
     "nvmlDeviceGetNvLinkVersion",
+    "nvmlDeviceGetOfaUtilization",
     "nvmlDeviceGetP2PStatus",
     "nvmlDeviceGetPciInfo_v3",
+    "nvmlDeviceGetPowerUsage",
     "nvmlDeviceGetProcessUtilization",
     "nvmlDeviceGetRemappedRows",
     "nvmlDeviceGetSupportedEventTypes",
+    "nvmlDeviceGetTemperature",
     "nvmlDeviceGetUUID",
+    "nvmlDeviceGetUtilizationRates",
     "nvmlDeviceRegisterEvents",
     "nvmlEventSetCreate",
     "nvmlEventSetWait_v2",
@@ -98,6 +109,7 @@ fn exercise(vendor: &Nvidia, what: &str) {
         let _ = vendor.partitions(&device.uuid);
         let _ = vendor.create_partition(&device.uuid, &profile, 0);
         let _ = vendor.sample(&device.uuid);
+        let _ = vendor.counters(&device.uuid);
         let _ = vendor.destroy_partition(&device.uuid, &profile, 0);
         let _ = vendor.recovery_action(&device.uuid);
         let _ = vendor.probe(&device.uuid);

@@ -6,7 +6,7 @@ use accelpool_model::DeviceUuid;
 use accelpool_vendor_api::VendorError;
 
 use crate::{
-    script::{CallStep, Effect, ErrorKind, Method, Moment, Script},
+    script::{CallErrorKind, CallStep, Effect, Method, Moment, Script},
     state::State,
 };
 
@@ -70,20 +70,21 @@ impl Steps<'_> {
         Ok(())
     }
 
-    fn error(&self, kind: ErrorKind, message: &str) -> VendorError {
+    fn error(&self, kind: CallErrorKind, message: &str) -> VendorError {
         let detail = message.to_owned();
         let call = self.method.as_str();
         match (kind, self.device.clone()) {
-            (ErrorKind::Unsupported, _) => VendorError::Unsupported(detail),
-            (ErrorKind::Library, _) => VendorError::Library(detail),
-            (ErrorKind::UnknownDevice, Some(device)) => VendorError::UnknownDevice(device),
-            (ErrorKind::Occupied, Some(device)) => VendorError::Occupied(device),
-            (ErrorKind::InUse, Some(device)) => VendorError::InUse { device, holder: detail },
+            (CallErrorKind::Unsupported, _) => VendorError::Unsupported(detail),
+            (CallErrorKind::Library, _) => VendorError::Library(detail),
+            (CallErrorKind::UnknownDevice, Some(device)) => VendorError::UnknownDevice(device),
+            (CallErrorKind::Occupied, Some(device)) => VendorError::Occupied(device),
+            (CallErrorKind::InUse, Some(device)) => VendorError::InUse { device, holder: detail },
             // A call that is for no device fails without one.
-            (ErrorKind::Failed, _)
-            | (ErrorKind::UnknownDevice | ErrorKind::Occupied | ErrorKind::InUse, None) => {
-                VendorError::Failed { call, detail }
-            }
+            (CallErrorKind::Failed, _)
+            | (
+                CallErrorKind::UnknownDevice | CallErrorKind::Occupied | CallErrorKind::InUse,
+                None,
+            ) => VendorError::Failed { call, detail },
         }
     }
 }

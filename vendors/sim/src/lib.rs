@@ -16,6 +16,7 @@ mod refusal;
 mod script;
 mod sim;
 mod state;
+mod usage;
 
 pub use crate::{
     folder::FolderError,

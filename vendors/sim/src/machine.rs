@@ -6,7 +6,7 @@
 
 use std::{fs, time::Duration};
 
-use accelpool_model::{Device, DeviceUuid, Link, Partition, Sample};
+use accelpool_model::{Device, DeviceCounters, DeviceUuid, Link, Partition, Sample};
 use accelpool_vendor_api::VendorError;
 
 use crate::{
@@ -16,7 +16,8 @@ use crate::{
     folder::{Folder, FolderError, free_major},
     profile::{Node, Profile, Unit},
     script::{Process, Script},
-    state::{IDS_MAX, Locked, PartitionRecord, State, StateError},
+    state::{Drawn, IDS_MAX, Locked, PartitionRecord, State, StateError},
+    usage::{counters, power, usage},
 };
 
 /// A simulated machine.
@@ -308,31 +309,39 @@ impl Machine {
         let of_device = script.processes.iter().filter(|process| process.device == *uuid);
         Ok(of_device.filter_map(|process| usage(process, &locked.state, elapsed_ns)).collect())
     }
-}
 
-/// What one process used; `None` while its partition does not exist.
-fn usage(process: &Process, state: &State, elapsed_ns: u64) -> Option<Sample> {
-    let partition = match &process.partition {
-        None => None,
-        Some(place) => {
-            let mut records = state.partitions_of(&process.device);
-            let record = records.find(|record| record.is_at(&process.device, place))?;
-            if !record.complete {
-                return None;
-            }
-            Some(record.uuid.parse().ok()?)
-        }
-    };
-    let busy = |permille: u32| {
-        let busy = u128::from(elapsed_ns) * u128::from(permille) / 1000;
-        Duration::from_nanos(u64::try_from(busy).unwrap_or(u64::MAX))
-    };
-    Some(Sample {
-        pid: process.pid,
-        partition,
-        memory: process.memory,
-        compute_busy: process.compute_permille.map(busy),
-    })
+    /// What a device tells of itself; `now` counts from boot.
+    pub(crate) fn counters(
+        &self,
+        script: &Script,
+        uuid: &DeviceUuid,
+        now: Duration,
+    ) -> Result<DeviceCounters, VendorError> {
+        let mut locked = self.lock(script)?;
+        self.present(&locked.state, uuid)?;
+        let of_device = script.processes.iter().filter(|process| process.device == *uuid);
+        let running: Vec<(&Process, Sample)> = of_device
+            .filter_map(|process| Some((process, usage(process, &locked.state, 0)?)))
+            .collect();
+        let permille: u32 =
+            running.iter().filter_map(|(process, _)| process.compute_permille).sum();
+        let permille = u16::try_from(permille).unwrap_or(1000).min(1000);
+        let at_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        let before = locked.state.drawn.get(uuid.as_str());
+        let before = before.copied().unwrap_or(Drawn { at_ns, microjoules: 0 });
+        // Milliwatts times milliseconds are microjoules.
+        let elapsed_ms = at_ns.saturating_sub(before.at_ns) / 1_000_000;
+        let microjoules = before.microjoules.saturating_add(power(permille) * elapsed_ms);
+        // What is left of a millisecond counts next time.
+        let at_ns = before.at_ns.saturating_add(elapsed_ms * 1_000_000);
+        locked.state.drawn.insert(uuid.to_string(), Drawn { at_ns, microjoules });
+        locked.save().map_err(MachineError::from)?;
+        let mut devices = self.profile.units().iter().map(|unit| &unit.device);
+        let device = devices.find(|device| device.uuid == *uuid);
+        let device = device.ok_or_else(|| VendorError::UnknownDevice(uuid.clone()))?;
+        let samples: Vec<Sample> = running.into_iter().map(|(_, sample)| sample).collect();
+        Ok(counters(device, &samples, permille, microjoules, script.health.get(uuid)))
+    }
 }
 
 /// Checks that no process of the script that `counts` uses the device.

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use accelpool_model::{DeviceUuid, Fault, MemoryBytes, RecoveryAction};
+use accelpool_model::{DeviceUuid, ErrorKind, Fault, MemoryBytes, RecoveryAction, ThrottleReason};
 
 use crate::{cut::Place, nesting::from_toml, profile::Profile, refusal::Refusal};
 
@@ -72,6 +72,7 @@ pub(crate) enum Method {
     CreatePartition,
     DestroyPartition,
     Sample,
+    Counters,
     NextEvent,
     RecoveryAction,
     Probe,
@@ -79,13 +80,14 @@ pub(crate) enum Method {
 }
 
 impl Method {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Discover,
         Self::Links,
         Self::Partitions,
         Self::CreatePartition,
         Self::DestroyPartition,
         Self::Sample,
+        Self::Counters,
         Self::NextEvent,
         Self::RecoveryAction,
         Self::Probe,
@@ -100,6 +102,7 @@ impl Method {
             Self::CreatePartition => "create_partition",
             Self::DestroyPartition => "destroy_partition",
             Self::Sample => "sample",
+            Self::Counters => "counters",
             Self::NextEvent => "next_event",
             Self::RecoveryAction => "recovery_action",
             Self::Probe => "probe",
@@ -126,14 +129,14 @@ pub(crate) enum Effect {
     /// The call never returns.
     Hang,
     Error {
-        kind: ErrorKind,
+        kind: CallErrorKind,
         message: String,
     },
 }
 
 /// Which error a call fails with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ErrorKind {
+pub(crate) enum CallErrorKind {
     Failed,
     Unsupported,
     UnknownDevice,
@@ -142,7 +145,7 @@ pub(crate) enum ErrorKind {
     Library,
 }
 
-impl ErrorKind {
+impl CallErrorKind {
     pub(crate) const ALL: [Self; 6] = [
         Self::Failed,
         Self::Unsupported,
@@ -170,6 +173,10 @@ pub(crate) struct Health {
     pub(crate) recovery_action: RecoveryAction,
     /// Why a probe fails; it succeeds where absent.
     pub(crate) probe_error: Option<String>,
+    /// What slows it down now.
+    pub(crate) throttled: BTreeSet<ThrottleReason>,
+    /// Errors that it has counted.
+    pub(crate) errors: BTreeMap<ErrorKind, u64>,
 }
 
 /// A process that uses a device.

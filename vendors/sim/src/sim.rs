@@ -9,7 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use accelpool_model::{Device, DeviceUuid, Link, Partition, ProfileName, RecoveryAction, Sample};
+use accelpool_model::{
+    Device, DeviceCounters, DeviceUuid, Link, Partition, ProfileName, RecoveryAction, Sample,
+};
 use accelpool_vendor_api::{Vendor, VendorError, VendorEvent};
 use nix::time::{ClockId, clock_gettime};
 
@@ -223,6 +225,12 @@ impl Vendor for Sim {
     fn sample(&self, device: &DeviceUuid) -> Result<Vec<Sample>, VendorError> {
         self.call(Method::Sample, Some(device), |script, _| {
             self.machine.sample(script, device, since_boot()?)
+        })
+    }
+
+    fn counters(&self, device: &DeviceUuid) -> Result<DeviceCounters, VendorError> {
+        self.call(Method::Counters, Some(device), |script, _| {
+            self.machine.counters(script, device, since_boot()?)
         })
     }
 

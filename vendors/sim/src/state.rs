@@ -55,6 +55,18 @@ pub(crate) struct State {
     pub(crate) calls: BTreeMap<String, u64>,
     /// By device: when it was last sampled, in nanoseconds since boot.
     pub(crate) sampled_ns: BTreeMap<String, u64>,
+    /// By device: what it has drawn.
+    #[serde(default)]
+    pub(crate) drawn: BTreeMap<String, Drawn>,
+}
+
+/// What a device has drawn until it was last asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Drawn {
+    /// When, in nanoseconds since boot.
+    pub(crate) at_ns: u64,
+    pub(crate) microjoules: u64,
 }
 
 /// The part of the file that all versions have.
@@ -192,6 +204,7 @@ impl State {
             done: BTreeSet::new(),
             calls: BTreeMap::new(),
             sampled_ns: BTreeMap::new(),
+            drawn: BTreeMap::new(),
         }
     }
 

@@ -107,6 +107,9 @@ fn a_defect_in_calls_is_caught() {
     check_caught(Defect::ProbeForgetsDevices, "health_of_known_devices_is_answered");
     check_caught(Defect::ProcessTwice, "samples_are_consistent");
     check_caught(Defect::ProcessInNoPartition, "samples_are_consistent");
+    check_caught(Defect::CountsAnything, "unknown_devices_are_refused");
+    check_caught(Defect::BusierThanBusy, "counters_are_possible");
+    check_caught(Defect::EnergyComesBack, "counters_are_possible");
     check_caught(Defect::EventsWithoutEnd, "waiting_for_events_ends");
     check_caught(Defect::DeadAfterQuiesce, "quiesce_is_not_the_end");
     check_caught(Defect::OneThreadOnly, "calls_may_run_at_once");

@@ -36,6 +36,7 @@ pub(super) fn unknown_devices_are_refused(subject: &Subject<'_>) -> Result<(), S
     must("create_partition", vendor.create_partition(&nobody, &profile, 0).map(drop), false)?;
     must("destroy_partition", vendor.destroy_partition(&nobody, &profile, 0), false)?;
     must("sample", vendor.sample(&nobody).map(drop), true)?;
+    must("counters", vendor.counters(&nobody).map(drop), true)?;
     must("recovery_action", vendor.recovery_action(&nobody).map(drop), true)?;
     match vendor.probe(&nobody) {
         Err(_) => Ok(()),
@@ -87,6 +88,38 @@ pub(super) fn samples_are_consistent(subject: &Subject<'_>) -> Result<(), Stop> 
     Ok(())
 }
 
+pub(super) fn counters_are_possible(subject: &Subject<'_>) -> Result<(), Stop> {
+    let devices = subject.devices()?;
+    let mut measured = devices.is_empty();
+    for device in devices {
+        let call = format!("counters of {}", device.name);
+        let mut energy = 0;
+        for _ in 0..2 {
+            let counters = match subject.vendor.counters(&device.uuid) {
+                Err(VendorError::Unsupported(_)) => break,
+                other => answer(&call, other)?,
+            };
+            measured = true;
+            if let Some(memory) = counters.memory {
+                let most = memory.total;
+                let fits = most <= device.memory && memory.used <= most && memory.free <= most;
+                require(fits, || format!("{call}: more memory than there is: {memory:?}"))?;
+            }
+            for (engine, permille) in counters.engines {
+                require(permille <= 1000, || format!("{call}: {engine} is {permille}/1000 busy"))?;
+            }
+            for (sensor, milli) in counters.temperatures {
+                let possible = (-273_150..=1_000_000).contains(&milli);
+                require(possible, || format!("{call}: {sensor} has {milli} m\u{b0}C"))?;
+            }
+            let now = counters.energy_millijoules.unwrap_or(energy);
+            require(now >= energy, || format!("{call}: energy fell from {energy} to {now} mJ"))?;
+            energy = now;
+        }
+    }
+    if measured { Ok(()) } else { Err(Stop::Skip("no device has counters".to_owned())) }
+}
+
 pub(super) fn waiting_for_events_ends(subject: &Subject<'_>) -> Result<(), Stop> {
     for timeout in [Duration::ZERO, Duration::from_millis(50)] {
         let mut events = 0;
@@ -135,6 +168,10 @@ pub(super) fn may_run_at_once(subject: &Subject<'_>) -> Result<(), Stop> {
             match vendor.sample(uuid) {
                 Ok(_) | Err(VendorError::Unsupported(_)) => {}
                 Err(error) => return fail(format!("sample: {error}")),
+            }
+            match vendor.counters(uuid) {
+                Ok(_) | Err(VendorError::Unsupported(_)) => {}
+                Err(error) => return fail(format!("counters: {error}")),
             }
         }
         answer("links", vendor.links())?;

@@ -5,19 +5,16 @@ use std::ffi::c_uint;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper_sys::bindings::{
     NVML_GPU_FABRIC_STATE_COMPLETED, field_id, nvmlAccountingStats_t, nvmlDevice_t,
-    nvmlFieldValue_t, nvmlGpuFabricInfo_t, nvmlGpuFabricInfo_v2_t, nvmlGpuFabricInfoV_t,
+    nvmlGpuFabricInfo_t, nvmlGpuFabricInfo_v2_t, nvmlGpuFabricInfoV_t,
     nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_NVLINK, nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_OK,
     nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_GPU,
-    nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_SWITCH, nvmlMemory_t, nvmlMemory_v2_t,
-    nvmlPciInfo_t, nvmlProcessInfo_t, nvmlProcessUtilizationSample_t, nvmlReturn_t,
-    nvmlValueType_enum_NVML_VALUE_TYPE_SIGNED_INT, nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT,
-    nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG,
-    nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG_LONG,
+    nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_SWITCH, nvmlPciInfo_t, nvmlProcessInfo_t,
+    nvmlProcessUtilizationSample_t, nvmlReturn_t,
 };
 
 use super::{
-    CallError, Nvml, Plain, check, found, get, get_at, list, read_text, struct_version, text,
-    zeroed,
+    CallError, Field, Nvml, Plain, check, found, get, get_at, list, read_text, struct_version,
+    text, zeroed,
 };
 
 /// Far above what a driver keeps: `nvidia-smi` shows a few dozen processes on a busy device.
@@ -26,13 +23,8 @@ const PROCESSES_MAX: u32 = 1 << 16;
 /// Room for processes at the first try.
 const PROCESSES_ROOM: u32 = 64;
 
-// SAFETY: these are structures of numbers and arrays of numbers alone; the field value ends in
-// a union of numbers.
+// SAFETY: these are structures of numbers and arrays of numbers alone.
 unsafe impl Plain for nvmlPciInfo_t {}
-// SAFETY: as above.
-unsafe impl Plain for nvmlMemory_t {}
-// SAFETY: as above.
-unsafe impl Plain for nvmlMemory_v2_t {}
 // SAFETY: as above.
 unsafe impl Plain for nvmlGpuFabricInfo_t {}
 // SAFETY: as above.
@@ -43,8 +35,6 @@ unsafe impl Plain for nvmlProcessInfo_t {}
 unsafe impl Plain for nvmlProcessUtilizationSample_t {}
 // SAFETY: as above.
 unsafe impl Plain for nvmlAccountingStats_t {}
-// SAFETY: as above.
-unsafe impl Plain for nvmlFieldValue_t {}
 
 /// A device, as long as the library stays loaded.
 #[derive(Debug, Clone, Copy)]
@@ -161,20 +151,7 @@ impl<'nvml> Gpu<'nvml> {
 
     /// All of its memory, in bytes.
     pub(crate) fn memory_total(self) -> Result<u64, CallError> {
-        let raw = self.nvml.raw();
-        if raw.nvmlDeviceGetMemoryInfo_v2.is_ok() {
-            let version = struct_version::<nvmlMemory_v2_t>(2);
-            let asked = nvmlMemory_v2_t { version, ..zeroed() };
-            let (call, symbol) = ("nvmlDeviceGetMemoryInfo_v2", &raw.nvmlDeviceGetMemoryInfo_v2);
-            // SAFETY: the handle is live; the call writes one structure of the version named.
-            match unsafe { get(call, symbol, self.handle, asked) } {
-                Err(error) if error.is_unsupported() => {}
-                answer => return answer.map(|memory| memory.total),
-            }
-        }
-        let (call, symbol) = ("nvmlDeviceGetMemoryInfo", &raw.nvmlDeviceGetMemoryInfo);
-        // SAFETY: the handle is live; the call writes one structure.
-        unsafe { get(call, symbol, self.handle, zeroed::<nvmlMemory_t>()) }.map(|it| it.total)
+        self.memory().map(|memory| memory.total)
     }
 
     pub(crate) fn fabric(self) -> Result<Fabric, CallError> {
@@ -274,29 +251,8 @@ impl<'nvml> Gpu<'nvml> {
     }
 
     fn field(self, field: u32, scope: u32) -> Result<u64, CallError> {
-        const CALL: &str = "nvmlDeviceGetFieldValues";
-        let function = found(CALL, &self.nvml.raw().nvmlDeviceGetFieldValues)?;
-        let mut value = nvmlFieldValue_t { fieldId: field, scopeId: scope, ..zeroed() };
-        // SAFETY: the handle is live; there is room for the one value that is asked for.
-        check(CALL, unsafe { function(self.handle, 1, &raw mut value) })?;
-        check(CALL, value.nvmlReturn)?;
-        // SAFETY: every member of the union is a number, and all its bytes were set: by
-        // `zeroed`, then by the library.
-        let (unsigned, signed, long) =
-            unsafe { (value.value.uiVal, value.value.siVal, value.value.ullVal) };
-        #[expect(non_upper_case_globals, reason = "the binding's names of C constants")]
-        match value.valueType {
-            nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT => Ok(unsigned.into()),
-            nvmlValueType_enum_NVML_VALUE_TYPE_SIGNED_INT if signed >= 0 => {
-                Ok(signed.unsigned_abs().into())
-            }
-            nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG
-            | nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG_LONG => Ok(long),
-            other => Err(CallError::Nonsense {
-                call: CALL,
-                detail: format!("field {field} has a value of type {other}"),
-            }),
-        }
+        let mut values = self.fields(&[Field { id: field, scope }])?;
+        values.pop().unwrap_or_else(|| unreachable!("one field has one value"))
     }
 
     /// Processes that compute, draw, or are clients of MPS; one may be in several lists.

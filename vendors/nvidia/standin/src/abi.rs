@@ -63,6 +63,17 @@ impl<T: Copy> Out<T> {
     }
 }
 
+impl<T: Copy> Out<T> {
+    /// The `count` values that are there: for calls that read and write.
+    pub(crate) fn get_all(&self, count: usize) -> Result<Vec<T>, Code> {
+        if self.0.is_null() || count == 0 {
+            return Err(INVALID_ARGUMENT);
+        }
+        // SAFETY: the caller has said that there are so many.
+        Ok((0..count).map(|index| unsafe { self.0.add(index).read_unaligned() }).collect())
+    }
+}
+
 /// A pointer to something that a call reads.
 #[repr(transparent)]
 pub(crate) struct In<T>(*const T);
@@ -108,6 +119,14 @@ pub(crate) struct MemoryV2 {
     pub(crate) reserved: u64,
     pub(crate) free: u64,
     pub(crate) used: u64,
+}
+
+/// `nvmlUtilization_t`, in percent.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Utilization {
+    pub(crate) gpu: c_uint,
+    pub(crate) memory: c_uint,
 }
 
 /// `nvmlGpuFabricInfo_t`.

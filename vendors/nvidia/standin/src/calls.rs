@@ -2,6 +2,7 @@
 
 mod device;
 mod event;
+mod figures;
 mod link;
 mod mig;
 mod system;

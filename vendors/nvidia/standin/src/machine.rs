@@ -26,6 +26,9 @@ pub(crate) struct Machine {
     /// MIG profiles by the name that devices refer to.
     #[serde(default)]
     pub(crate) profiles: BTreeMap<String, Vec<Profile>>,
+    /// Figures by the name that devices refer to.
+    #[serde(default)]
+    pub(crate) figures: BTreeMap<String, Figures>,
     pub(crate) devices: Vec<Gpu>,
     /// What happens, in order; each event set tells all of it from the beginning.
     #[serde(default)]
@@ -63,11 +66,39 @@ pub(crate) struct Gpu {
     /// Absent where accounting mode is off.
     #[serde(default)]
     pub(crate) accounting: Option<Vec<Accounting>>,
+    #[serde(default)]
+    pub(crate) figures: Option<String>,
     /// Field 230; absent where the driver has no such field.
     #[serde(default)]
     pub(crate) recovery_action: Option<u32>,
     #[serde(default)]
     pub(crate) remap_failed: bool,
+}
+
+/// What a device measures of itself; absent is not supported.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Figures {
+    pub(crate) memory_used_mib: u64,
+    pub(crate) memory_reserved_mib: u64,
+    /// Percent, of multiprocessors and of the way to memory.
+    pub(crate) utilization: Option<(u32, u32)>,
+    /// Percent.
+    pub(crate) encoder: Option<u32>,
+    pub(crate) decoder: Option<u32>,
+    pub(crate) jpeg: Option<u32>,
+    pub(crate) optical_flow: Option<u32>,
+    /// MHz, by `nvmlClockType_t`.
+    pub(crate) clocks: Vec<u32>,
+    /// Degrees.
+    pub(crate) temperature: Option<u32>,
+    /// Milliwatts.
+    pub(crate) power: Option<u32>,
+    pub(crate) power_limit: Option<u32>,
+    /// Bits.
+    pub(crate) clock_reasons: Option<u64>,
+    /// Fields by number, or `NUMBER@SCOPE`, with -1 for all links.
+    pub(crate) fields: BTreeMap<String, u64>,
 }
 
 /// Links that are alike.
@@ -169,6 +200,10 @@ pub(crate) struct Event {
 }
 
 impl Machine {
+    pub(crate) fn figures_of(&self, gpu: &Gpu) -> Option<&Figures> {
+        self.figures.get(gpu.figures.as_ref()?)
+    }
+
     pub(crate) fn profiles_of(&self, gpu: &Gpu) -> &[Profile] {
         let list = gpu.profiles.as_ref().and_then(|name| self.profiles.get(name));
         list.map_or(&[], Vec::as_slice)

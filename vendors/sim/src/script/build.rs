@@ -5,10 +5,12 @@ use std::{
     time::Duration,
 };
 
-use accelpool_model::{Device, DeviceUuid, Fault, FaultClass, MemoryBytes, RecoveryAction};
+use accelpool_model::{
+    Device, DeviceUuid, ErrorKind, Fault, FaultClass, MemoryBytes, RecoveryAction, ThrottleReason,
+};
 
 use super::{
-    CallStep, Effect, ErrorKind, Health, Method, Moment, Process, Script, ScriptedFault,
+    CallErrorKind, CallStep, Effect, Health, Method, Moment, Process, Script, ScriptedFault,
     ScriptedPartition, raw,
 };
 use crate::{
@@ -152,6 +154,7 @@ fn call(
         | Method::CreatePartition
         | Method::DestroyPartition
         | Method::Sample
+        | Method::Counters
         | Method::RecoveryAction
         | Method::Probe
         | Method::Quiesce => true,
@@ -193,7 +196,8 @@ fn effect(path: &str, raw: &raw::Call) -> Result<Effect, Refusal> {
         }
         (None, Some(true), None, None) => Ok(Effect::Hang),
         (None, None, Some(kind), message) => {
-            let kind = choice(format!("{path}.error"), kind, &ErrorKind::ALL, ErrorKind::as_str)?;
+            let kind =
+                choice(format!("{path}.error"), kind, &CallErrorKind::ALL, CallErrorKind::as_str)?;
             let message = message.as_deref().unwrap_or("scripted");
             let message = words(format!("{path}.message"), message, 256)?;
             Ok(Effect::Error { kind, message })
@@ -219,6 +223,23 @@ fn health(
         probe_error: probe_error
             .map(|text| words(format!("{path}.probe_error"), text, 256))
             .transpose()?,
+        throttled: raw
+            .throttled
+            .iter()
+            .map(|text| {
+                let path = format!("{path}.throttled");
+                choice(path, text, ThrottleReason::ALL, ThrottleReason::as_str)
+            })
+            .collect::<Result<_, _>>()?,
+        errors: raw
+            .errors
+            .iter()
+            .map(|(text, count)| {
+                let path = format!("{path}.errors");
+                let kind = choice(path.clone(), text, ErrorKind::ALL, ErrorKind::as_str)?;
+                Ok((kind, number(path, *count, 0..=u32::MAX)?.into()))
+            })
+            .collect::<Result<_, Refusal>>()?,
     };
     Ok((device.uuid.clone(), health))
 }

@@ -1,5 +1,7 @@
 //! A script as it is written.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -60,6 +62,10 @@ pub(super) struct Health {
     pub(super) device: String,
     pub(super) recovery_action: Option<String>,
     pub(super) probe_error: Option<String>,
+    #[serde(default)]
+    pub(super) throttled: Vec<String>,
+    #[serde(default)]
+    pub(super) errors: BTreeMap<String, i64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -30,7 +30,8 @@ fn the_example_of_the_readme_is_read() {
     assert!(script.partitions[0].complete);
     assert_eq!(script.absent.len(), 1);
     let effects: Vec<_> = script.calls.iter().map(|call| (call.at, &call.effect)).collect();
-    let error = Effect::Error { kind: ErrorKind::Failed, message: "NVML_ERROR_UNKNOWN".to_owned() };
+    let error =
+        Effect::Error { kind: CallErrorKind::Failed, message: "NVML_ERROR_UNKNOWN".to_owned() };
     let expected = [
         (Moment::Before, &Effect::Delay(Duration::from_millis(300))),
         (Moment::HalfWay, &error),

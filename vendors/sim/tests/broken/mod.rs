@@ -11,8 +11,8 @@ use std::{
 };
 
 use accelpool_model::{
-    Device, DeviceUuid, Link, MemoryBytes, Partition, Placements, ProfileName, RecoveryAction,
-    Sample,
+    Device, DeviceCounters, DeviceUuid, Engine, Link, MemoryBytes, Partition, Placements,
+    ProfileName, RecoveryAction, Sample,
 };
 use accelpool_vendor_api::{Vendor, VendorError, VendorEvent};
 use accelpool_vendor_sim::Sim;
@@ -40,6 +40,9 @@ pub(crate) enum Defect {
     ProbeForgetsDevices,
     ProcessTwice,
     ProcessInNoPartition,
+    CountsAnything,
+    BusierThanBusy,
+    EnergyComesBack,
     EventsWithoutEnd,
     DeadAfterQuiesce,
     OneThreadOnly,
@@ -244,6 +247,21 @@ impl Vendor for Broken {
             Defect::ProcessTwice => samples.map(|_| vec![sample(None), sample(None)]),
             Defect::ProcessInNoPartition => samples.map(|_| vec![sample(Some("MIG-gone"))]),
             _ => samples,
+        }
+    }
+
+    fn counters(&self, device: &DeviceUuid) -> Result<DeviceCounters, VendorError> {
+        let counters = self.sim.counters(device);
+        match self.defect {
+            Defect::CountsAnything => Ok(counters.unwrap_or_default()),
+            Defect::BusierThanBusy => counters
+                .map(|it| DeviceCounters { engines: [(Engine::Compute, 1001)].into(), ..it }),
+            Defect::EnergyComesBack => {
+                let call = self.calls.fetch_add(1, Ordering::SeqCst);
+                counters
+                    .map(|it| DeviceCounters { energy_millijoules: Some(u64::MAX - call), ..it })
+            }
+            _ => counters,
         }
     }
 

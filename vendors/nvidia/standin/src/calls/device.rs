@@ -4,15 +4,9 @@ use std::ffi::c_char;
 
 use super::{call, mig, on_gpu};
 use crate::abi::{
-    ARGUMENT_VERSION_MISMATCH, Code, FabricInfo, FabricInfoV3, FieldValue, Handle,
-    INVALID_ARGUMENT, Memory, MemoryV2, NOT_SUPPORTED, Out, PciInfo, SUCCESS,
+    ARGUMENT_VERSION_MISMATCH, Code, FabricInfo, FabricInfoV3, Handle, INVALID_ARGUMENT,
+    NOT_SUPPORTED, Out, PciInfo, SUCCESS,
 };
-
-/// `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`.
-const RECOVERY_ACTION: u32 = 230;
-
-/// `NVML_VALUE_TYPE_UNSIGNED_INT`.
-const UNSIGNED_INT: i32 = 1;
 
 #[unsafe(no_mangle)]
 extern "C" fn nvmlDeviceGetUUID(device: Handle, uuid: Out<c_char>, len: u32) -> Code {
@@ -54,26 +48,6 @@ extern "C" fn nvmlDeviceGetArchitecture(device: Handle, architecture: Out<u32>) 
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn nvmlDeviceGetMemoryInfo(device: Handle, memory: Out<Memory>) -> Code {
-    on_gpu("nvmlDeviceGetMemoryInfo", device, |_, gpu| {
-        let total = gpu.memory_mib << 20;
-        memory.put(Memory { total, free: total, used: 0 })
-    })
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: Handle, memory: Out<MemoryV2>) -> Code {
-    on_gpu("nvmlDeviceGetMemoryInfo_v2", device, |_, gpu| {
-        let version = version::<MemoryV2>(2);
-        if memory.get()?.version != version {
-            return Err(ARGUMENT_VERSION_MISMATCH);
-        }
-        let total = gpu.memory_mib << 20;
-        memory.put(MemoryV2 { version, total, reserved: 0, free: total, used: 0 })
-    })
-}
-
-#[unsafe(no_mangle)]
 extern "C" fn nvmlDeviceGetGpuFabricInfo(device: Handle, fabric: Out<FabricInfo>) -> Code {
     on_gpu("nvmlDeviceGetGpuFabricInfo", device, |_, gpu| {
         let known = gpu.fabric.as_ref().ok_or(NOT_SUPPORTED)?;
@@ -107,25 +81,6 @@ extern "C" fn nvmlDeviceGetGpuFabricInfoV(device: Handle, fabric: Out<FabricInfo
             state: known.state,
             ..asked
         })
-    })
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn nvmlDeviceGetFieldValues(
-    device: Handle,
-    count: i32,
-    values: Out<FieldValue>,
-) -> Code {
-    on_gpu("nvmlDeviceGetFieldValues", device, |call, gpu| {
-        if count != 1 {
-            return Err(INVALID_ARGUMENT);
-        }
-        let asked = values.get()?;
-        let known = gpu.recovery_action.filter(|_| asked.field == RECOVERY_ACTION);
-        let code = if known.is_some() { SUCCESS } else { NOT_SUPPORTED };
-        let value_type = if call.lies() { 77 } else { UNSIGNED_INT };
-        let value = known.unwrap_or(0).into();
-        values.put(FieldValue { value_type, code, value, ..asked })
     })
 }
 
