@@ -55,10 +55,10 @@ fn main() {
 
     let bytes = fs::read(&library).expect("the library was just made");
     assert!(bytes.len() <= LIBRARY_BYTES_MAX, "the library has {} bytes", bytes.len());
-    let digest: String =
-        Sha256::digest(&bytes).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let digest = Sha256::digest(&bytes);
+    let digest = digest.iter().take(8).fold(0_u64, |value, &byte| value << 8 | u64::from(byte));
     println!("cargo::rustc-env=ACCELPOOL_SHIM_CUDA={}", library.display());
-    println!("cargo::rustc-env=ACCELPOOL_SHIM_CUDA_DIGEST={digest}");
+    println!("cargo::rustc-env=ACCELPOOL_SHIM_CUDA_DIGEST={digest:016x}");
 }
 
 struct Compiler<'a> {

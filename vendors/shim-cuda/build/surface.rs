@@ -63,9 +63,8 @@ fn read_line(line: &str) -> Function {
 /// The version script of the library: nothing is exported but what stands in for others.
 pub(crate) fn exports(functions: &[Function]) -> String {
     let wrapped = functions.iter().filter(|it| it.action != Action::Pass);
-    let names = wrapped.map(|it| it.symbol.as_str()).chain(OTHER_EXPORTS);
-    let lines: String = names.map(|name| format!("    {name};\n")).collect();
-    format!("{{\n  global:\n{lines}  local:\n    *;\n}};\n")
+    let names: Vec<&str> = wrapped.map(|it| it.symbol.as_str()).chain(OTHER_EXPORTS).collect();
+    format!("{{\n  global:\n    {};\n  local:\n    *;\n}};\n", names.join(";\n    "))
 }
 
 /// The code.
@@ -145,7 +144,7 @@ fn generate_gate(code: &mut String, function: &Function) {
         "#[cfg_attr(accelpool_library, unsafe(export_name = \"{symbol}\"))]
 pub(crate) unsafe extern \"C\" fn wrap_{symbol}({declared}) -> c_int {{
     // SAFETY: passes on what its caller gave.
-    submit(Stream::new({stream}, {per_thread}), Cost::Unknown, || unsafe {{ {symbol}({arguments}) }})
+    submit(Stream::new({stream}, {per_thread}), Cost::Unknown, move || unsafe {{ {symbol}({arguments}) }})
 }}
 "
     )

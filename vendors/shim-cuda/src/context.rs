@@ -33,7 +33,11 @@ pub(crate) fn current(thread: &Thread) -> u64 {
 }
 
 /// Creates a context on a device by `call`; `made` reads which.
-pub(crate) fn create(number: c_int, call: impl FnOnce() -> c_int, made: impl FnOnce() -> u64) -> c_int {
+pub(crate) fn create(
+    number: c_int,
+    call: impl FnOnce() -> c_int,
+    made: impl FnOnce() -> u64,
+) -> c_int {
     let thread = thread();
     if thread.is_inside() || !process::is_active() {
         return call();
@@ -60,7 +64,9 @@ pub(crate) fn destroy(context: u64, call: impl FnOnce() -> c_int) -> c_int {
     }
     thread.device.set(0);
     let outcome = thread.inside(call);
-    if outcome == SUCCESS && let Some(value) = CREATED.remove(context) {
+    if outcome == SUCCESS
+        && let Some(value) = CREATED.remove(context)
+    {
         memory::context_gone(context);
         if let Some(device) = device::by_number(value.device) {
             device.drop_context();
@@ -70,7 +76,11 @@ pub(crate) fn destroy(context: u64, call: impl FnOnce() -> c_int) -> c_int {
 }
 
 /// Retains the primary context of a device by `call`; `made` reads which it is.
-pub(crate) fn retain(number: c_int, call: impl FnOnce() -> c_int, made: impl FnOnce() -> u64) -> c_int {
+pub(crate) fn retain(
+    number: c_int,
+    call: impl FnOnce() -> c_int,
+    made: impl FnOnce() -> u64,
+) -> c_int {
     let thread = thread();
     if thread.is_inside() || !process::is_active() {
         return call();
@@ -99,7 +109,9 @@ pub(crate) fn release(number: c_int, all: bool, call: impl FnOnce() -> c_int) ->
     }
     thread.device.set(0);
     let outcome = thread.inside(call);
-    if outcome == SUCCESS && let Some(device) = device::by_number(number) {
+    if outcome == SUCCESS
+        && let Some(device) = device::by_number(number)
+    {
         let less = |count: u32| if all { (count != 0).then_some(0) } else { count.checked_sub(1) };
         let before = device.retained.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
         if before.is_ok_and(|before| all || before == 1) {
@@ -127,16 +139,12 @@ impl Device {
         if self.contexts.fetch_add(1, Ordering::AcqRel) != 0 {
             return true;
         }
-        match self.reserve(self.reserve_bytes()) {
-            Ok(reservation) => {
-                self.context_bytes.store(reservation.commit(), Ordering::Release);
-                true
-            }
-            Err(_) => {
-                self.contexts.fetch_sub(1, Ordering::AcqRel);
-                false
-            }
-        }
+        let Ok(reservation) = self.reserve(self.reserve_bytes()) else {
+            self.contexts.fetch_sub(1, Ordering::AcqRel);
+            return false;
+        };
+        self.context_bytes.store(reservation.commit(), Ordering::Release);
+        true
     }
 
     fn drop_context(&self) {

@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "calls the driver and keeps pages that stay mapped")]
 
 use core::{
-    ffi::c_int,
+    ffi::{c_int, c_void},
     ptr::null_mut,
     sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering},
 };
@@ -93,7 +93,8 @@ fn find_current(thread: &Thread) -> Option<&'static Device> {
     let mut number = ONLY.load(Ordering::Relaxed) - 1;
     if number < 0 {
         // SAFETY: the number is written.
-        let outcome = thread.inside(|| unsafe { surface::cuCtxGetDevice((&raw mut number).cast()) });
+        let outcome =
+            thread.inside(|| unsafe { surface::cuCtxGetDevice((&raw mut number).cast()) });
         if outcome != SUCCESS {
             return None;
         }
@@ -130,7 +131,7 @@ pub(crate) fn bind_all(thread: &Thread) {
             device.bind(claim, index);
         }
     }
-    ONLY.store(if count == 1 { 1 } else { 0 }, Ordering::Relaxed);
+    ONLY.store(i32::from(count == 1), Ordering::Relaxed);
 }
 
 /// In the child of a fork: devices are found anew, and nothing is held.
@@ -299,11 +300,11 @@ impl Device {
         let number = self.number();
         // SAFETY: a pool is written, and then trimmed where there is one.
         unsafe {
-            let mut pool = null_mut();
+            let mut pool: *mut c_void = null_mut();
             if surface::cuDeviceGetMemPool((&raw mut pool).cast(), number) == SUCCESS {
                 surface::cuMemPoolTrimTo(pool, 0);
             }
-            let mut default = null_mut();
+            let mut default: *mut c_void = null_mut();
             let outcome = surface::cuDeviceGetDefaultMemPool((&raw mut default).cast(), number);
             if outcome == SUCCESS && default != pool {
                 surface::cuMemPoolTrimTo(default, 0);

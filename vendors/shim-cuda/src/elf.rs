@@ -147,9 +147,10 @@ impl Chain {
     ///
     /// `table` must be a GNU table of hashes.
     unsafe fn of(table: *const u32, name: &CStr) -> Self {
-        let hash = name.to_bytes().iter().fold(5381_u32, |hash, &byte| {
-            hash.wrapping_mul(33).wrapping_add(u32::from(byte))
-        });
+        let hash = name
+            .to_bytes()
+            .iter()
+            .fold(5381_u32, |hash, &byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)));
         // SAFETY: the head of the table: buckets, first symbol, words of the filter, shift.
         let [buckets, first, words] = unsafe { table.cast::<[u32; 3]>().read() };
         let [buckets, first, words] = [buckets, first, words].map(|it| it as usize);

@@ -335,7 +335,8 @@ const GONE: usize = usize::MAX;
 impl Row {
     /// Records the stream's event; whether there is one to wait for.
     fn record(&self, stream: *mut c_void) -> bool {
-        let mut event: *mut c_void = with_exposed_provenance_mut(self.event.load(Ordering::Relaxed));
+        let mut event: *mut c_void =
+            with_exposed_provenance_mut(self.event.load(Ordering::Relaxed));
         if event.is_null() {
             // SAFETY: the event is written.
             let made = unsafe { surface::cuEventCreate((&raw mut event).cast(), WITHOUT_TIMING) };

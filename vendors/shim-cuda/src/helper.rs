@@ -52,7 +52,7 @@ pub(crate) fn start() {
         if !libc::start_thread(run) {
             IS_STARTED.store(0, Ordering::Release);
         }
-        sys::mask_signals(mask);
+        let _ = sys::mask_signals(mask);
     }
 }
 

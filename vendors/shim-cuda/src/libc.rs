@@ -59,10 +59,10 @@ pub(crate) fn find_real() -> bool {
     let next = ptr::without_provenance_mut(RTLD_NEXT);
     // SAFETY: the names end with NUL. Called from here, so that "next" is what comes after us.
     let found = unsafe { [own(next, c"dlsym".as_ptr()), own(next, c"dlvsym".as_ptr())] };
-    let [dlsym, dlvsym] = found.map(NonNull::new);
-    REAL_DLVSYM.store(dlvsym.map_or(ptr::null_mut(), NonNull::as_ptr), Ordering::Release);
-    let dlsym = dlsym.map_or(own as *mut c_void, NonNull::as_ptr);
-    REAL_DLSYM.store(dlsym, Ordering::Release);
+    let [plain, versioned] = found.map(NonNull::new);
+    REAL_DLVSYM.store(versioned.map_or(ptr::null_mut(), NonNull::as_ptr), Ordering::Release);
+    let plain = plain.map_or(own as *mut c_void, NonNull::as_ptr);
+    REAL_DLSYM.store(plain, Ordering::Release);
     true
 }
 
@@ -122,10 +122,7 @@ pub(crate) fn start_thread(start: ThreadStart) -> bool {
     };
     // SAFETY: a C library's functions of these names have these types.
     let (create, detach) = unsafe {
-        (
-            transmute::<NonNull<c_void>, Create>(create),
-            transmute::<NonNull<c_void>, Detach>(detach),
-        )
+        (transmute::<NonNull<c_void>, Create>(create), transmute::<NonNull<c_void>, Detach>(detach))
     };
     let mut thread = 0;
     // SAFETY: no attributes, and a start that needs no argument.
@@ -150,10 +147,7 @@ impl ThreadEnd {
         let set = libc(c"pthread_setspecific")?;
         // SAFETY: a C library's functions of these names have these types.
         let (make, set) = unsafe {
-            (
-                transmute::<NonNull<c_void>, MakeKey>(make),
-                transmute::<NonNull<c_void>, SetKey>(set),
-            )
+            (transmute::<NonNull<c_void>, MakeKey>(make), transmute::<NonNull<c_void>, SetKey>(set))
         };
         let mut key = 0;
         // SAFETY: the key is written; `exit` is there for as long as the process runs.

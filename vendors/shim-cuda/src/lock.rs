@@ -33,9 +33,8 @@ impl<T> Lock<T> {
     }
 
     pub(crate) fn lock(&self) -> Held<'_, T> {
-        let exchange = |from, to| {
-            self.state.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed)
-        };
+        let exchange =
+            |from, to| self.state.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed);
         if exchange(FREE, HELD).is_err() {
             while self.state.swap(AWAITED, Ordering::Acquire) != FREE {
                 sys::wait(&self.state, AWAITED, SLEEP_NS);

@@ -78,10 +78,15 @@ pub(crate) unsafe fn replace(
         return;
     }
     // SAFETY: the driver has read the name and written the address.
-    let (name, Some(address)) = (unsafe { CStr::from_ptr(name) }.to_bytes(), NonNull::new(unsafe { *found }))
+    let (name, Some(address)) =
+        (unsafe { CStr::from_ptr(name) }.to_bytes(), NonNull::new(unsafe { *found }))
     else {
         return;
     };
+    if surface::is_ours(address) {
+        // A driver whose own table goes through the loader's names has found us by itself.
+        return;
+    }
     let rows = surface::rows_of(name);
     if rows.is_empty() {
         // The first probe of the runtime has no name at all.

@@ -8,8 +8,7 @@ use core::ffi::c_int;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{
-    capture,
-    context,
+    capture, context,
     device::{self, Device},
     fence::Stream,
     map::{Map, Value},
@@ -85,13 +84,8 @@ pub(crate) fn allocate(
         let bytes = reservation.commit();
         // Physical memory by handle goes with no context.
         let context = if kind == Kind::Handle { 0 } else { context::current(thread) };
-        let value = Value {
-            bytes,
-            context,
-            device: device.number(),
-            handles: 1,
-            ..Value::default()
-        };
+        let value =
+            Value { bytes, context, device: device.number(), handles: 1, ..Value::default() };
         if !kind.map().insert(made(), value) {
             // Without a place to remember it, it stays charged until the process ends.
             return outcome;

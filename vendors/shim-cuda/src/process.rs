@@ -41,6 +41,10 @@ const IDLE: u32 = 2;
 
 static STATE: AtomicU32 = AtomicU32::new(FRESH);
 static ATTACHING: Lock<()> = Lock::new(());
+
+/// Forks are looked at: children inherit that.
+static HOOKED: AtomicU32 = AtomicU32::new(0);
+
 static CLAIMS: [Claim; CLAIMS_MAX] = [
     Claim::new(0),
     Claim::new(1),
@@ -93,7 +97,6 @@ fn attach_once() {
     if STATE.load(Ordering::Acquire) != FRESH {
         return;
     }
-    static HOOKED: AtomicU32 = AtomicU32::new(0);
     if HOOKED.swap(1, Ordering::AcqRel) == 0 {
         libc::at_fork(forked);
     }
@@ -143,9 +146,8 @@ unsafe extern "C" fn forked() {
 }
 
 fn find_claims() {
-    let default = CStr::from_bytes_with_nul(b"/run/accelpool/turns\0").unwrap_or_default();
-    debug_assert_eq!(default.to_bytes(), TURNS_FOLDER.as_bytes());
-    let folder = libc::environment(c"ACCELPOOL_TURNS").unwrap_or(default).to_bytes();
+    let folder = libc::environment(c"ACCELPOOL_TURNS").map(CStr::to_bytes);
+    let folder = folder.unwrap_or(TURNS_FOLDER.as_bytes());
     let Some(folder) = Path::new(folder) else { return };
     if try_folder(&folder) {
         return;
@@ -154,7 +156,10 @@ fn find_claims() {
     let mut entries = [0; 4096];
     while let Ok(len @ 1..) = sys::list(open, &mut entries) {
         for name in Names(&entries[..len]) {
-            if name != b"." && name != b".." && let Some(claim) = folder.join(name) {
+            if name != b"."
+                && name != b".."
+                && let Some(claim) = folder.join(name)
+            {
                 try_folder(&claim);
             }
         }
@@ -173,7 +178,7 @@ fn try_folder(folder: &Path) -> bool {
         return false;
     }
     let Some(free) = CLAIMS.iter().find(|it| it.control().is_none()) else { return false };
-    free.registration.lock().set_folder(*folder);
+    free.registration.lock().set_folder(folder);
     free.control.store(from_ref(page.leak()).cast_mut(), Ordering::Release);
     true
 }

@@ -80,8 +80,8 @@ impl Registration {
         }
     }
 
-    pub(crate) fn set_folder(&mut self, folder: Path) {
-        self.folder = folder;
+    pub(crate) fn set_folder(&mut self, folder: &Path) {
+        self.folder = *folder;
     }
 
     /// In the child of a fork: closes the copies of the parent's descriptors.
@@ -169,7 +169,9 @@ impl Registration {
 
     /// A daemon that has begun anew may have made the control page anew too.
     fn map_control_again(&self, claim: &'static Claim) {
-        let (Some(page), Some(path)) = (claim.control(), self.folder.control_file()) else { return };
+        let (Some(page), Some(path)) = (claim.control(), self.folder.control_file()) else {
+            return;
+        };
         if self.client.welcomed().is_none() {
             return;
         }

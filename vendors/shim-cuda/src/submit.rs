@@ -35,10 +35,15 @@ const WINDOW_SLEEP_NS: u64 = 1_000_000;
 #[derive(Clone, Copy)]
 pub(crate) enum Cost {
     Unknown,
-    /// A kernel with so many blocks.
-    Kernel { function: usize, blocks: u64 },
+    /// A kernel with a grid of so many blocks.
+    Kernel {
+        function: usize,
+        grid: [u32; 3],
+    },
     /// A graph that was instantiated.
-    Graph { exec: u64 },
+    Graph {
+        exec: u64,
+    },
 }
 
 pub(crate) static ESTIMATES: Estimates = Estimates::new();
@@ -157,7 +162,10 @@ impl Cost {
     fn estimate_us(self) -> u64 {
         match self {
             Self::Unknown => UNKNOWN_US,
-            Self::Kernel { function, blocks } => ESTIMATES.estimate_us(function as u64, blocks),
+            Self::Kernel { function, grid } => {
+                let blocks = grid.iter().fold(1_u64, |all, &it| all.saturating_mul(it.into()));
+                ESTIMATES.estimate_us(function as u64, blocks)
+            }
             Self::Graph { exec } => UNKNOWN_US.saturating_mul(capture::nodes(exec).max(1)),
         }
     }
@@ -170,7 +178,7 @@ static LINES: AtomicU64 = AtomicU64::new(0);
 static LINES_LEN: AtomicU32 = AtomicU32::new(0);
 
 /// Frees a thread's line when it ends. Without threads in the program there is none to free.
-static THREAD_END: Lock<Option<Option<ThreadEnd>>> = Lock::new(None);
+static THREAD_END: Lock<Option<ThreadEnd>> = Lock::new(None);
 
 /// The line of the thread, which it keeps until it ends.
 #[inline]
@@ -191,14 +199,15 @@ fn line(thread: &Thread, progress: &Progress) -> usize {
 #[cold]
 fn take_line(thread: &Thread, progress: &Progress) -> usize {
     let taken = LINES.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |lines| {
-        (lines != u64::MAX).then(|| lines | lines + 1)
+        (lines != u64::MAX).then(|| lines | (lines + 1))
     });
     let line = taken.map_or(OVERFLOW_LINE, |before| before.trailing_ones() as usize);
     // At most the overflow line, which is 64.
     thread.line.set(u32::try_from(line + 1).unwrap_or(u32::MAX));
     if line < OWN_LINES {
         let mut end = THREAD_END.lock();
-        if let Some(end) = end.get_or_insert_with(|| ThreadEnd::new(thread_ended)) {
+        *end = end.or_else(|| ThreadEnd::new(thread_ended));
+        if let Some(end) = *end {
             end.arm(line + 1);
         }
         drop(end);

@@ -57,7 +57,6 @@ pub(crate) struct Function {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wrapper(pub(crate) *const c_void);
 
-#[expect(clippy::non_send_fields_in_send_ty, reason = "a pointer to code")]
 // SAFETY: the address of a function, which is nobody's.
 unsafe impl Send for Wrapper {}
 // SAFETY: as above.
@@ -76,7 +75,8 @@ fn real(index: usize) -> Option<NonNull<c_void>> {
 
 #[cold]
 fn find_real(index: usize) -> Option<NonNull<c_void>> {
-    let driver = libc::open(c"libcuda.so.1", false).or_else(|| libc::open(c"libcuda.so.1", true))?;
+    let driver =
+        libc::open(c"libcuda.so.1", false).or_else(|| libc::open(c"libcuda.so.1", true))?;
     let address = exported(driver.as_ptr(), FUNCTIONS[index].symbol)?;
     if is_ours(address) { None } else { bind(index, address) }
 }
@@ -92,12 +92,8 @@ pub(crate) fn exported(library: *mut c_void, symbol: &str) -> Option<NonNull<c_v
 /// Notes the driver's own function of a row; the first one stays.
 pub(crate) fn bind(index: usize, address: NonNull<c_void>) -> Option<NonNull<c_void>> {
     let place = &REAL[index];
-    let noted = place.compare_exchange(
-        null_mut(),
-        address.as_ptr(),
-        Ordering::AcqRel,
-        Ordering::Acquire,
-    );
+    let noted =
+        place.compare_exchange(null_mut(), address.as_ptr(), Ordering::AcqRel, Ordering::Acquire);
     match noted {
         Ok(_) => Some(address),
         Err(first) => NonNull::new(first),

@@ -27,8 +27,7 @@ struct Launch {
 const ALLOCATES: u32 = 10;
 
 fn kernel(function: Pointer, grid: [u32; 3]) -> Cost {
-    let blocks = grid.iter().fold(1_u64, |product, &it| product.saturating_mul(u64::from(it)));
-    Cost::Kernel { function: function.addr(), blocks }
+    Cost::Kernel { function: function.addr(), grid }
 }
 
 /// Launches a graph; what it allocates is charged by what it then has.
@@ -110,7 +109,7 @@ wrap! {
         extra: Pointer,
     ) {
         let cost = kernel(function, [grid_x, grid_y, grid_z]);
-        submit(Stream::new(stream, false), cost, || {
+        submit(Stream::new(stream, false), cost, move || {
             surface::cuLaunchKernel(
                 function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes, stream,
                 parameters, extra,
@@ -132,7 +131,7 @@ wrap! {
         extra: Pointer,
     ) {
         let cost = kernel(function, [grid_x, grid_y, grid_z]);
-        submit(Stream::new(stream, true), cost, || {
+        submit(Stream::new(stream, true), cost, move || {
             surface::cuLaunchKernel_ptsz(
                 function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes, stream,
                 parameters, extra,
@@ -141,7 +140,7 @@ wrap! {
     }
 
     fn cuLaunchKernelEx(config: Pointer, function: Pointer, parameters: Pointer, extra: Pointer) {
-        let call = || surface::cuLaunchKernelEx(config, function, parameters, extra);
+        let call = move || surface::cuLaunchKernelEx(config, function, parameters, extra);
         match given::<Launch>(config) {
             Some(it) => submit(Stream::new(it.stream, false), kernel(function, it.grid), call),
             None => call(),
@@ -154,7 +153,7 @@ wrap! {
         parameters: Pointer,
         extra: Pointer,
     ) {
-        let call = || surface::cuLaunchKernelEx_ptsz(config, function, parameters, extra);
+        let call = move || surface::cuLaunchKernelEx_ptsz(config, function, parameters, extra);
         match given::<Launch>(config) {
             Some(it) => submit(Stream::new(it.stream, true), kernel(function, it.grid), call),
             None => call(),
@@ -162,11 +161,11 @@ wrap! {
     }
 
     fn cuGraphLaunch(exec: Pointer, stream: Pointer) {
-        graph(Stream::new(stream, false), exec, || surface::cuGraphLaunch(exec, stream))
+        graph(Stream::new(stream, false), exec, move || surface::cuGraphLaunch(exec, stream))
     }
 
     fn cuGraphLaunch_ptsz(exec: Pointer, stream: Pointer) {
-        graph(Stream::new(stream, true), exec, || surface::cuGraphLaunch_ptsz(exec, stream))
+        graph(Stream::new(stream, true), exec, move || surface::cuGraphLaunch_ptsz(exec, stream))
     }
 
     fn cuStreamBeginCapture(stream: Pointer) {
@@ -309,6 +308,20 @@ wrap! {
             GRAPHS_ALLOCATE.store(true, Ordering::Relaxed);
         }
         surface::cuGraphAddNode_v2(node, graph, before, edges, len, parameters)
+    }
+
+    fn cuGraphAddNode_v3(
+        node: Pointer,
+        graph: Pointer,
+        before: Pointer,
+        edges: Pointer,
+        len: usize,
+        parameters: Pointer,
+    ) {
+        if given::<u32>(parameters) == Some(ALLOCATES) {
+            GRAPHS_ALLOCATE.store(true, Ordering::Relaxed);
+        }
+        surface::cuGraphAddNode_v3(node, graph, before, edges, len, parameters)
     }
 
     fn cuStreamSynchronize(stream: Pointer) {
