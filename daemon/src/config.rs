@@ -15,10 +15,13 @@ use std::{
     time::Duration,
 };
 
-use accelpool_model::{DeviceName, Exposure, Pool, PoolName, Selector, Sharing, VendorName};
+use accelpool_model::{
+    DeviceName, Exposure, GateMode, OnStaleHolder, Pool, PoolName, Selector, Sharing, VendorName,
+};
 use accelpool_vendor_sim::{Profile, from_toml};
 
-use self::raw::{RawConfig, RawPool, RawVendor};
+use self::raw::{RawConfig, RawGate, RawPool, RawVendor};
+use crate::gate::{Family, GateConfig};
 
 /// Where the configuration lies unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/accelpool/accelpoold.toml";
@@ -27,6 +30,8 @@ pub const DEFAULT_PATH: &str = "/etc/accelpool/accelpoold.toml";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const POOLS_MAX: usize = 64;
 const VENDORS_MAX: usize = 16;
+/// Monitoring agents and the like: a few per node.
+const EXEMPT_MAX: usize = 64;
 
 /// A valid configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,12 +50,25 @@ pub struct Config {
     pub observe_interval: Duration,
     /// How the log is written.
     pub log: Log,
+    /// How usage is measured.
+    pub usage: Usage,
     /// A captured hwloc XML file that stands in for this machine.
     pub hwloc_xml: Option<PathBuf>,
+    /// The device gate.
+    pub gate: GateConfig,
     /// The vendors to drive.
     pub vendors: Vec<VendorConfig>,
     /// The pools; one that takes every device if none is written.
     pub pools: Vec<Pool>,
+}
+
+/// How usage is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// How often each device is read.
+    pub sample_interval: Duration,
+    /// Where the procfs is that shows the host's processes.
+    pub proc_dir: PathBuf,
 }
 
 /// How the log is written.
@@ -78,6 +96,8 @@ pub enum VendorConfig {
         driver_root: PathBuf,
         /// Where `sys`, `proc` and `dev` are: `/`, or a folder that stands for a machine.
         machine_root: PathBuf,
+        /// Where the host's own root is seen from here: `/`, or where a container mounts it.
+        host_root: PathBuf,
     },
 }
 
@@ -95,6 +115,19 @@ impl VendorConfig {
         }
     }
 
+    /// The device numbers that are its drivers' whoever uses them.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        let (drivers, machine_root) = match self {
+            Self::Sim { .. } => (None, Path::new("/")),
+            Self::Nvidia { machine_root, .. } => {
+                (Some(accelpool_vendor_nvidia::DRIVERS), machine_root.as_path())
+            }
+        };
+        let proc_devices = machine_root.join("proc/devices");
+        Family { adapter: self.name(), drivers, proc_devices }
+    }
+
     /// The arguments of `accelpoold` that run its worker.
     #[must_use]
     pub fn worker_arguments(&self) -> Vec<OsString> {
@@ -107,13 +140,15 @@ impl VendorConfig {
                 "--dir".into(),
                 dir.into(),
             ],
-            Self::Nvidia { driver_root, machine_root } => vec![
+            Self::Nvidia { driver_root, machine_root, host_root } => vec![
                 "vendor-worker".into(),
                 "nvidia".into(),
                 "--driver-root".into(),
                 driver_root.into(),
                 "--machine-root".into(),
                 machine_root.into(),
+                "--host-root".into(),
+                host_root.into(),
             ],
         }
     }
@@ -224,11 +259,21 @@ impl TryFrom<RawConfig> for Config {
                 600_000,
             )?),
             log: check_log(raw.log)?,
+            usage: Usage {
+                sample_interval: Duration::from_millis(range(
+                    "usage.sample_interval_ms",
+                    raw.usage.sample_interval_ms,
+                    100,
+                    600_000,
+                )?),
+                proc_dir: absolute("usage.proc_dir", raw.usage.proc_dir)?,
+            },
             hwloc_xml: raw
                 .topology
                 .hwloc_xml
                 .map(|path| absolute("topology.hwloc_xml", path))
                 .transpose()?,
+            gate: check_gate(raw.gate)?,
             vendors: check_unique(vendors)?,
             pools: check_pools(raw.pool)?,
             run_dir,
@@ -249,6 +294,7 @@ fn check_vendor(index: usize, raw: RawVendor, run_dir: &Path) -> Result<VendorCo
             let foreign = [
                 ("driver_root", raw.driver_root.is_some()),
                 ("machine_root", raw.machine_root.is_some()),
+                ("host_root", raw.host_root.is_some()),
             ];
             only_for("nvidia", &foreign)?;
             let profile = raw.profile.unwrap_or_else(|| "dgx-h100".to_owned());
@@ -258,13 +304,13 @@ fn check_vendor(index: usize, raw: RawVendor, run_dir: &Path) -> Result<VendorCo
         }
         "nvidia" => {
             only_for("sim", &[("profile", raw.profile.is_some()), ("dir", raw.dir.is_some())])?;
-            let root = || PathBuf::from("/");
+            let root = |name: &str, path: Option<PathBuf>| {
+                absolute(&key(name), path.unwrap_or_else(|| "/".into()))
+            };
             Ok(VendorConfig::Nvidia {
-                driver_root: absolute(&key("driver_root"), raw.driver_root.unwrap_or_else(root))?,
-                machine_root: absolute(
-                    &key("machine_root"),
-                    raw.machine_root.unwrap_or_else(root),
-                )?,
+                driver_root: root("driver_root", raw.driver_root)?,
+                machine_root: root("machine_root", raw.machine_root)?,
+                host_root: root("host_root", raw.host_root)?,
             })
         }
         _ => Err(ConfigError::UnknownVendor { index, name, known: "nvidia and sim" }),
@@ -301,6 +347,19 @@ pub fn load_profile(text: &str) -> Result<Profile, Box<dyn std::error::Error + S
     Ok(Profile::embedded(text).ok_or_else(known)?)
 }
 
+fn check_gate(raw: RawGate) -> Result<GateConfig, ConfigError> {
+    limit("gate.exempt", raw.exempt.len(), EXEMPT_MAX)?;
+    for path in &raw.exempt {
+        absolute("gate.exempt", path.into())?;
+    }
+    let pins = raw.pins.unwrap_or_else(|| GateConfig::default().pins);
+    Ok(GateConfig {
+        root: raw.root.map(|root| absolute("gate.root", root)).transpose()?,
+        pins: absolute("gate.pins", pins)?,
+        exempt: raw.exempt,
+    })
+}
+
 fn check_group(group: String) -> Result<String, ConfigError> {
     // As useradd(8) takes them.
     let sound = (1..=32).contains(&group.len())
@@ -331,6 +390,8 @@ fn check_pools(raw: Vec<RawPool>) -> Result<Vec<Pool>, ConfigError> {
             selector: Selector::default(),
             exposure: Exposure::default(),
             sharing: Sharing::default(),
+            gate: GateMode::default(),
+            on_stale_holder: OnStaleHolder::default(),
         }]);
     }
     let mut names: BTreeSet<PoolName> = BTreeSet::new();
@@ -354,7 +415,11 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
         .map(|name| name.parse().map_err(|error| value(key("devices"), &error)))
         .collect::<Result<_, _>>()?;
     let parsed = |field: &str, error: &dyn std::fmt::Display| value(key(field), error);
+    let gate = raw.gate.map(|text| text.parse()).transpose().map_err(|e| parsed("gate", &e))?;
+    let gate: GateMode = gate.unwrap_or_default();
     Ok(Pool {
+        gate,
+        on_stale_holder: OnStaleHolder::default(),
         name: raw.name.parse().map_err(|error| parsed("name", &error))?,
         selector: Selector {
             names,

@@ -14,6 +14,9 @@ use crate::{
     program,
 };
 
+/// Where pods run on this machine is none of a test's business.
+const NO_GATE: &str = "[gate]\nroot = \"/sys/fs/cgroup/accelpool-tests-hold-nobody\"\n";
+
 /// A folder in which daemons live one after another.
 #[derive(Debug)]
 pub struct Home {
@@ -35,20 +38,42 @@ impl Home {
             made.expect("a temporary folder can be made")
         };
         let home = Self { folder: made("home"), run: made("run") };
-        home.configure(profile);
+        home.configure(profile, NO_GATE);
         home
+    }
+
+    /// A home whose configuration has `gate` besides: a `[gate]` table, pools.
+    ///
+    /// # Panics
+    ///
+    /// If the folder cannot be made.
+    #[must_use]
+    pub fn with_gate(profile: &str, gate: &str) -> Self {
+        let home = Self::new(profile);
+        home.configure(profile, gate);
+        home
+    }
+
+    /// Writes the configuration anew with another `gate`, for the next daemon.
+    ///
+    /// # Panics
+    ///
+    /// If the folder takes no files.
+    pub fn set_gate(&self, profile: &str, gate: &str) {
+        self.configure(profile, gate);
     }
 
     /// Writes the configuration. Vendors are asked anew only when they tell of a change: what
     /// happens in a test then follows from what the test does.
-    fn configure(&self, profile: &str) {
+    fn configure(&self, profile: &str, gate: &str) {
         let at = |name: &str| self.folder.path().join(name).display().to_string();
         let mut text = String::new();
         let written = write!(
             text,
             "state_dir = {:?}\nrun_dir = {:?}\ncdi_dir = {:?}\ngroup = \"no-such-group\"\n\
-             observe_interval_ms = 600000\n\n[log]\nlevel = \"debug,h2=info,hyper=info,tower=info\"\n\n\
-             [[vendor]]\nname = \"sim\"\nprofile = {profile:?}\ndir = {:?}\n",
+             observe_interval_ms = 600000\n\n\
+             [usage]\nsample_interval_ms = 600000\n\n[log]\nlevel = \"debug,h2=info,hyper=info,tower=info\"\n\n\
+             [[vendor]]\nname = \"sim\"\nprofile = {profile:?}\ndir = {:?}\n\n{gate}",
             at("state"),
             self.run.path().display().to_string(),
             at("cdi"),
@@ -56,6 +81,20 @@ impl Home {
         );
         written.expect("a string takes any text");
         fs::create_dir_all(self.folder.path().join("sim")).expect("the folder takes folders");
+        fs::write(self.config(), text).expect("the folder takes files");
+    }
+
+    /// Has the next daemon read usage every `interval_ms`, with the processes that `proc` shows.
+    ///
+    /// # Panics
+    ///
+    /// If the configuration cannot be changed.
+    pub fn sample_every(&self, interval_ms: u32, proc: &Path) {
+        let text = fs::read_to_string(self.config()).expect("there is a configuration");
+        let proc = proc.display().to_string();
+        let usage = format!("sample_interval_ms = {interval_ms}\nproc_dir = {proc:?}");
+        let text = text.replace("sample_interval_ms = 600000", &usage);
+        assert!(text.contains(&usage), "usage is configured once");
         fs::write(self.config(), text).expect("the folder takes files");
     }
 

@@ -1,19 +1,27 @@
 //! The methods of the node API, each: check the caller, check the request, ask the node.
 
 mod diagnose;
+mod gate;
+mod metrics;
 mod prefer;
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Instant};
 
 use accelpool_model::{BootId, Taint};
 use accelpool_proto::node::{self as wire, node_server::Node as NodeApi};
-use tokio_stream::{Stream, StreamExt, wrappers::WatchStream};
+use tokio_stream::{
+    Stream, StreamExt,
+    wrappers::{BroadcastStream, WatchStream},
+};
 use tonic::{Request, Response, Status};
 
 use super::{Access, request, response};
 use crate::{
     error,
+    gate::Keeper,
     node::{Node, NodeError, State},
+    timing::Timings,
+    usage::Meter,
 };
 
 /// What the daemon says of itself.
@@ -35,23 +43,57 @@ pub struct Service {
     node: Node,
     access: Arc<Access>,
     about: Arc<About>,
+    gate: Keeper,
+    meter: Arc<Meter>,
+    timings: Arc<CallTimings>,
+}
+
+/// How long calls that change something took, by outcome.
+#[derive(Debug, Default)]
+struct CallTimings {
+    prepares: Timings,
+    releases: Timings,
 }
 
 impl Service {
-    /// Serves `node` to whoever `access` lets pass.
+    /// Serves `node`, and what `meter` has measured of it, to whoever `access` lets pass.
     #[must_use]
-    pub fn new(node: Node, access: Access, about: About) -> Self {
-        Self { node, access: Arc::new(access), about: Arc::new(about) }
+    pub fn new(node: Node, access: Access, about: About, gate: Keeper, meter: Arc<Meter>) -> Self {
+        let (access, about) = (Arc::new(access), Arc::new(about));
+        Self { node, access, about, gate, meter, timings: Arc::default() }
     }
 
     async fn state(&self) -> Result<State, Status> {
         self.node.read(None).await.map_err(|error| error::status(&error))
     }
 
+    /// A lease that was made or changed just now, as it is told.
+    async fn told(&self, lease: &accelpool_model::Lease) -> Result<wire::Lease, Status> {
+        Ok(response::lease(&self.state().await?, lease))
+    }
+
     async fn device(&self, name: &str) -> Result<wire::Device, Status> {
         let devices = response::devices(&self.state().await?);
         let found = devices.into_iter().find(|device| device.name == name);
         found.ok_or_else(|| error::status(&NodeError::UnknownDevice(name.to_owned())))
+    }
+}
+
+/// How a change ended, in one word of a fixed set.
+fn outcome<T>(result: &Result<T, NodeError>) -> &'static str {
+    match result {
+        Ok(_) => "done",
+        Err(NodeError::Failed(_) | NodeError::Ledger) => "failed",
+        Err(
+            NodeError::Refused(_)
+            | NodeError::UnknownDevice(_)
+            | NodeError::UnknownTaint { .. }
+            | NodeError::UnknownClaim(_)
+            | NodeError::UnknownCgroup(_)
+            | NodeError::UnknownVendor(_)
+            | NodeError::NotObserved { .. }
+            | NodeError::Draining,
+        ) => "refused",
     }
 }
 
@@ -73,7 +115,8 @@ impl NodeApi for Service {
                 state: if status.running { "running" } else { "restarting" }.to_owned(),
                 restarts: status.restarts,
                 last_error: trouble.unwrap_or(status.last_error),
-                devices: state.devices_of.get(name).copied().unwrap_or_default(),
+                devices: u32::try_from(state.adapter_of.values().filter(|of| *of == name).count())
+                    .unwrap_or(u32::MAX),
             });
         }
         Ok(Response::new(wire::GetNodeResponse {
@@ -213,16 +256,74 @@ impl NodeApi for Service {
         Ok(Response::new(wire::DiagnoseResponse { findings }))
     }
 
+    async fn get_metrics(
+        &self,
+        request: Request<wire::GetMetricsRequest>,
+    ) -> Result<Response<wire::GetMetricsResponse>, Status> {
+        self.access.read(&request)?;
+        Ok(Response::new(self.metrics(&self.state().await?).await))
+    }
+
+    async fn get_usage(
+        &self,
+        request: Request<wire::GetUsageRequest>,
+    ) -> Result<Response<wire::GetUsageResponse>, Status> {
+        self.access.read(&request)?;
+        let since = request.get_ref().since_unix_ms;
+        Ok(Response::new(self.usage(&self.state().await?, since)))
+    }
+
     async fn prepare_claim(
         &self,
         request: Request<wire::PrepareClaimRequest>,
     ) -> Result<Response<wire::PrepareClaimResponse>, Status> {
         self.access.change(&request)?;
-        let claim = request::claim_from_wire(request.into_inner())?;
-        let prepared = self.node.prepare(claim).await;
+        let request = request.into_inner();
+        let bindings = gate::find(request::subjects(&request.bindings)?).await?;
+        let claim = request::claim_from_wire(request)?;
+        let started = Instant::now();
+        let prepared = self.node.prepare_for(claim, bindings).await;
+        self.timings.prepares.observe_since(outcome(&prepared), started);
         let lease = prepared.map_err(|error| error::status(&error))?;
-        let lease = Some(response::lease(&lease, String::new()));
+        let lease = Some(self.told(&lease).await?);
         Ok(Response::new(wire::PrepareClaimResponse { lease }))
+    }
+
+    async fn bind_claim(
+        &self,
+        request: Request<wire::BindClaimRequest>,
+    ) -> Result<Response<wire::BindClaimResponse>, Status> {
+        self.access.change(&request)?;
+        let request = request.into_inner();
+        let claim = request::claim_id(&request.claim)?;
+        let bindings = gate::find(request::subjects(&request.bindings)?).await?;
+        let bound = self.node.bind(claim, bindings).await;
+        let lease = bound.map_err(|error| error::status(&error))?;
+        let bindings = self.told(&lease).await?.bindings;
+        Ok(Response::new(wire::BindClaimResponse { bindings }))
+    }
+
+    async fn get_gate(
+        &self,
+        request: Request<wire::GetGateRequest>,
+    ) -> Result<Response<wire::GetGateResponse>, Status> {
+        self.access.read(&request)?;
+        let gate = self.gate.clone();
+        let status = gate::blocking(move || gate.status()).await;
+        Ok(Response::new(response::gate(status)))
+    }
+
+    type WatchDenialsStream = Pin<Box<dyn Stream<Item = Result<wire::Denial, Status>> + Send>>;
+
+    async fn watch_denials(
+        &self,
+        request: Request<wire::WatchDenialsRequest>,
+    ) -> Result<Response<Self::WatchDenialsStream>, Status> {
+        self.access.read(&request)?;
+        // What a slow reader missed is counted elsewhere.
+        let denials = BroadcastStream::new(self.gate.denials()).filter_map(Result::ok);
+        let denials = denials.map(|denial| Ok(response::denial(&denial)));
+        Ok(Response::new(Box::pin(denials)))
     }
 
     async fn release_claim(
@@ -231,7 +332,10 @@ impl NodeApi for Service {
     ) -> Result<Response<wire::ReleaseClaimResponse>, Status> {
         self.access.change(&request)?;
         let claim = request::claim_id(&request.into_inner().claim)?;
-        let released = self.node.release(claim).await.map_err(|error| error::status(&error))?;
+        let started = Instant::now();
+        let released = self.node.release(claim).await;
+        self.timings.releases.observe_since(outcome(&released), started);
+        let released = released.map_err(|error| error::status(&error))?;
         Ok(Response::new(wire::ReleaseClaimResponse { released }))
     }
 

@@ -24,6 +24,10 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) topology: RawTopology,
     #[serde(default)]
+    pub(super) gate: RawGate,
+    #[serde(default)]
+    pub(super) usage: RawUsage,
+    #[serde(default)]
     pub(super) vendor: Vec<RawVendor>,
     #[serde(default)]
     pub(super) pool: Vec<RawPool>,
@@ -48,6 +52,27 @@ pub(super) struct RawTopology {
     pub(super) hwloc_xml: Option<PathBuf>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawGate {
+    pub(super) root: Option<PathBuf>,
+    pub(super) pins: Option<PathBuf>,
+    pub(super) exempt: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawUsage {
+    pub(super) sample_interval_ms: u64,
+    pub(super) proc_dir: PathBuf,
+}
+
+impl Default for RawUsage {
+    fn default() -> Self {
+        Self { sample_interval_ms: 2_000, proc_dir: "/proc".into() }
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawVendor {
@@ -56,6 +81,7 @@ pub(super) struct RawVendor {
     pub(super) dir: Option<PathBuf>,
     pub(super) driver_root: Option<PathBuf>,
     pub(super) machine_root: Option<PathBuf>,
+    pub(super) host_root: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -69,6 +95,7 @@ pub(super) struct RawPool {
     pub(super) model: Option<String>,
     pub(super) expose: Option<String>,
     pub(super) sharing: Option<String>,
+    pub(super) gate: Option<String>,
 }
 
 fn default_state_dir() -> PathBuf {

@@ -1,6 +1,7 @@
 //! The daemon's side of a worker: start, call with a deadline, kill, start again.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,7 +23,7 @@ use super::{
     convert, counters,
     process::{Launch, Life},
 };
-use crate::error::Chain;
+use crate::{error::Chain, timing::Timings};
 
 /// How long a call may take before its worker is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,19 @@ pub enum WorkerError {
 }
 
 impl WorkerError {
+    /// What went wrong, in one word of a fixed set.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Start { .. } => "start",
+            Self::Waiting { .. } => "waiting",
+            Self::Deadline { .. } => "deadline",
+            Self::Died { .. } => "died",
+            Self::Refused { .. } => "refused",
+            Self::Nonsense { .. } => "nonsense",
+        }
+    }
+
     /// True if the vendor said that the device is not there.
     #[must_use]
     pub fn is_unknown_device(&self) -> bool {
@@ -87,6 +101,8 @@ pub struct WorkerStatus {
     pub restarts: u32,
     /// The last thing that went wrong.
     pub last_error: String,
+    /// Why workers were given up, and how often.
+    pub failures_by_reason: BTreeMap<&'static str, u64>,
 }
 
 /// One vendor's worker. Cloned freely; all clones call the same process.
@@ -100,6 +116,7 @@ struct Shared {
     launch: Launch,
     deadlines: Deadlines,
     state: Mutex<State>,
+    timings: Timings,
 }
 
 #[derive(Default)]
@@ -110,6 +127,8 @@ struct State {
     failures: u32,
     not_before: Option<Instant>,
     last_error: String,
+    /// Why workers were given up, and how often.
+    failures_by_reason: BTreeMap<&'static str, u64>,
 }
 
 struct Connection {
@@ -128,8 +147,8 @@ impl Worker {
     /// A worker for `vendor`; it starts with the first call.
     #[must_use]
     pub fn new(vendor: VendorName, launch: Launch, deadlines: Deadlines) -> Self {
-        let state = Mutex::default();
-        Self { shared: Arc::new(Shared { vendor, launch, deadlines, state }) }
+        let (state, timings) = (Mutex::default(), Timings::default());
+        Self { shared: Arc::new(Shared { vendor, launch, deadlines, state, timings }) }
     }
 
     /// The vendor.
@@ -145,7 +164,14 @@ impl Worker {
             running: state.connection.is_some(),
             restarts: u32::try_from(state.starts.saturating_sub(1)).unwrap_or(u32::MAX),
             last_error: state.last_error.clone(),
+            failures_by_reason: state.failures_by_reason.clone(),
         }
+    }
+
+    /// How long calls took, by call; also those that were given up.
+    #[must_use]
+    pub fn timings(&self) -> &Timings {
+        &self.shared.timings
     }
 
     /// Lists devices, links and partitions.
@@ -308,7 +334,13 @@ impl Worker {
     ) -> Result<T, WorkerError> {
         let vendor = self.shared.vendor.clone();
         let (generation, client) = self.client().await?;
-        let error = match tokio::time::timeout(deadline, call(client)).await {
+        let started = Instant::now();
+        let answer = tokio::time::timeout(deadline, call(client)).await;
+        // To wait for an event is no work.
+        if name != "next_event" {
+            self.shared.timings.observe_since(name, started);
+        }
+        let error = match answer {
             Ok(Ok(answer)) => {
                 self.shared.state.lock().await.failures = 0;
                 return Ok(answer.into_inner());
@@ -391,6 +423,7 @@ impl State {
         self.failures = self.failures.saturating_add(1);
         self.not_before = Some(Instant::now() + wait);
         self.last_error = Chain(error).to_string();
+        *self.failures_by_reason.entry(error.reason()).or_default() += 1;
     }
 }
 

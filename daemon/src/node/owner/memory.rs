@@ -71,11 +71,15 @@ impl InFlight {
         let busy = |claim, state| NodeError::Refused(PrepareError::Busy(claim, state));
         let state = accelpool_model::LeaseState::Preparing;
         match request {
-            Request::Prepare { claim, reply } => round.answer(reply, Err(busy(claim.id, state))),
+            Request::Prepare { claim, reply, .. } => {
+                round.answer(reply, Err(busy(claim.id, state)));
+            }
+            Request::Bind { claim, reply, .. } => round.answer(reply, Err(busy(claim, state))),
             Request::Release { claim, reply } => round.answer(reply, Err(busy(claim, state))),
             Request::Taint { .. }
             | Request::Untaint { .. }
             | Request::Read { .. }
+            | Request::Gate { .. }
             | Request::Drain { .. } => {}
         }
     }
@@ -113,6 +117,15 @@ impl Memory {
     fn adapter_of(&self, uuid: &DeviceUuid) -> Option<&VendorName> {
         let lists = |found: &Discovery| found.devices.iter().any(|device| device.uuid == *uuid);
         self.discoveries.iter().find(|(_, found)| lists(found)).map(|(adapter, _)| adapter)
+    }
+
+    /// The adapter that lists each device.
+    pub(super) fn adapters(&self) -> BTreeMap<DeviceUuid, VendorName> {
+        let of = |(adapter, found): (&VendorName, &Discovery)| {
+            let devices = found.devices.iter().map(|device| device.uuid.clone());
+            devices.map(|uuid| (uuid, adapter.clone())).collect::<Vec<_>>()
+        };
+        self.discoveries.iter().flat_map(of).collect()
     }
 
     /// The worker of each device that `lease` holds.

@@ -7,9 +7,9 @@ use std::{
 
 use accelpool_proto::node::{
     AdminPortion, Allocation, Device, Enforcements, Event, ExplainClaimResponse, Finding,
-    GetNodeResponse, GetTopologyResponse, Lease, Link, NumaNode, Partition, PartitionPortion,
-    Partitioning, PcieNode, Pool, Profile, SharePortion, Taint, Usage, VendorStatus, Whole,
-    allocation::Portion,
+    GetNodeResponse, GetTopologyResponse, GetUsageResponse, Lease, Link, NumaNode, Partition,
+    PartitionPortion, Partitioning, PcieNode, Pool, Profile, SharePortion, Taint, Usage,
+    VendorStatus, Whole, allocation::Portion,
 };
 
 const GIB: u64 = 1 << 30;
@@ -30,6 +30,7 @@ pub(crate) struct State {
     pub(crate) stories: HashMap<String, ExplainClaimResponse>,
     pub(crate) topology: GetTopologyResponse,
     pub(crate) findings: Vec<Finding>,
+    pub(crate) usage: GetUsageResponse,
 }
 
 /// Milliseconds since 1970, so long ago that the age is the same for the whole test.
@@ -44,7 +45,7 @@ pub(crate) fn name(bus: &str) -> String {
 }
 
 fn enforcements(memory: &str, compute: &str) -> Enforcements {
-    Enforcements { memory: memory.into(), compute: compute.into() }
+    Enforcements { memory: memory.into(), compute: compute.into(), ..Default::default() }
 }
 
 fn device(index: usize) -> Device {
@@ -155,6 +156,7 @@ pub(crate) fn lease(claim: &str, allocations: Vec<Allocation>, age: u64) -> Leas
         labels: HashMap::new(),
         trouble: String::new(),
         boot_id: "3c8d1f0a-6a0e-4c55-8a6d-5c8f3f2f9b10".into(),
+        bindings: Vec::new(),
     }
 }
 
@@ -304,6 +306,7 @@ pub(crate) fn eight_gpus() -> State {
         exposure: exposure.into(),
         sharing: sharing.into(),
         devices: buses.iter().map(|bus| self::name(bus)).collect(),
+        ..Pool::default()
     };
     let vendor = |name: &str, state: &str, restarts, last_error: &str, devices| VendorStatus {
         name: name.into(),
@@ -351,6 +354,7 @@ pub(crate) fn eight_gpus() -> State {
         ],
         devices,
         leases,
+        usage: GetUsageResponse::default(),
     }
 }
 
