@@ -620,6 +620,10 @@ pub struct Pool {
     /// What becomes of a process that keeps a device open without a grant: report or kill
     #[prost(string, tag = "6")]
     pub on_stale_holder: ::prost::alloc::string::String,
+    /// Containers with its devices run on the CPUs of the devices' NUMA nodes, where the runtime
+    /// takes plugins and the kubelet has not chosen CPUs itself.
+    #[prost(bool, tag = "7")]
+    pub align_cpus: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Taint {
