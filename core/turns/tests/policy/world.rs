@@ -210,7 +210,7 @@ impl World {
             self.turns.decide(self.now, &mut commands);
             let closed = commands.iter().any(|it| matches!(it, Command::Close { .. }));
             for command in commands.drain(..) {
-                self.obey(command);
+                self.obey(&command);
             }
             if !closed {
                 break;
@@ -241,7 +241,7 @@ impl World {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: &Command) {
         match command {
             Command::Grant { claim, .. } => {
                 let Some(tenant) = self.tenants.get_mut(&claim.0) else { return };
@@ -262,7 +262,7 @@ impl World {
                     tenant.window_ns = bound_us.map(|us| u64::from(us) * 1000);
                 }
             }
-            Command::Mode { mode, .. } => self.modes.push(mode),
+            Command::Mode { mode, .. } => self.modes.push(*mode),
             Command::Stuck { .. } => self.stuck += 1,
             Command::Parked { claim } => self.parked.push(claim.0),
             Command::Extend { .. } | Command::Expect { .. } => {}
