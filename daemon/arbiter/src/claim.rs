@@ -287,7 +287,6 @@ impl Claim {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "one caller takes it apart at once")]
     fn try_register(
         &mut self,
         connection: &UnixStream,

@@ -74,15 +74,13 @@ impl Strikes {
         let mut bytes: BTreeMap<&ClaimId, u64> = BTreeMap::new();
         let mut found = Vec::new();
         for process in held.iter().take(HELD_MAX) {
-            match claims.iter().find(|claim| claim.processes.contains(&process.pid)) {
-                Some(claim) => {
-                    let sum = bytes.entry(&claim.claim).or_default();
-                    *sum = sum.saturating_add(process.bytes);
-                }
-                None => {
-                    let what = What::Unregistered { pid: process.pid };
-                    found.push((Subject::Process(process.pid), what));
-                }
+            let owner = claims.iter().find(|claim| claim.processes.contains(&process.pid));
+            if let Some(claim) = owner {
+                let sum = bytes.entry(&claim.claim).or_default();
+                *sum = sum.saturating_add(process.bytes);
+            } else {
+                let what = What::Unregistered { pid: process.pid };
+                found.push((Subject::Process(process.pid), what));
             }
         }
         for claim in &claims {

@@ -52,16 +52,13 @@ pub(crate) fn peer(connection: &UnixStream) -> io::Result<Peer> {
         let reason = "its process is not visible in this pid namespace";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
     }
-    let pidfd = match kept_pidfd(connection) {
-        Ok(pidfd) => pidfd,
-        Err(_) => {
-            let pidfd = pidfd_open(pid)?;
-            if has_hung_up(connection)? {
-                return Err(io::ErrorKind::ConnectionReset.into());
-            }
-            pidfd
-        }
-    };
+    if let Ok(pidfd) = kept_pidfd(connection) {
+        return Ok(Peer { pid, pidfd });
+    }
+    let pidfd = pidfd_open(pid)?;
+    if has_hung_up(connection)? {
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
     Ok(Peer { pid, pidfd })
 }
 
