@@ -698,6 +698,10 @@ pub struct Pool {
     /// What becomes of a process that keeps a device open without a grant: report or kill
     #[prost(string, tag = "6")]
     pub on_stale_holder: ::prost::alloc::string::String,
+    /// Containers with its devices run on the CPUs of the devices' NUMA nodes, where the runtime
+    /// takes plugins and the kubelet has not chosen CPUs itself.
+    #[prost(bool, tag = "7")]
+    pub align_cpus: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Taint {
@@ -1100,6 +1104,10 @@ pub struct PrepareClaimRequest {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// The claim lasts as long as the process that calls: once that has ended it is released,
+    /// however it ended. For a caller in the daemon's pid namespace, or one below it.
+    #[prost(bool, tag = "8")]
+    pub held: bool,
     /// Whose processes the gate is to let use it. A repeated request adds to what is bound.
     #[prost(message, repeated, tag = "4")]
     pub bindings: ::prost::alloc::vec::Vec<Binding>,
@@ -1108,6 +1116,13 @@ pub struct PrepareClaimRequest {
 pub struct PrepareClaimResponse {
     #[prost(message, optional, tag = "1")]
     pub lease: ::core::option::Option<Lease>,
+    /// What a process of this host needs in its environment to use what was granted where no
+    /// container runtime injects it.
+    #[prost(map = "string, string", tag = "8")]
+    pub environment: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseClaimRequest {

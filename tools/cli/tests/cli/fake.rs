@@ -268,7 +268,8 @@ impl Node for Service {
         self.change(&claim, format!("{request:?}")).await?;
         let held = vec![whole(&claim, "r0", "9d"), whole(&claim, "r0", "df")];
         let lease = (claim != HOLLOW).then(|| lease(&claim, held, 0));
-        Ok(Response::new(node::PrepareClaimResponse { lease }))
+        let environment = [("ACCELPOOL_TEST".to_owned(), claim)].into();
+        Ok(Response::new(node::PrepareClaimResponse { lease, environment }))
     }
 
     async fn release_claim(
