@@ -424,6 +424,7 @@ impl node_server::Node for Service {
         diagnose, DiagnoseRequest, DiagnoseResponse;
         get_metrics, GetMetricsRequest, GetMetricsResponse;
         get_usage, GetUsageRequest, GetUsageResponse;
+        get_turns, GetTurnsRequest, GetTurnsResponse;
         get_gate, GetGateRequest, GetGateResponse;
         bind_claim, BindClaimRequest, BindClaimResponse;
         taint_device, TaintDeviceRequest, TaintDeviceResponse;

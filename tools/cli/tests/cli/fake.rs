@@ -255,6 +255,10 @@ impl Node for Service {
         Ok(Response::new(self.state.usage.clone()))
     }
 
+    async fn get_turns(&self, _: Request<node::GetTurnsRequest>) -> Answer<node::GetTurnsResponse> {
+        Ok(Response::new(self.state.turns.clone()))
+    }
+
     async fn prepare_claim(
         &self,
         request: Request<node::PrepareClaimRequest>,
