@@ -22,7 +22,7 @@ use crate::{
     arming::Arming,
     claim::Claim,
     post::{Estate, Mailbox, Message},
-    report::{ClaimTurns, DeviceTurns, Report},
+    report::Report,
     sys::{Received, receive},
     wait::{Source, Waiter},
 };
@@ -446,10 +446,8 @@ impl Component {
         }
         for (key, claim) in &mut self.claims {
             claim.beat(now);
-            tell(&self.turns, *key, claim, &devices, now, &mut report);
+            report.add(&self.turns, *key, claim, &devices, now);
         }
-        report.devices.sort_by(|a, b| a.uuid.cmp(&b.uuid));
-        report.devices.dedup_by(|a, b| a.uuid == b.uuid);
         *self.told.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 }
@@ -461,45 +459,4 @@ enum Going {
 
 fn count(claim: &Claim) -> u32 {
     u32::try_from(claim.processes.len()).unwrap_or(u32::MAX)
-}
-
-fn tell(
-    turns: &Turns,
-    key: ClaimKey,
-    claim: &mut Claim,
-    weights: &BTreeMap<DeviceKey, u64>,
-    now: u64,
-    report: &mut Report,
-) {
-    let Some(standing) = turns.report(key) else { return };
-    let used_ns = standing.used_ns / claim.devices.len().max(1) as u64;
-    claim.measured.look(now, used_ns);
-    for (index, (device, armed)) in claim.devices.iter().zip(&claim.arming.devices).enumerate() {
-        report.devices.push(DeviceTurns {
-            uuid: armed.uuid.clone(),
-            mode: turns.mode(*device).as_str(),
-            hand_over_ns: turns.hand_over_cost_ns(*device),
-        });
-        let all = weights.get(device).copied().unwrap_or(1).max(1);
-        let granted = u64::from(claim.arming.weight.value()) * 1000 / all;
-        let memory = claim.memory(index);
-        report.claims.push(ClaimTurns {
-            claim: claim.arming.claim.clone(),
-            device: armed.uuid.clone(),
-            class: claim.arming.class,
-            state: standing.state.as_str(),
-            granted_permille: u32::try_from(granted).unwrap_or(1000),
-            measured_permille: claim.measured.permille(),
-            used_ns,
-            throttled_ns: standing.throttled_ns,
-            turns: standing.turns,
-            stuck: claim.stuck,
-            memory_used: accelpool_model::MemoryBytes::new(memory.used),
-            memory_peak: accelpool_model::MemoryBytes::new(memory.peak),
-            memory_quota: claim.quota(index),
-            memory_denied: memory.denied,
-            processes: claim.process_ids(),
-            unclassified: claim.unclassified(),
-        });
-    }
 }

@@ -1,8 +1,11 @@
 //! What can be told: who used what of which device, and how it was shared.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use accelpool_model::{ClaimId, DeviceUuid, MemoryBytes, ShareClass};
+use accelpool_turns::{ClaimKey, DeviceKey, Turns};
+
+use crate::claim::Claim;
 
 /// All shared devices and the claims on them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -59,6 +62,53 @@ pub struct ClaimTurns {
     pub processes: Vec<i32>,
     /// Calls of entry points that the shim does not know.
     pub unclassified: u64,
+}
+
+impl Report {
+    /// Adds what is to be told of one claim, and of its devices.
+    pub(crate) fn add(
+        &mut self,
+        turns: &Turns,
+        key: ClaimKey,
+        claim: &mut Claim,
+        weights: &BTreeMap<DeviceKey, u64>,
+        now: u64,
+    ) {
+        let Some(standing) = turns.report(key) else { return };
+        let used_ns = standing.used_ns / claim.devices.len().max(1) as u64;
+        claim.measured.look(now, used_ns);
+        for (index, (device, armed)) in claim.devices.iter().zip(&claim.arming.devices).enumerate()
+        {
+            if self.devices.iter().all(|it| it.uuid != armed.uuid) {
+                self.devices.push(DeviceTurns {
+                    uuid: armed.uuid.clone(),
+                    mode: turns.mode(*device).as_str(),
+                    hand_over_ns: turns.hand_over_cost_ns(*device),
+                });
+            }
+            let all = weights.get(device).copied().unwrap_or(1).max(1);
+            let granted = u64::from(claim.arming.weight.value()) * 1000 / all;
+            let memory = claim.memory(index);
+            self.claims.push(ClaimTurns {
+                claim: claim.arming.claim.clone(),
+                device: armed.uuid.clone(),
+                class: claim.arming.class,
+                state: standing.state.as_str(),
+                granted_permille: u32::try_from(granted).unwrap_or(1000),
+                measured_permille: claim.measured.permille(),
+                used_ns,
+                throttled_ns: standing.throttled_ns,
+                turns: standing.turns,
+                stuck: claim.stuck,
+                memory_used: MemoryBytes::new(memory.used),
+                memory_peak: MemoryBytes::new(memory.peak),
+                memory_quota: claim.quota(index),
+                memory_denied: memory.denied,
+                processes: claim.process_ids(),
+                unclassified: claim.unclassified(),
+            });
+        }
+    }
 }
 
 /// Used time over the last ten seconds, from a look each heartbeat.
