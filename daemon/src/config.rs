@@ -16,12 +16,16 @@ use std::{
 };
 
 use accelpool_model::{
-    DeviceName, Exposure, GateMode, OnStaleHolder, Pool, PoolName, Selector, Sharing, VendorName,
+    ComputeRule, DeviceName, Exposure, GateMode, MemoryBytes, OnStaleHolder, OnViolation, Pool,
+    PoolName, Selector, Sharing, VendorName,
 };
 use accelpool_vendor_sim::{Profile, from_toml};
 
 use self::raw::{RawConfig, RawGate, RawPool, RawVendor};
-use crate::gate::{Family, GateConfig};
+use crate::{
+    gate::{Family, GateConfig},
+    turns::TurnsConfig,
+};
 
 /// Where the configuration lies unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/accelpool/accelpoold.toml";
@@ -56,6 +60,8 @@ pub struct Config {
     pub hwloc_xml: Option<PathBuf>,
     /// The device gate.
     pub gate: GateConfig,
+    /// What each process of a share is charged for its context on a device.
+    pub context_reserve: MemoryBytes,
     /// The vendors to drive.
     pub vendors: Vec<VendorConfig>,
     /// The pools; one that takes every device if none is written.
@@ -89,6 +95,8 @@ pub enum VendorConfig {
         profile: String,
         /// The folder that stands for the hardware.
         dir: PathBuf,
+        /// Its devices are shared by turns.
+        turns: bool,
     },
     /// NVIDIA's devices.
     Nvidia {
@@ -98,6 +106,8 @@ pub enum VendorConfig {
         machine_root: PathBuf,
         /// Where the host's own root is seen from here: `/`, or where a container mounts it.
         host_root: PathBuf,
+        /// Its devices are shared by turns.
+        turns: bool,
     },
 }
 
@@ -112,6 +122,13 @@ impl VendorConfig {
         match self {
             Self::Sim { .. } => "sim".parse().expect("it is a DNS label"),
             Self::Nvidia { .. } => "nvidia".parse().expect("it is a DNS label"),
+        }
+    }
+
+    /// True if programs on its shared devices load our library and take turns.
+    const fn takes_turns(&self) -> bool {
+        match self {
+            Self::Sim { turns, .. } | Self::Nvidia { turns, .. } => *turns,
         }
     }
 
@@ -132,7 +149,7 @@ impl VendorConfig {
     #[must_use]
     pub fn worker_arguments(&self) -> Vec<OsString> {
         match self {
-            Self::Sim { profile, dir } => vec![
+            Self::Sim { profile, dir, turns: _ } => vec![
                 "vendor-worker".into(),
                 "sim".into(),
                 "--profile".into(),
@@ -140,7 +157,7 @@ impl VendorConfig {
                 "--dir".into(),
                 dir.into(),
             ],
-            Self::Nvidia { driver_root, machine_root, host_root } => vec![
+            Self::Nvidia { driver_root, machine_root, host_root, turns: _ } => vec![
                 "vendor-worker".into(),
                 "nvidia".into(),
                 "--driver-root".into(),
@@ -224,6 +241,22 @@ impl Config {
         self.run_dir.join("node.sock")
     }
 
+    /// The folder that has one folder for each claim that takes turns.
+    #[must_use]
+    pub fn turns_dir(&self) -> PathBuf {
+        self.run_dir.join("turns")
+    }
+
+    /// How devices are shared by turns.
+    #[must_use]
+    pub fn turns(&self) -> TurnsConfig {
+        let sharing = self.vendors.iter().filter(|vendor| vendor.takes_turns());
+        TurnsConfig {
+            context_reserve: self.context_reserve,
+            adapters: sharing.map(VendorConfig::name).collect(),
+        }
+    }
+
     /// The ledger's file.
     #[must_use]
     pub fn ledger(&self) -> PathBuf {
@@ -274,6 +307,11 @@ impl TryFrom<RawConfig> for Config {
                 .map(|path| absolute("topology.hwloc_xml", path))
                 .transpose()?,
             gate: check_gate(raw.gate)?,
+            context_reserve: raw
+                .turns
+                .context_reserve
+                .parse()
+                .map_err(|error| value("turns.context_reserve".into(), &error))?,
             vendors: check_unique(vendors)?,
             pools: check_pools(raw.pool)?,
             run_dir,
@@ -300,7 +338,8 @@ fn check_vendor(index: usize, raw: RawVendor, run_dir: &Path) -> Result<VendorCo
             let profile = raw.profile.unwrap_or_else(|| "dgx-h100".to_owned());
             load_profile(&profile).map_err(|source| ConfigError::Profile { index, source })?;
             let dir = raw.dir.unwrap_or_else(|| run_dir.join("sim"));
-            Ok(VendorConfig::Sim { profile, dir: absolute(&key("dir"), dir)? })
+            let turns = raw.turns.unwrap_or(false); // no program uses a simulated device
+            Ok(VendorConfig::Sim { profile, dir: absolute(&key("dir"), dir)?, turns })
         }
         "nvidia" => {
             only_for("sim", &[("profile", raw.profile.is_some()), ("dir", raw.dir.is_some())])?;
@@ -311,6 +350,7 @@ fn check_vendor(index: usize, raw: RawVendor, run_dir: &Path) -> Result<VendorCo
                 driver_root: root("driver_root", raw.driver_root)?,
                 machine_root: root("machine_root", raw.machine_root)?,
                 host_root: root("host_root", raw.host_root)?,
+                turns: raw.turns.unwrap_or(true),
             })
         }
         _ => Err(ConfigError::UnknownVendor { index, name, known: "nvidia and sim" }),
@@ -392,6 +432,8 @@ fn check_pools(raw: Vec<RawPool>) -> Result<Vec<Pool>, ConfigError> {
             sharing: Sharing::default(),
             gate: GateMode::default(),
             on_stale_holder: OnStaleHolder::default(),
+            compute: ComputeRule::default(),
+            on_violation: OnViolation::default(),
             align_cpus: false,
         }]);
     }
@@ -421,6 +463,9 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
     Ok(Pool {
         gate,
         on_stale_holder: OnStaleHolder::default(),
+        compute: word(raw.compute.as_deref()).map_err(|error| parsed("compute", &error))?,
+        on_violation: word(raw.on_violation.as_deref())
+            .map_err(|error| parsed("on_violation", &error))?,
         name: raw.name.parse().map_err(|error| parsed("name", &error))?,
         selector: Selector {
             names,
@@ -442,6 +487,11 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
             .unwrap_or_default(),
         align_cpus: raw.align_cpus,
     })
+}
+
+/// A word of a fixed set; the default where none is written.
+fn word<T: std::str::FromStr + Default>(text: Option<&str>) -> Result<T, T::Err> {
+    text.map_or_else(|| Ok(T::default()), str::parse)
 }
 
 fn absolute(key: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {

@@ -62,11 +62,12 @@ fn every_key_is_read() {
     assert_eq!(config.observe_interval, Duration::from_millis(250));
     assert!(config.log.json);
     assert_eq!(config.hwloc_xml.as_deref(), Some(Path::new("/node.xml")));
-    let sim = VendorConfig::Sim { profile: "mi300x".into(), dir: "/sim".into() };
+    let sim = VendorConfig::Sim { profile: "mi300x".into(), dir: "/sim".into(), turns: false };
     let nvidia = VendorConfig::Nvidia {
         driver_root: "/host/run/nvidia/driver".into(),
         machine_root: "/".into(),
         host_root: "/host".into(),
+        turns: true,
     };
     assert_eq!(config.vendors, [sim, nvidia]);
     assert_eq!(config.pools[0].exposure, Exposure::Both);
