@@ -111,9 +111,9 @@ impl Keeper {
         let classes = &mut device.share_enforcement;
         for class in [&mut classes.memory, &mut classes.compute] {
             *class = match *class {
-                Enforcement::None if here => Enforcement::Library,
-                Enforcement::Library if !here => Enforcement::None,
-                other => other,
+                Enforcement::None | Enforcement::Library if here => Enforcement::Library,
+                Enforcement::None | Enforcement::Library => Enforcement::None,
+                stronger @ (Enforcement::Kernel | Enforcement::Hardware) => stronger,
             };
         }
     }

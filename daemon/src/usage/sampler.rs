@@ -160,8 +160,8 @@ impl Sampler {
             let pod = |pid: &i32| places.get(&u32::try_from(*pid).ok()?)?.pod.as_deref();
             if offence.claim.is_none() {
                 let tenants = Tenants::of(&self.leases);
-                let pods = offence.pids.iter().filter_map(pod);
-                offence.claim = pods.filter_map(|pod| tenants.first_of(pod)).next();
+                let named = offence.pids.iter().filter_map(pod);
+                offence.claim = named.into_iter().find_map(|pod| tenants.first_of(pod));
             }
             let news = !told.contains(&offence.pids);
             now.insert(offence.pids.clone());
