@@ -14,6 +14,7 @@ mod snapshot;
 mod status;
 mod taint;
 mod topology;
+mod usage;
 
 use std::path::PathBuf;
 
@@ -38,6 +39,7 @@ pub(crate) async fn run(arguments: Arguments, console: &Console) -> Result<(), F
         Command::Topology(wanted) => {
             topology::run(&connect().await?, console, wanted.svg.as_deref()).await
         }
+        Command::Usage(wanted) => usage::run(&connect().await?, console, wanted).await,
         Command::Explain(wanted) => explain::run(&connect().await?, console, &wanted.claim).await,
         Command::Claim(ClaimCommand::Create(wanted)) => {
             let request = claim::request(*wanted)?;
