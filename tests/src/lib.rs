@@ -11,6 +11,7 @@ mod daemon;
 mod home;
 mod podman;
 mod program;
+pub mod prometheus;
 pub mod requests;
 pub mod rules;
 

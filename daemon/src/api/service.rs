@@ -3,6 +3,7 @@
 mod diagnose;
 mod metrics;
 mod prefer;
+mod readings;
 
 use std::{pin::Pin, sync::Arc, time::Instant};
 
