@@ -1,6 +1,7 @@
 //! Debian's Prometheus, as a scraper and as a linter.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
@@ -67,7 +68,10 @@ impl Prometheus {
     /// If the query is wrong, or Prometheus does not answer.
     #[must_use]
     pub fn query(&self, query: &str) -> Vec<(Value, f64)> {
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        let mut encoded = String::new();
+        for byte in query.bytes() {
+            write!(encoded, "%{byte:02X}").expect("a String takes any text");
+        }
         let (status, body) = get(self.address, &format!("/api/v1/query?query={encoded}"), "");
         // While it starts it has nothing to tell.
         if status == 503 {

@@ -101,6 +101,11 @@ fn of_pod(mut request: PrepareClaimRequest, pod: u32) -> PrepareClaimRequest {
     request
 }
 
+/// True of exactly this number.
+fn is(expected: f64) -> impl Fn(f64) -> bool {
+    move |value| (value - expected).abs() < f64::EPSILON
+}
+
 /// Waits until `query` finds `count` series, all of which are `good`.
 fn found(
     prometheus: &Prometheus,
@@ -159,7 +164,7 @@ fn prometheus_sees_what_adds_up_and_never_nothing() {
     let memory = "sum by (device) (accelpool_allocation_memory_used_bytes) \
                   + on (device) accelpool_unattributed_memory_bytes \
                   - on (device) sum by (device) (accelpool_device_memory_bytes{state=\"used\"})";
-    found(&prometheus, memory, 2, |value| value == 0.0);
+    found(&prometheus, memory, 2, is(0.0));
     let by_agent = "sum by (device) (accelpool_agent_energy_joules_total) \
                     + on (device) accelpool_unattributed_energy_joules_total \
                     - on (device) accelpool_device_energy_joules_total";
@@ -199,22 +204,22 @@ fn check_hang(node: &Node, prometheus: &Prometheus, script: &str) {
     node.home.script(&[script, hang].concat());
     let age = format!("accelpool_device_sample_age_seconds{{device=\"{GPU}\"}}");
     found(prometheus, &age, 1, |value| value > 2.0);
-    found(prometheus, "accelpool_up", 1, |value| value == 1.0);
-    found(prometheus, "min_over_time(up[1h])", 1, |value| value == 1.0);
+    found(prometheus, "accelpool_up", 1, is(1.0));
+    found(prometheus, "min_over_time(up[1h])", 1, is(1.0));
     // Each scrape since the first has had all allocations: none was skipped.
     let gaps = "min_over_time(count(accelpool_allocation_memory_used_bytes)[2s:200ms])";
-    found(prometheus, gaps, 1, |value| value == 6.0);
+    found(prometheus, gaps, 1, is(6.0));
     node.home.script(script);
 }
 
 /// While the daemon is away the page stays, and says so.
 fn check_absence(node: &Node, prometheus: &Prometheus, daemon: Daemon) {
     daemon.kill();
-    found(prometheus, "accelpool_up", 1, |value| value == 0.0);
+    found(prometheus, "accelpool_up", 1, is(0.0));
     found(prometheus, "accelpool_allocation_memory_used_bytes", 6, |value| value > 0.0);
     found(prometheus, "accelpool_data_age_seconds", 1, |value| value > 1.0);
     let (_daemon, client) = start(node);
-    found(prometheus, "accelpool_up", 1, |value| value == 1.0);
+    found(prometheus, "accelpool_up", 1, is(1.0));
     // A released lease takes its series along.
     client.release("c1").expect("it can be released");
     let gone = "accelpool_allocation_info{claim_uid=\"c1\"}";
