@@ -113,6 +113,12 @@ pub(crate) enum Command {
     /// Create or release node-local claims, without Kubernetes
     #[command(subcommand)]
     Claim(ClaimCommand),
+    /// Run a command with a claim of its own, released when it ends
+    #[command(after_help = RUN_HELP)]
+    Run(Box<RunArguments>),
+    /// Become a command that does not outlive the process that holds its claim
+    #[command(hide = true)]
+    Held(HeldArguments),
     /// Put a taint on a device, so that no new work gets it
     Taint(TaintArguments),
     /// Take a taint off a device
@@ -208,6 +214,13 @@ Examples:
 pub(crate) struct CreateArguments {
     /// The claim's name: letters, digits and `-`
     pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) wanted: WantedArguments,
+}
+
+/// What a claim asks for.
+#[derive(Debug, Args)]
+pub(crate) struct WantedArguments {
     /// This device or partition; given more than once, each of them
     #[arg(long, value_name = "NAME", help_heading = "Which devices")]
     pub(crate) device: Vec<String>,
@@ -249,6 +262,46 @@ pub(crate) struct CreateArguments {
     /// A word about the owner, for people; given more than once, each of them
     #[arg(long, value_parser = parse_label, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<Label>,
+}
+
+const RUN_HELP: &str = "\
+The command is a process of this host, not a container: it sees all devices, and is told by its
+environment which one to use. A share is kept by a library that LD_PRELOAD brings into it.
+
+The claim lasts as long as the command and is released however it ends, also if both are killed.
+What the command leaves behind in the background loses it. Standard streams, the terminal and
+signals are the command's; so is the exit code, or 128 and the signal's number, 126 if it cannot
+be run, 127 if it is not there.
+
+Examples:
+  accelpool run --memory 10Gi --compute 250 -- python train.py   a quarter of a GPU, 10 GiB of it
+  accelpool run --memory 4Gi --class realtime -- ./serve         ahead of others, within a budget
+  accelpool run --count 2 --kind gpu -- torchrun ...             two whole GPUs";
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// The claim's name [default: run- and a number]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) wanted: WantedArguments,
+    /// The command and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HeldArguments {
+    /// The process that has made the claim
+    pub(crate) holder: i32,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// What a device is.

@@ -4,6 +4,7 @@
 //! wire. A call is made once: what to do about a failure is for the person to say.
 
 use std::{
+    collections::HashMap,
     future::Future,
     io::{self, ErrorKind},
     os::unix::fs::FileTypeExt,
@@ -132,14 +133,15 @@ impl Client {
         Ok(convert(self.read(node.diagnose(node::DiagnoseRequest {})).await?.findings))
     }
 
-    /// Prepares a claim.
+    /// Prepares a claim: its lease, and what a process of this host needs to use it.
     pub(crate) async fn prepare(
         &self,
         request: node::PrepareClaimRequest,
-    ) -> Result<Lease, Failure> {
+    ) -> Result<(Lease, HashMap<String, String>), Failure> {
         let mut node = self.node.clone();
         let answer = self.change(node.prepare_claim(request)).await?;
-        answer.lease.map(Lease::from).ok_or(Failure::Incomplete("lease"))
+        let lease = answer.lease.map(Lease::from).ok_or(Failure::Incomplete("lease"))?;
+        Ok((lease, answer.environment))
     }
 
     /// Releases a claim; false if there was nothing to release.

@@ -32,7 +32,7 @@ async fn main() -> ExitCode {
         .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
     let console = Console::new(arguments.output, arguments.color, now_ms);
     match commands::run(arguments, &console).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(exit) => exit,
         Err(failure) => {
             console.report(&failure);
             failure.exit().into()

@@ -7,9 +7,10 @@ use std::{
 
 use accelpool_proto::node::{
     AdminPortion, Agent, Allocation, Device, Enforcements, Event, ExplainClaimResponse, Finding,
-    GetNodeResponse, GetTopologyResponse, GetUsageResponse, Lease, Link, NumaNode, Partition,
-    PartitionPortion, Partitioning, PcieNode, Pool, Profile, SharePortion, Taint, Usage,
-    UsageBucket, UsageEntry, VendorStatus, Whole, allocation::Portion, usage_entry::Who,
+    GetNodeResponse, GetTopologyResponse, GetTurnsResponse, GetUsageResponse, Lease, Link,
+    NumaNode, Partition, PartitionPortion, Partitioning, PcieNode, Pool, Profile, SharePortion,
+    Taint, Usage, UsageBucket, UsageEntry, VendorStatus, Whole, allocation::Portion,
+    usage_entry::Who,
 };
 
 const GIB: u64 = 1 << 30;
@@ -31,6 +32,7 @@ pub(crate) struct State {
     pub(crate) topology: GetTopologyResponse,
     pub(crate) findings: Vec<Finding>,
     pub(crate) usage: GetUsageResponse,
+    pub(crate) turns: GetTurnsResponse,
 }
 
 /// Milliseconds since 1970, so long ago that the age is the same for the whole test.
@@ -386,6 +388,7 @@ pub(crate) fn eight_gpus() -> State {
         devices,
         leases,
         usage: usage_over_time(),
+        turns: GetTurnsResponse::default(),
     }
 }
 
