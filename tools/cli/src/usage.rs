@@ -37,7 +37,7 @@ pub(crate) struct Usage {
 /// What one agent used.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Total {
-    pub(crate) agent: Name,
+    pub(crate) agent: Billed,
     /// Device time.
     pub(crate) busy_ms: u64,
     /// The most at any moment.
@@ -57,7 +57,7 @@ pub(crate) struct Bucket {
 /// What one agent used in a minute.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Entry {
-    pub(crate) agent: Name,
+    pub(crate) agent: Billed,
     pub(crate) busy_ms: u64,
     pub(crate) memory_bytes: u64,
     pub(crate) energy_mj: u64,
@@ -65,14 +65,17 @@ pub(crate) struct Entry {
 
 /// Who it was. Those who are no agent have a kind of their own and no name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(crate) struct Name {
+pub(crate) struct Billed {
     /// agent, others or unattributed
     pub(crate) kind: &'static str,
     pub(crate) namespace: String,
     pub(crate) name: String,
 }
 
-impl Name {
+/// The beginning of a step, and who used what in it.
+type Step<'a> = (u64, BTreeMap<&'a Billed, Entry>);
+
+impl Billed {
     fn from_wire(who: Option<&Who>, agents: &[Agent]) -> Self {
         let no_agent = |kind| Self { kind, ..Self::default() };
         match who {
@@ -100,13 +103,13 @@ impl Name {
 impl Usage {
     /// The daemon's answer, of all agents or of those called `only`.
     pub(crate) fn new(wire: GetUsageResponse, since_unix_ms: u64, only: Option<&str>) -> Self {
-        let is_meant = |name: &Name| only.is_none_or(|only| name.name == only);
-        let mut totals: BTreeMap<Name, Total> = BTreeMap::new();
+        let is_meant = |name: &Billed| only.is_none_or(|only| name.name == only);
+        let mut totals: BTreeMap<Billed, Total> = BTreeMap::new();
         let mut buckets = Vec::new();
         for bucket in wire.buckets {
             let start_unix_ms = bucket.start_unix_ms;
             let entries = bucket.entries.into_iter().filter_map(|entry| {
-                let agent = Name::from_wire(entry.who.as_ref(), &wire.agents);
+                let agent = Billed::from_wire(entry.who.as_ref(), &wire.agents);
                 let (busy_ms, memory_bytes) = (entry.busy_ms, entry.memory_bytes);
                 let energy_mj = entry.energy_mj;
                 is_meant(&agent).then_some(Entry { agent, busy_ms, memory_bytes, energy_mj })
@@ -154,13 +157,13 @@ impl Usage {
 
     /// The usage in `steps` steps at most, each with its beginning; also those in which nobody
     /// used anything.
-    fn steps(&self, steps: u64) -> (u64, Vec<(u64, BTreeMap<&Name, Entry>)>) {
+    fn steps(&self, steps: u64) -> (u64, Vec<Step<'_>>) {
         let from = self.since_unix_ms.max(self.remembered_unix_ms);
         let from = from - from % self.bucket_ms;
         let buckets = self.until_unix_ms.saturating_sub(from) / self.bucket_ms + 1;
         let step_ms = buckets.div_ceil(steps.max(1)).saturating_mul(self.bucket_ms);
         let count = self.until_unix_ms.saturating_sub(from) / step_ms + 1;
-        let mut found: Vec<(u64, BTreeMap<&Name, Entry>)> =
+        let mut found: Vec<Step<'_>> =
             (0..count).map(|step| (from + step * step_ms, BTreeMap::new())).collect();
         for bucket in &self.buckets {
             let step = bucket.start_unix_ms.saturating_sub(from) / step_ms;

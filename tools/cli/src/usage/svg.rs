@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Name, Usage, part, time};
+use super::{Billed, Usage, part, time};
 use crate::{
     canvas::{Canvas, count, document},
     output::{memory, timestamp},
@@ -47,10 +47,10 @@ pub(crate) fn draw(usage: &Usage) -> String {
 }
 
 /// A colour for each agent, the greatest first.
-fn colors(usage: &Usage) -> BTreeMap<&Name, &'static str> {
+fn colors(usage: &Usage) -> BTreeMap<&Billed, &'static str> {
     let mut free = COLORS.iter();
     let last = COLORS[COLORS.len() - 1];
-    let color = |name: &Name| match name.kind {
+    let color = |name: &Billed| match name.kind {
         "agent" => None,
         _ => Some(UNATTRIBUTED),
     };
@@ -84,7 +84,7 @@ fn axes(usage: &Usage, canvas: &mut Canvas) {
     canvas.text((LEFT + WIDTH, TOP + HEIGHT + 18), &timestamp(*last), end);
 }
 
-fn bars(usage: &Usage, colors: &BTreeMap<&Name, &'static str>, canvas: &mut Canvas) {
+fn bars(usage: &Usage, colors: &BTreeMap<&Billed, &'static str>, canvas: &mut Canvas) {
     let (step_ms, steps) = usage.steps(STEPS_MAX);
     let number = count(steps.len()).max(1);
     let full = u128::from(step_ms) * u128::from(usage.devices.max(1));
@@ -120,7 +120,7 @@ fn bars(usage: &Usage, colors: &BTreeMap<&Name, &'static str>, canvas: &mut Canv
 }
 
 /// The agents with their colours and sums; the answer is where the picture ends.
-fn legend(usage: &Usage, colors: &BTreeMap<&Name, &'static str>, canvas: &mut Canvas) -> i32 {
+fn legend(usage: &Usage, colors: &BTreeMap<&Billed, &'static str>, canvas: &mut Canvas) -> i32 {
     let capacity = usage.capacity_ms();
     let busy = usage.agents.iter().fold(0_u64, |sum, total| sum.saturating_add(total.busy_ms));
     let idle = capacity.saturating_sub(busy);
