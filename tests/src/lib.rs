@@ -12,6 +12,7 @@ mod daemon;
 mod home;
 mod podman;
 mod program;
+pub mod prometheus;
 pub mod requests;
 pub mod rules;
 

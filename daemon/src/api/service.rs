@@ -4,6 +4,7 @@ mod diagnose;
 mod gate;
 mod metrics;
 mod prefer;
+mod readings;
 mod turns;
 
 use std::{pin::Pin, sync::Arc, time::Instant};

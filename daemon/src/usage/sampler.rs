@@ -11,7 +11,8 @@ use std::{
 
 use accelpool_arbiter::Held;
 use accelpool_model::{
-    Allocation, ClaimId, Device, DeviceUuid, Inventory, Lease, OnViolation, Portion, Sample,
+    Allocation, ClaimId, Device, DeviceCounters, DeviceUuid, Engine, Inventory, Lease, OnViolation,
+    Portion, Sample,
 };
 use accelpool_planner::{Amount, Holding, NodeView, Owner, Part, ProcessUse};
 use tokio::{
@@ -60,6 +61,7 @@ pub async fn run(node: Node, meter: Arc<Meter>, turns: turns::Keeper, settings: 
             leases: BTreeMap::new(),
             turns: turns.clone(),
             offenders: BTreeMap::new(),
+            before: BTreeMap::new(),
         };
         vendors.spawn(sampler.run(settings.interval));
     }
@@ -78,6 +80,13 @@ struct Sampler {
     turns: turns::Keeper,
     /// Who took more of a device than granted when it was read last: told once.
     offenders: BTreeMap<DeviceUuid, BTreeSet<Vec<i32>>>,
+    /// What the devices told when they were read last.
+    before: BTreeMap<DeviceUuid, Before>,
+}
+
+struct Before {
+    at: std::time::Instant,
+    energy_mj: Option<u64>,
 }
 
 impl Sampler {
@@ -121,7 +130,12 @@ impl Sampler {
             state.inventory.devices().map(|device| device.uuid.clone()).collect();
         self.meter.keep(&listed);
         for device in own {
-            match self.worker.sample(&device.uuid).await {
+            let samples = match self.worker.sample(&device.uuid).await {
+                // What the device tells of itself may still be had.
+                Err(error) if error.is_unsupported() => Ok(Vec::new()),
+                samples => samples,
+            };
+            match samples {
                 Ok(samples) => {
                     self.judge(device, state, &samples).await;
                     self.record(device, &state.inventory, samples).await;
@@ -189,6 +203,10 @@ impl Sampler {
     async fn record(&mut self, device: &Device, inventory: &Inventory, samples: Vec<Sample>) {
         let at = Instant::now().into_std();
         let unix_ms = now_ms();
+        let counters = self.worker.counters(&device.uuid).await;
+        let counters = counters.inspect_err(|error| {
+            debug!(device = %device.name, error = %Chain(error), "no counters");
+        });
         let places = self.places(samples.iter().map(|sample| sample.pid).collect()).await;
         let held = held(&self.leases, device, inventory);
         let tenants = Tenants::of(&self.leases);
@@ -199,14 +217,47 @@ impl Sampler {
                 used(sample, owner)
             })
             .collect();
+        let counters = counters.ok();
+        let measured = self.measured(device, counters.as_ref(), &used, at);
         self.meter.record(&Reading {
             uuid: &device.uuid,
             held: &held,
             used: &used,
-            measured: Measured::default(),
+            measured,
+            counters,
             unix_ms,
             at,
         });
+    }
+
+    /// What a device says of itself as a whole since it was read before.
+    ///
+    /// How busy an engine was is of the last moment alone, so it stands in only where no
+    /// process's own time is known.
+    fn measured(
+        &mut self,
+        device: &Device,
+        counters: Option<&DeviceCounters>,
+        used: &[Used],
+        at: std::time::Instant,
+    ) -> Measured {
+        let Some(counters) = counters else { return Measured::default() };
+        let energy_mj = counters.energy_millijoules;
+        let before = self.before.insert(device.uuid.clone(), Before { at, energy_mj });
+        let known = used.iter().any(|used| used.has_busy);
+        let busy = counters.engines.get(&Engine::Compute).filter(|_| !known).map(|permille| {
+            let elapsed = before.as_ref().map(|before| at.duration_since(before.at));
+            elapsed.unwrap_or_default() * u32::from(*permille) / 1000
+        });
+        Measured {
+            memory_bytes: counters.memory.map(|memory| memory.used.bytes()),
+            busy,
+            energy_mj: energy_mj.map(|now| {
+                let then = before.and_then(|before| before.energy_mj);
+                // A count that went back has begun anew.
+                then.map_or(0, |then| now.saturating_sub(then))
+            }),
+        }
     }
 
     /// Where processes run, of those that are or were known.

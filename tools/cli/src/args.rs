@@ -6,7 +6,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::quantity::{Label, parse_compute, parse_label, parse_memory, parse_timeout};
+use crate::quantity::{Label, parse_compute, parse_label, parse_memory, parse_span, parse_timeout};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -105,6 +105,9 @@ pub(crate) enum Command {
     Pools,
     /// Show the node as a tree with its links, or draw it
     Topology(TopologyArguments),
+    /// Show what each agent used of the devices over time, as a table or a picture
+    #[command(after_help = USAGE_HELP)]
+    Usage(UsageArguments),
     /// Tell a claim's story: what it holds, for whom, what enforces it, why it was refused
     Explain(ExplainArguments),
     /// Create or release node-local claims, without Kubernetes
@@ -155,6 +158,28 @@ pub(crate) struct PartitionsArguments {
 #[derive(Debug, Args)]
 pub(crate) struct TopologyArguments {
     /// Draw the topology into this file instead; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+const USAGE_HELP: &str = "\
+An agent is the value of a claim's label accelpool.dev/agent, else its pod, else the claim. The
+daemon remembers a day, minute by minute, and begins anew when it is restarted.
+
+Examples:
+  accelpool usage                         who used what in the last hour
+  accelpool usage --agent train-0 --since 10m
+  accelpool usage --since 24h --svg usage.svg";
+
+#[derive(Debug, Args)]
+pub(crate) struct UsageArguments {
+    /// Only this agent, step by step
+    #[arg(long, value_name = "NAME")]
+    pub(crate) agent: Option<String>,
+    /// How far to look back, such as 10m or 2h, at most 24h
+    #[arg(long, value_parser = parse_span, value_name = "TIME", default_value = "1h")]
+    pub(crate) since: Duration,
+    /// Draw the usage into this file instead; `-` is standard output
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
 }

@@ -118,6 +118,15 @@ impl Client {
         Ok(self.read(node.get_topology(node::GetTopologyRequest {})).await?.into())
     }
 
+    /// What agents used since a moment.
+    pub(crate) async fn usage(
+        &self,
+        since_unix_ms: u64,
+    ) -> Result<node::GetUsageResponse, Failure> {
+        let mut node = self.node.clone();
+        self.read(node.get_usage(node::GetUsageRequest { since_unix_ms })).await
+    }
+
     /// What the daemon finds wrong with itself and its host.
     pub(crate) async fn diagnose(&self) -> Result<Vec<Finding>, Failure> {
         let mut node = self.node.clone();

@@ -15,6 +15,7 @@ mod snapshot;
 mod status;
 mod taint;
 mod topology;
+mod usage;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -41,6 +42,7 @@ pub(crate) async fn run(arguments: Arguments, console: &Console) -> Result<ExitC
         Command::Topology(wanted) => {
             topology::run(&connect().await?, console, wanted.svg.as_deref()).await
         }
+        Command::Usage(wanted) => usage::run(&connect().await?, console, wanted).await,
         Command::Explain(wanted) => explain::run(&connect().await?, console, &wanted.claim).await,
         Command::Claim(ClaimCommand::Create(wanted)) => {
             let request = claim::request(wanted.name, &wanted.wanted)?;

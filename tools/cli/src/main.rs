@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod canvas;
 mod client;
 mod commands;
 mod doctor;
@@ -15,6 +16,7 @@ mod failure;
 mod output;
 mod quantity;
 mod topology;
+mod usage;
 
 use std::{process::ExitCode, time::SystemTime};
 
