@@ -392,6 +392,7 @@ fn check_pools(raw: Vec<RawPool>) -> Result<Vec<Pool>, ConfigError> {
             sharing: Sharing::default(),
             gate: GateMode::default(),
             on_stale_holder: OnStaleHolder::default(),
+            align_cpus: false,
         }]);
     }
     let mut names: BTreeSet<PoolName> = BTreeSet::new();
@@ -439,6 +440,7 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
             .transpose()
             .map_err(|error| parsed("sharing", &error))?
             .unwrap_or_default(),
+        align_cpus: raw.align_cpus,
     })
 }
 

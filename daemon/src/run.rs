@@ -26,6 +26,7 @@ use crate::{
     error::Chain,
     fault_point::FaultPoints,
     gate::{self, Keeper},
+    holder,
     node::{Node, Start, now_ms},
     usage::{self, Meter},
     worker::{Deadlines, Launch, Worker},
@@ -127,8 +128,10 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
         proc: config.usage.proc_dir.clone(),
     };
     let sampling = tokio::spawn(usage::run(node.clone(), Arc::clone(&meter), settings));
-    let about =
-        About { boot, started_ms, cdi_dir: config.cdi_dir.clone(), ledger: config.ledger() };
+    let proc_dir = config.usage.proc_dir.clone();
+    let watching = tokio::spawn(holder::watch(node.clone(), proc_dir.clone(), boot.clone()));
+    let (cdi_dir, ledger) = (config.cdi_dir.clone(), config.ledger());
+    let about = About { boot, started_ms, cdi_dir, ledger, proc_dir };
     let (goodbye, leaving) = oneshot::channel::<()>();
     let serving = tonic::transport::Server::builder()
         .add_service(NodeServer::new(Service::new(
@@ -159,6 +162,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
     keeping.abort();
     tell_systemd(NotifyState::Stopping);
     sampling.abort();
+    watching.abort();
     if outcome.is_ok() {
         drain(&node, config.drain_timeout).await;
     }

@@ -198,6 +198,7 @@ async fn impatient_node(home: &Home) -> Node {
         sharing: Sharing::default(),
         gate: GateMode::default(),
         on_stale_holder: OnStaleHolder::default(),
+        align_cpus: false,
     };
     let start = Start {
         boot,

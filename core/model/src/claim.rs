@@ -14,7 +14,7 @@ pub struct Claim {
     pub id: ClaimId,
     /// What it asks for, at least one.
     pub requests: Vec<Request>,
-    /// Opaque words about the owner, for people: nothing is decided by them.
+    /// Opaque words about the owner, for people: nothing here is decided by them.
     pub labels: BTreeMap<String, String>,
 }
 

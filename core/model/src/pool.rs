@@ -19,6 +19,8 @@ pub struct Pool {
     pub gate: GateMode,
     /// What becomes of a process that has a device open without a grant.
     pub on_stale_holder: OnStaleHolder,
+    /// Whether containers with its devices run on the CPUs that are near to them.
+    pub align_cpus: bool,
 }
 
 /// Which devices are meant: each field that is given must match.

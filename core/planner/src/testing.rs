@@ -61,6 +61,7 @@ pub(crate) fn pools() -> Vec<Pool> {
         sharing: Sharing::Any,
         gate: GateMode::default(),
         on_stale_holder: OnStaleHolder::default(),
+        align_cpus: false,
     }]
 }
 

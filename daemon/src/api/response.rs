@@ -184,6 +184,7 @@ pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
             .filter(|device| view.pool(device).is_some_and(|own| own.name == pool.name))
             .map(|device| device.name.to_string())
             .collect(),
+        align_cpus: pool.align_cpus,
     };
     state.pools.iter().map(of).collect()
 }

@@ -4,6 +4,7 @@ mod diagnose;
 mod gate;
 mod metrics;
 mod prefer;
+mod readings;
 
 use std::{pin::Pin, sync::Arc, time::Instant};
 
@@ -15,10 +16,11 @@ use tokio_stream::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Access, request, response};
+use super::{Access, access, request, response};
 use crate::{
-    error,
+    environment, error,
     gate::Keeper,
+    holder::{self, Holder},
     node::{Node, NodeError, State},
     timing::Timings,
     usage::Meter,
@@ -35,6 +37,8 @@ pub struct About {
     pub cdi_dir: std::path::PathBuf,
     /// Where the ledger is.
     pub ledger: std::path::PathBuf,
+    /// Where procfs is.
+    pub proc_dir: std::path::PathBuf,
 }
 
 /// The node API.
@@ -65,6 +69,18 @@ impl Service {
 
     async fn state(&self) -> Result<State, Status> {
         self.node.read(None).await.map_err(|error| error::status(&error))
+    }
+
+    /// The process that calls, as the one that holds a claim.
+    fn holder<T>(&self, request: &Request<T>) -> Result<Holder, Status> {
+        let pid = access::caller_pid(request).ok_or_else(|| {
+            let message = "the calling process is outside the daemon's pid namespace, so nobody \
+                           could tell when it ends: leave out `held`";
+            Status::failed_precondition(message)
+        })?;
+        Holder::of(&self.about.proc_dir, pid, &self.about.boot).map_err(|error| {
+            Status::failed_precondition(format!("process {pid} cannot be looked at: {error}"))
+        })
     }
 
     /// A lease that was made or changed just now, as it is told.
@@ -278,15 +294,24 @@ impl NodeApi for Service {
         request: Request<wire::PrepareClaimRequest>,
     ) -> Result<Response<wire::PrepareClaimResponse>, Status> {
         self.access.change(&request)?;
+        let held = request.get_ref().held.then(|| self.holder(&request)).transpose()?;
+        let held = held.map(|holder| holder.to_string());
         let request = request.into_inner();
         let bindings = gate::find(request::subjects(&request.bindings)?).await?;
-        let claim = request::claim_from_wire(request)?;
+        let mut claim = request::claim_from_wire(request)?;
+        claim.labels.extend(held.clone().map(|holder| (holder::LABEL.to_owned(), holder)));
         let started = Instant::now();
         let prepared = self.node.prepare_for(claim, bindings).await;
         self.timings.prepares.observe_since(outcome(&prepared), started);
         let lease = prepared.map_err(|error| error::status(&error))?;
+        if held.is_some() && lease.claim.labels.get(holder::LABEL) != held.as_ref() {
+            let message = format!("claim {} is there and not this process's", lease.claim.id);
+            return Err(Status::already_exists(message));
+        }
+        let environment = environment::of_host(&lease, &self.state().await?.inventory);
         let lease = Some(self.told(&lease).await?);
-        Ok(Response::new(wire::PrepareClaimResponse { lease }))
+        let environment = environment.into_iter().collect();
+        Ok(Response::new(wire::PrepareClaimResponse { lease, environment }))
     }
 
     async fn bind_claim(
@@ -301,6 +326,15 @@ impl NodeApi for Service {
         let lease = bound.map_err(|error| error::status(&error))?;
         let bindings = self.told(&lease).await?.bindings;
         Ok(Response::new(wire::BindClaimResponse { bindings }))
+    }
+
+    async fn get_turns(
+        &self,
+        request: Request<wire::GetTurnsRequest>,
+    ) -> Result<Response<wire::GetTurnsResponse>, Status> {
+        self.access.read(&request)?;
+        // No device is shared by turns before the arbiter is part of the daemon.
+        Ok(Response::new(wire::GetTurnsResponse::default()))
     }
 
     async fn get_gate(

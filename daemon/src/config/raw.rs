@@ -96,6 +96,8 @@ pub(super) struct RawPool {
     pub(super) expose: Option<String>,
     pub(super) sharing: Option<String>,
     pub(super) gate: Option<String>,
+    #[serde(default)]
+    pub(super) align_cpus: bool,
 }
 
 fn default_state_dir() -> PathBuf {

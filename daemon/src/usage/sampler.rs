@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use accelpool_model::{Allocation, ClaimId, Device, DeviceUuid, Inventory, Lease, Portion, Sample};
+use accelpool_model::{
+    Allocation, ClaimId, Device, DeviceCounters, DeviceUuid, Engine, Inventory, Lease, Portion,
+    Sample,
+};
 use accelpool_planner::{Amount, Holding, Owner, Part, ProcessUse};
 use tokio::{
     task::JoinSet,
@@ -51,6 +54,7 @@ pub async fn run(node: Node, meter: Arc<Meter>, settings: Settings) {
             meter: Arc::clone(&meter),
             processes: Some(Processes::new(&settings.proc)),
             leases: BTreeMap::new(),
+            before: BTreeMap::new(),
         };
         vendors.spawn(sampler.run(settings.interval));
     }
@@ -66,6 +70,13 @@ struct Sampler {
     /// Every lease since the devices were read last, also those that have ended since: what
     /// they used until then is theirs.
     leases: BTreeMap<ClaimId, Lease>,
+    /// What the devices told when they were read last.
+    before: BTreeMap<DeviceUuid, Before>,
+}
+
+struct Before {
+    at: std::time::Instant,
+    energy_mj: Option<u64>,
 }
 
 impl Sampler {
@@ -109,7 +120,12 @@ impl Sampler {
             state.inventory.devices().map(|device| device.uuid.clone()).collect();
         self.meter.keep(&listed);
         for device in own {
-            match self.worker.sample(&device.uuid).await {
+            let samples = match self.worker.sample(&device.uuid).await {
+                // What the device tells of itself may still be had.
+                Err(error) if error.is_unsupported() => Ok(Vec::new()),
+                samples => samples,
+            };
+            match samples {
                 Ok(samples) => self.record(device, &state.inventory, samples).await,
                 Err(error) => {
                     // The worker's client has told what is wrong; the figures tell their age.
@@ -125,6 +141,10 @@ impl Sampler {
     async fn record(&mut self, device: &Device, inventory: &Inventory, samples: Vec<Sample>) {
         let at = Instant::now().into_std();
         let unix_ms = now_ms();
+        let counters = self.worker.counters(&device.uuid).await;
+        let counters = counters.inspect_err(|error| {
+            debug!(device = %device.name, error = %Chain(error), "no counters");
+        });
         let places = self.places(samples.iter().map(|sample| sample.pid).collect()).await;
         let held = held(&self.leases, device, inventory);
         let tenants = Tenants::of(&self.leases);
@@ -135,14 +155,47 @@ impl Sampler {
                 used(sample, owner)
             })
             .collect();
+        let counters = counters.ok();
+        let measured = self.measured(device, counters.as_ref(), &used, at);
         self.meter.record(&Reading {
             uuid: &device.uuid,
             held: &held,
             used: &used,
-            measured: Measured::default(),
+            measured,
+            counters,
             unix_ms,
             at,
         });
+    }
+
+    /// What a device says of itself as a whole since it was read before.
+    ///
+    /// How busy an engine was is of the last moment alone, so it stands in only where no
+    /// process's own time is known.
+    fn measured(
+        &mut self,
+        device: &Device,
+        counters: Option<&DeviceCounters>,
+        used: &[Used],
+        at: std::time::Instant,
+    ) -> Measured {
+        let Some(counters) = counters else { return Measured::default() };
+        let energy_mj = counters.energy_millijoules;
+        let before = self.before.insert(device.uuid.clone(), Before { at, energy_mj });
+        let known = used.iter().any(|used| used.has_busy);
+        let busy = counters.engines.get(&Engine::Compute).filter(|_| !known).map(|permille| {
+            let elapsed = before.as_ref().map(|before| at.duration_since(before.at));
+            elapsed.unwrap_or_default() * u32::from(*permille) / 1000
+        });
+        Measured {
+            memory_bytes: counters.memory.map(|memory| memory.used.bytes()),
+            busy,
+            energy_mj: energy_mj.map(|now| {
+                let then = before.and_then(|before| before.energy_mj);
+                // A count that went back has begun anew.
+                then.map_or(0, |then| now.saturating_sub(then))
+            }),
+        }
     }
 
     /// Where processes run, of those that are or were known.

@@ -134,6 +134,7 @@ impl World {
                 sharing: Sharing::default(),
                 gate: GateMode::default(),
                 on_stale_holder: OnStaleHolder::default(),
+                align_cpus: false,
             }],
             topology: Topology::default(),
             workers: vec![Worker::new("sim".parse().unwrap(), Launch::Task(task), deadlines)],
