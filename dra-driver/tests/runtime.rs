@@ -234,6 +234,8 @@ async fn the_kubelet_tells_whose_an_extended_resource_is() {
     node.runtime.run_pod(pod.clone()).await;
     let made = node.runtime.create(container(&pod, &env)).await.unwrap();
     assert_eq!(cpus(&made), near("4-7", "1"), "the last device is the preferred one");
+    let bound = format!("bind {} to cgroup /kubepods/pod-p", node.bench.daemon.claims()[0]);
+    assert_eq!(node.bench.daemon.count(&bound), 1, "before its first process");
 
     // Another pod writes the same variable into its own environment.
     node.kubelet.extended.begin_pod("team", "thief");
@@ -242,6 +244,58 @@ async fn the_kubelet_tells_whose_an_extended_resource_is() {
     let made = node.runtime.create(container(&thief, &env)).await.unwrap();
     assert_eq!(cpus(&made), NOWHERE);
     assert_eq!((node.counters().alignments, node.counters().forgeries), (1, 1));
+    assert_eq!(node.bench.daemon.count("bind"), 1);
+}
+
+/// The kubelet prepares a claim once, for the first of the pods that share it. The second is
+/// bound when its container is made.
+#[tokio::test]
+async fn a_pod_that_shares_a_claim_later_is_bound() {
+    let node = Node::start(Generation::Dedicated).await;
+    let first = node.claimed("train", GPU_1).await;
+    node.runtime.create(granted(&first, GPU_1, &[])).await.unwrap();
+    assert_eq!(node.bench.daemon.count("bind"), 0, "it was bound when it was prepared");
+
+    let mut second = sandbox("team", "second");
+    second.linux =
+        Some(LinuxPodSandbox { cgroup_parent: "kubepods-burstable-podsecond.slice".to_owned() });
+    node.runtime.run_pod(second.clone()).await;
+    let asked = Container { name: "b".to_owned(), ..granted(&first, GPU_1, &[]) };
+    let asked = Container { id: "b".to_owned(), pod_sandbox_id: second.id.clone(), ..asked };
+    node.runtime.create(asked.clone()).await.unwrap();
+    let path = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podsecond.slice";
+    let bound = format!("bind {} to cgroup {path}", uid_of("train"));
+    assert_eq!(node.bench.daemon.count(&bound), 1, "{:?}", node.bench.daemon.calls());
+    let mut observed = node.driver.observed.clone();
+    let known = |observed: &Observed| {
+        let lease = observed.snapshot.as_ref().and_then(|snapshot| snapshot.leases.first());
+        lease.is_some_and(|lease| lease.bindings.len() == 2)
+    };
+    observed.wait_for(known).await.unwrap();
+    node.runtime.create(Container { id: "c".to_owned(), ..asked }).await.unwrap();
+    assert_eq!(node.counters().bindings, 1, "once for a pod");
+}
+
+/// Bound by the last moment before the first process, if not by the first.
+#[tokio::test]
+async fn what_could_not_be_bound_is_bound_before_the_first_process() {
+    let node = Node::start(Generation::Dedicated).await;
+    let first = node.claimed("train", GPU_1).await;
+    let second = sandbox("team", "second");
+    node.runtime.run_pod(second.clone()).await;
+    let asked = Container {
+        id: "b".to_owned(),
+        pod_sandbox_id: second.id.clone(),
+        ..granted(&first, GPU_1, &[])
+    };
+    node.bench.daemon.hold();
+    node.runtime.create(asked).await.unwrap();
+    assert_eq!(node.bench.daemon.count("bind"), 0);
+    node.bench.daemon.let_go();
+    node.runtime.start_container("b").await;
+    let bound = format!("bind {} to cgroup /kubepods/pod-second", uid_of("train"));
+    assert!(node.bench.daemon.count(&bound) >= 1, "{:?}", node.bench.daemon.calls());
+    assert!(!node.runtime.log().concat().contains("cut off"), "{:#?}", node.runtime.log());
 }
 
 /// A slow daemon delays the container, but the plugin is not cut off; what was left is done
