@@ -331,6 +331,7 @@ fn check_pools(raw: Vec<RawPool>) -> Result<Vec<Pool>, ConfigError> {
             selector: Selector::default(),
             exposure: Exposure::default(),
             sharing: Sharing::default(),
+            switch_mode: false,
         }]);
     }
     let mut names: BTreeSet<PoolName> = BTreeSet::new();
@@ -374,6 +375,7 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
             .transpose()
             .map_err(|error| parsed("sharing", &error))?
             .unwrap_or_default(),
+        switch_mode: raw.switch_mode,
     })
 }
 

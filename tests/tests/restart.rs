@@ -192,6 +192,7 @@ async fn impatient_node(home: &Home) -> Node {
         selector: Selector::default(),
         exposure: Exposure::default(),
         sharing: Sharing::default(),
+        switch_mode: false,
     };
     let start = Start {
         boot,

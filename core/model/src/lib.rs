@@ -11,6 +11,7 @@ mod device;
 mod fault;
 mod inventory;
 mod name;
+mod owed;
 mod pci;
 mod plan;
 mod pool;
@@ -28,7 +29,8 @@ pub use crate::counters::{
 };
 pub use crate::device::{
     Device, DeviceKind, DeviceNode, Enforcement, Enforcements, Injection, Mount, Partition,
-    PartitionProfile, Partitioning, Placements, UnknownDeviceKind, UnknownEnforcement,
+    PartitionProfile, Partitioning, PartitioningMode, Placements, UnknownDeviceKind,
+    UnknownEnforcement,
 };
 pub use crate::fault::{Fault, FaultClass, RecoveryAction, Taint, TaintEffect, UnknownTaintEffect};
 pub use crate::inventory::{Inventory, Target};
@@ -36,8 +38,9 @@ pub use crate::name::{
     BootId, ClaimId, DeviceName, DeviceUuid, NameError, PartitionName, PoolName, ProfileName,
     RequestName, ShareId, VendorName,
 };
+pub use crate::owed::OwedPartition;
 pub use crate::pci::{BadPciAddress, PciAddress};
-pub use crate::plan::{PartitionStep, Plan, Step};
+pub use crate::plan::{ModeStep, PartitionStep, Plan, Step};
 pub use crate::pool::{Exposure, Pool, Selector, Sharing, UnknownExposure, UnknownSharing};
 pub use crate::quantity::{
     Bandwidth, ComputePermille, MemoryBytes, Placement, QuantityError, Weight,

@@ -69,6 +69,8 @@ pub(super) struct RawPool {
     pub(super) model: Option<String>,
     pub(super) expose: Option<String>,
     pub(super) sharing: Option<String>,
+    #[serde(default)]
+    pub(super) switch_mode: bool,
 }
 
 fn default_state_dir() -> PathBuf {

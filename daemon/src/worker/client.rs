@@ -2,13 +2,14 @@
 
 use std::{
     io,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use accelpool_model::{
-    Device, DeviceCounters, DeviceUuid, Link, Partition, PartitionStep, RecoveryAction, Sample,
-    VendorName,
+    Device, DeviceCounters, DeviceUuid, Link, ModeStep, Partition, PartitionStep, RecoveryAction,
+    Sample, VendorName,
 };
 use accelpool_proto::worker::{
     self as wire, next_event_response::Event, vendor_worker_client::VendorWorkerClient,
@@ -20,6 +21,7 @@ use tracing::{info, warn};
 
 use super::{
     convert, counters,
+    pause::Pause,
     process::{Launch, Life},
 };
 use crate::error::Chain;
@@ -51,6 +53,10 @@ pub enum WorkerError {
     Deadline { vendor: VendorName, call: &'static str, deadline: Duration },
     #[error("vendor {vendor}: the worker died during {call}")]
     Died { vendor: VendorName, call: &'static str, source: Box<Status> },
+    #[error(
+        "vendor {vendor}: its library is kept closed for maintenance, which `accelpool resume` ends"
+    )]
+    Paused { vendor: VendorName },
     #[error("vendor {vendor}: {message}")]
     Refused { vendor: VendorName, code: Code, message: String },
     #[error("vendor {vendor}: {call} answered nonsense: {detail}")]
@@ -99,6 +105,7 @@ struct Shared {
     vendor: VendorName,
     launch: Launch,
     deadlines: Deadlines,
+    pause: Pause,
     state: Mutex<State>,
 }
 
@@ -121,6 +128,9 @@ struct Connection {
 /// The first restart waits so long; each further one twice as long, up to the longest.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(30);
+/// The one call that a pause does not refuse.
+const QUIESCE: &str = "quiesce";
+
 /// A call waits so long for a restart, and fails at once if it would take longer.
 const BACKOFF_WAITED_OUT: Duration = Duration::from_secs(2);
 
@@ -128,8 +138,44 @@ impl Worker {
     /// A worker for `vendor`; it starts with the first call.
     #[must_use]
     pub fn new(vendor: VendorName, launch: Launch, deadlines: Deadlines) -> Self {
+        Self::with_pause(vendor, launch, deadlines, Pause::default())
+    }
+
+    /// Like [`Worker::new`], with a file in which a pause outlives the daemon.
+    #[must_use]
+    pub fn with_pause_file(
+        vendor: VendorName,
+        launch: Launch,
+        deadlines: Deadlines,
+        file: PathBuf,
+    ) -> Self {
+        Self::with_pause(vendor, launch, deadlines, Pause::at(file))
+    }
+
+    fn with_pause(vendor: VendorName, launch: Launch, deadlines: Deadlines, pause: Pause) -> Self {
         let state = Mutex::default();
-        Self { shared: Arc::new(Shared { vendor, launch, deadlines, state }) }
+        Self { shared: Arc::new(Shared { vendor, launch, deadlines, pause, state }) }
+    }
+
+    /// Until when the vendor is paused, in milliseconds since the Unix epoch; `None` if it is not.
+    #[must_use]
+    pub fn paused_until_ms(&self) -> Option<u64> {
+        self.shared.pause.until_ms()
+    }
+
+    /// Refuses all calls for so long, and closes every handle. Those that run end first.
+    pub async fn pause(&self, length: Duration) -> io::Result<()> {
+        self.shared.pause.begin(length)?;
+        if let Err(error) = self.quiesce(None).await {
+            // A worker that does not close its handles is killed, which closes them.
+            warn!(error = %Chain(&error), "worker was killed to close handles");
+        }
+        Ok(())
+    }
+
+    /// Ends a pause; true if there was one.
+    pub fn resume(&self) -> io::Result<bool> {
+        self.shared.pause.end()
     }
 
     /// The vendor.
@@ -170,6 +216,17 @@ impl Worker {
             partitions: partitions.map_err(nonsense)?,
             troubles,
         })
+    }
+
+    /// Brings a device into its partitioning mode, or out of it.
+    pub async fn switch_mode(&self, step: &ModeStep) -> Result<(), WorkerError> {
+        let change = self.shared.deadlines.change;
+        let request = wire::SwitchModeRequest { device_uuid: step.uuid.to_string(), on: step.on };
+        self.call("switch_mode", change, async |mut client: VendorWorkerClient<Channel>| {
+            client.switch_mode(request).await
+        })
+        .await?;
+        Ok(())
     }
 
     /// Creates a partition.
@@ -281,7 +338,7 @@ impl Worker {
         let read = self.shared.deadlines.read;
         let request = wire::QuiesceRequest { device_uuid: device.map(ToString::to_string) };
         let answer = self
-            .call("quiesce", read, async |mut client: VendorWorkerClient<Channel>| {
+            .call(QUIESCE, read, async |mut client: VendorWorkerClient<Channel>| {
                 client.quiesce(request).await
             })
             .await;
@@ -307,6 +364,9 @@ impl Worker {
         call: impl AsyncFnOnce(VendorWorkerClient<Channel>) -> Result<tonic::Response<T>, Status>,
     ) -> Result<T, WorkerError> {
         let vendor = self.shared.vendor.clone();
+        if name != QUIESCE && self.shared.pause.until_ms().is_some() {
+            return Err(WorkerError::Paused { vendor });
+        }
         let (generation, client) = self.client().await?;
         let error = match tokio::time::timeout(deadline, call(client)).await {
             Ok(Ok(answer)) => {

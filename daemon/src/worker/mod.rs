@@ -12,6 +12,7 @@
 mod client;
 mod convert;
 mod counters;
+mod pause;
 mod process;
 mod serve;
 

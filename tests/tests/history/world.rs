@@ -130,6 +130,7 @@ impl World {
                 selector: Selector::default(),
                 exposure: Exposure::default(),
                 sharing: Sharing::default(),
+                switch_mode: false,
             }],
             topology: Topology::default(),
             workers: vec![Worker::new("sim".parse().unwrap(), Launch::Task(task), deadlines)],

@@ -22,6 +22,9 @@ const UNITS: [(&str, u64); 10] = [
 /// The longest wait that can be asked for: nothing that the daemon does takes longer.
 const TIMEOUT_MAX: Duration = Duration::from_hours(1);
 
+/// The longest pause of a vendor that the daemon takes.
+const PAUSE_MAX: Duration = Duration::from_hours(24);
+
 /// Why a text is no quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum QuantityError {
@@ -33,6 +36,8 @@ pub(crate) enum QuantityError {
     Compute,
     #[error("write a time of 1s to 1h, such as 30s, 2m or 1h")]
     Timeout,
+    #[error("write a time of 1s to 24h, such as 10m or 2h")]
+    Pause,
     #[error("write KEY=VALUE with a key, such as team=vision")]
     Label,
 }
@@ -56,18 +61,25 @@ pub(crate) fn parse_compute(text: &str) -> Result<u32, QuantityError> {
     permille.filter(|permille| (1..=1000).contains(permille)).ok_or(QuantityError::Compute)
 }
 
-/// Reads a time in seconds, or with one of the suffixes s, m, h.
+/// Reads the longest wait for an answer.
 pub(crate) fn parse_timeout(text: &str) -> Result<Duration, QuantityError> {
+    parse_time(text, TIMEOUT_MAX).ok_or(QuantityError::Timeout)
+}
+
+/// Reads the length of a pause.
+pub(crate) fn parse_pause(text: &str) -> Result<Duration, QuantityError> {
+    parse_time(text, PAUSE_MAX).ok_or(QuantityError::Pause)
+}
+
+/// Reads a time in seconds, or with one of the suffixes s, m, h; none if it is zero or too long.
+fn parse_time(text: &str, longest: Duration) -> Option<Duration> {
     let (digits, unit) = [("s", 1), ("m", 60), ("h", 3600)]
         .iter()
         .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))
         .unwrap_or((text, 1));
-    let seconds = parse_digits(digits).and_then(|count| count.checked_mul(unit));
-    let timeout = Duration::from_secs(seconds.ok_or(QuantityError::Timeout)?);
-    if timeout.is_zero() || timeout > TIMEOUT_MAX {
-        return Err(QuantityError::Timeout);
-    }
-    Ok(timeout)
+    let seconds = parse_digits(digits).and_then(|count| count.checked_mul(unit))?;
+    let time = Duration::from_secs(seconds);
+    Some(time).filter(|time| !time.is_zero() && *time <= longest)
 }
 
 /// A label of a claim.
