@@ -45,12 +45,23 @@ pub struct Config {
     pub observe_interval: Duration,
     /// How the log is written.
     pub log: Log,
+    /// How usage is measured.
+    pub usage: Usage,
     /// A captured hwloc XML file that stands in for this machine.
     pub hwloc_xml: Option<PathBuf>,
     /// The vendors to drive.
     pub vendors: Vec<VendorConfig>,
     /// The pools; one that takes every device if none is written.
     pub pools: Vec<Pool>,
+}
+
+/// How usage is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// How often each device is read.
+    pub sample_interval: Duration,
+    /// Where the procfs is that shows the host's processes.
+    pub proc_dir: PathBuf,
 }
 
 /// How the log is written.
@@ -78,6 +89,8 @@ pub enum VendorConfig {
         driver_root: PathBuf,
         /// Where `sys`, `proc` and `dev` are: `/`, or a folder that stands for a machine.
         machine_root: PathBuf,
+        /// Where the host's own root is seen from here: `/`, or where a container mounts it.
+        host_root: PathBuf,
     },
 }
 
@@ -107,13 +120,15 @@ impl VendorConfig {
                 "--dir".into(),
                 dir.into(),
             ],
-            Self::Nvidia { driver_root, machine_root } => vec![
+            Self::Nvidia { driver_root, machine_root, host_root } => vec![
                 "vendor-worker".into(),
                 "nvidia".into(),
                 "--driver-root".into(),
                 driver_root.into(),
                 "--machine-root".into(),
                 machine_root.into(),
+                "--host-root".into(),
+                host_root.into(),
             ],
         }
     }
@@ -224,6 +239,15 @@ impl TryFrom<RawConfig> for Config {
                 600_000,
             )?),
             log: check_log(raw.log)?,
+            usage: Usage {
+                sample_interval: Duration::from_millis(range(
+                    "usage.sample_interval_ms",
+                    raw.usage.sample_interval_ms,
+                    100,
+                    600_000,
+                )?),
+                proc_dir: absolute("usage.proc_dir", raw.usage.proc_dir)?,
+            },
             hwloc_xml: raw
                 .topology
                 .hwloc_xml
@@ -249,6 +273,7 @@ fn check_vendor(index: usize, raw: RawVendor, run_dir: &Path) -> Result<VendorCo
             let foreign = [
                 ("driver_root", raw.driver_root.is_some()),
                 ("machine_root", raw.machine_root.is_some()),
+                ("host_root", raw.host_root.is_some()),
             ];
             only_for("nvidia", &foreign)?;
             let profile = raw.profile.unwrap_or_else(|| "dgx-h100".to_owned());
@@ -258,13 +283,13 @@ fn check_vendor(index: usize, raw: RawVendor, run_dir: &Path) -> Result<VendorCo
         }
         "nvidia" => {
             only_for("sim", &[("profile", raw.profile.is_some()), ("dir", raw.dir.is_some())])?;
-            let root = || PathBuf::from("/");
+            let root = |name: &str, path: Option<PathBuf>| {
+                absolute(&key(name), path.unwrap_or_else(|| "/".into()))
+            };
             Ok(VendorConfig::Nvidia {
-                driver_root: absolute(&key("driver_root"), raw.driver_root.unwrap_or_else(root))?,
-                machine_root: absolute(
-                    &key("machine_root"),
-                    raw.machine_root.unwrap_or_else(root),
-                )?,
+                driver_root: root("driver_root", raw.driver_root)?,
+                machine_root: root("machine_root", raw.machine_root)?,
+                host_root: root("host_root", raw.host_root)?,
             })
         }
         _ => Err(ConfigError::UnknownVendor { index, name, known: "nvidia and sim" }),

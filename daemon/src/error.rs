@@ -1,26 +1,10 @@
 //! Errors on their way out: the chain in one line, and the code of the page that helps.
 
-use std::fmt;
-
+pub use accelpool_model::Chain;
 use accelpool_planner::PrepareError;
 use tonic::{Code, Status, metadata::MetadataValue};
 
 use crate::node::NodeError;
-
-/// An error with its sources, as one line: `what failed: why: why that`.
-pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
-    }
-}
 
 /// The page of a request that makes no sense as written.
 pub const INVALID_REQUEST: &str = "AP0100";

@@ -13,4 +13,6 @@ pub mod fault_point;
 pub mod log;
 pub mod node;
 pub mod run;
+pub mod timing;
+pub mod usage;
 pub mod worker;

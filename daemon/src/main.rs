@@ -99,6 +99,8 @@ enum WorkerCommand {
         driver_root: PathBuf,
         #[arg(long)]
         machine_root: PathBuf,
+        #[arg(long)]
+        host_root: PathBuf,
     },
 }
 
@@ -230,8 +232,9 @@ fn open_vendor(worker: WorkerCommand) -> Result<Arc<dyn Vendor>, Failure> {
             let sim = Sim::open(profile, &dir).map_err(|error| Failure::new(&error, None))?;
             Ok(Arc::new(sim))
         }
-        WorkerCommand::Nvidia { driver_root, machine_root } => {
-            Ok(Arc::new(Nvidia::new(Roots::new(&machine_root, driver_root))))
+        WorkerCommand::Nvidia { driver_root, machine_root, host_root } => {
+            let roots = Roots::new(&machine_root, driver_root).with_host(host_root);
+            Ok(Arc::new(Nvidia::new(roots)))
         }
     }
 }

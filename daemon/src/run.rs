@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,6 +26,7 @@ use crate::{
     error::Chain,
     fault_point::FaultPoints,
     node::{Node, Start, now_ms},
+    usage::{self, Meter},
     worker::{Deadlines, Launch, Worker},
 };
 
@@ -110,11 +112,17 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
     }
     let mut listener =
         Listener::bind(&config.socket(), &access).map_err(|source| RunError::Bind { source })?;
+    let meter = Arc::new(Meter::default());
+    let settings = usage::Settings {
+        interval: config.usage.sample_interval,
+        proc: config.usage.proc_dir.clone(),
+    };
+    let sampling = tokio::spawn(usage::run(node.clone(), Arc::clone(&meter), settings));
     let about =
         About { boot, started_ms, cdi_dir: config.cdi_dir.clone(), ledger: config.ledger() };
     let (goodbye, leaving) = oneshot::channel::<()>();
     let serving = tonic::transport::Server::builder()
-        .add_service(NodeServer::new(Service::new(node.clone(), access, about)))
+        .add_service(NodeServer::new(Service::new(node.clone(), access, about, meter)))
         .serve_with_incoming_shutdown(listener.incoming(), async { drop(leaving.await) });
     let mut serving = tokio::spawn(serving);
     info!(socket = %config.socket().display(), took_ms = now_ms() - started_ms, "ready");
@@ -134,6 +142,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
         },
     };
     tell_systemd(NotifyState::Stopping);
+    sampling.abort();
     if outcome.is_ok() {
         drain(&node, config.drain_timeout).await;
     }

@@ -226,7 +226,7 @@ fn both_programs_start_from_the_image_and_nothing_else_is_in_it() {
         ],
     );
     let registration = "/var/lib/kubelet/plugins_registry/\
-        accelpool.dev-00000000-0000-4000-8000-000000000001-reg.sock";
+        accelpool.dev@00000000-0000-4000-8000-000000000001-reg.sock";
     driver.wait_for(&image.host(registration));
     let network = format!("container:{}", driver.name);
     let folders = ["/run/accelpool", "/var/lib/accelpool", "/var/run/cdi"];

@@ -23,6 +23,7 @@ use accelpool_proto::kubelet::{
     v1::dra_resource_health_server::DraResourceHealthServer as HealthV1,
     v1alpha1::dra_resource_health_server::DraResourceHealthServer as HealthV1alpha1,
 };
+use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -35,7 +36,8 @@ use crate::{
     config::Config,
     dra::{self, Claims, V1, V1beta1},
     health::{self, Health},
-    http::{self, Readiness},
+    http::{self, Pages, Readiness, Tls, TlsError},
+    metrics::{Metrics, Source},
     node::{self, Node, Observers},
     plugin::{self, OwnPod},
     registration::{self, Registered},
@@ -100,6 +102,8 @@ pub enum StartError {
     Cluster(#[from] ConnectError),
     #[error("failed to open a socket for the kubelet")]
     Socket(#[from] BindError),
+    #[error("failed to set up TLS")]
+    Tls(#[from] TlsError),
     #[error("failed to listen on {address}")]
     Listen {
         address: SocketAddr,
@@ -140,10 +144,15 @@ pub struct SocketPaths {
 impl SocketPaths {
     /// Those of the instance in the pod `pod_uid`: two instances live side by side during
     /// an update, and neither may touch the other's.
+    ///
+    /// The `@` is not a matter of taste. The kubelet's gRPC library sends the path of the
+    /// registration socket as the HTTP/2 authority, with `%2F` for each slash. No HTTP/2 server
+    /// in Rust takes that for a host; but before an `@` stands user information, which may be
+    /// so written.
     #[must_use]
     pub fn new(kubelet_root: &Path, pod_uid: &str) -> Self {
         let service = format!("plugins/{DRIVER_NAME}/dra-{pod_uid}.sock");
-        let registration = format!("plugins_registry/{DRIVER_NAME}-{pod_uid}-reg.sock");
+        let registration = format!("plugins_registry/{DRIVER_NAME}@{pod_uid}-reg.sock");
         Self { service: kubelet_root.join(service), registration: kubelet_root.join(registration) }
     }
 }
@@ -152,7 +161,7 @@ impl SocketPaths {
     /// Removes what instances left that were killed and never came back: the kubelet would
     /// try their sockets for ever.
     fn sweep(&self) {
-        let registration = format!("{DRIVER_NAME}-");
+        let registration = format!("{DRIVER_NAME}@");
         for (own, prefix) in [(&self.service, "dra-"), (&self.registration, &registration)] {
             socket::sweep(own, |name| name.starts_with(prefix));
         }
@@ -169,6 +178,10 @@ impl Driver {
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let Settings { config, node_name, pod_uid, own_pod, server, pace } = settings;
         let driver = DRIVER_NAME.to_owned();
+        let metrics_node = node_name.clone();
+        // What parts of this program count of themselves goes in here.
+        let instruments =
+            Registry::with_labels([("node".into(), node_name.clone().into())].into_iter());
         let cluster = Cluster::connect(ClusterConfig { server, driver, node: node_name }).await?;
         let events = EventRecorder::spawn(cluster.clone());
         let daemon = Node::at(&config.node_socket);
@@ -199,8 +212,12 @@ impl Driver {
         let publisher = Publisher::spawn(cluster.clone(), observers.states.clone());
         let ready = readiness(&observers, registered.clone(), publisher.status());
         let mut tasks = Vec::new();
+        let source = Source::new(daemon.clone());
+        let metrics = Metrics::new(source, &metrics_node, Arc::clone(&ready), instruments);
+        let tls = config.tls.map(Tls::new).transpose()?.map(Arc::new);
+        let pages = Pages { ready, metrics, tls };
         let http = match config.listen {
-            Some(address) => Some(serve_http(address, ready, stopped.clone(), &mut tasks).await?),
+            Some(address) => Some(serve_http(address, pages, stopped.clone(), &mut tasks).await?),
             None => None,
         };
         let statuses = status::Statuses { cluster, observed: observers.observed.clone(), events };
@@ -295,14 +312,14 @@ fn spawn_server(
 
 async fn serve_http(
     address: SocketAddr,
-    ready: Readiness,
+    pages: Pages,
     stopped: Stopped,
     tasks: &mut Vec<JoinHandle<()>>,
 ) -> Result<SocketAddr, StartError> {
     let failed = |source| StartError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    tasks.push(tokio::spawn(http::serve(listener, ready, stopped)));
+    tasks.push(tokio::spawn(http::serve(listener, pages, stopped)));
     Ok(bound)
 }
 

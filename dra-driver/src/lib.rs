@@ -6,13 +6,13 @@
 
 #![forbid(unsafe_code)]
 
-pub mod chain;
 pub mod config;
 pub mod dra;
 pub mod driver;
 pub mod health;
 pub mod http;
 pub mod labels;
+pub mod metrics;
 pub mod node;
 pub mod plugin;
 pub mod registration;

@@ -10,6 +10,7 @@ use accelpool_cluster::{
     ClaimReference, Cluster, Condition, DeviceStatus, DeviceStatusError, Event, EventRecorder,
     NodeDevice, NodeState, Regarding, SURFACE_DRA, SURFACE_LABEL, Severity,
 };
+use accelpool_model::Chain;
 use accelpool_proto::{
     kubelet::v1::HealthStatus,
     node::{Allocation, Lease},
@@ -17,7 +18,6 @@ use accelpool_proto::{
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
-    chain::Chain,
     dra::{published_name, scheduled_share_id},
     health, labels,
     node::{Observed, Snapshot},

@@ -79,7 +79,7 @@ async fn sockets_are_named_after_the_pod_and_go_with_it() {
     let (bench, kubelet, driver) = Bench::running(Setup::default()).await;
     let registry = bench.root().join("plugins_registry");
     let plugins = bench.root().join("plugins").join(DRIVER_NAME);
-    assert_eq!(sockets(&registry), [format!("{DRIVER_NAME}-{POD_UID}-reg.sock")]);
+    assert_eq!(sockets(&registry), [format!("{DRIVER_NAME}@{POD_UID}-reg.sock")]);
     assert_eq!(sockets(&plugins), [format!("dra-{POD_UID}.sock")]);
     driver.drain().await;
     assert_eq!(sockets(&registry), [""; 0]);
@@ -147,7 +147,7 @@ async fn an_update_loses_no_call() {
     drained.await.unwrap();
     kubelet.log.wait_for("accelpool.dev deregistered", 1).await;
     let registry = sockets(&bench.root().join("plugins_registry"));
-    assert_eq!(registry, [format!("{DRIVER_NAME}-{NEXT_POD_UID}-reg.sock")]);
+    assert_eq!(registry, [format!("{DRIVER_NAME}@{NEXT_POD_UID}-reg.sock")]);
     let late = bench.claim("late", &[result("gpu", common::GPU_1)]);
     kubelet.claims.prepare(&late).await.unwrap();
     assert_eq!(bench.daemon.claims().len(), 2);

@@ -14,7 +14,7 @@
     reason = "almost all of it is generated; the .proto files hold the words"
 )]
 
-/// The node API: what the daemon serves on its socket (`accelpool/node/v1/node.proto`).
+/// The node API: what the daemon serves on its socket (`accelpool/node/v1/`).
 pub mod node {
     include!("gen/accelpool.node.v1.rs");
 
@@ -66,4 +66,18 @@ pub mod kubelet {
     pub mod v1 {
         include!("gen/v1.rs");
     }
+}
+
+/// What a container runtime and its plugins say to each other (`nri/`). Hand-written from the
+/// public API: only names, numbers and types are NRI's.
+pub mod nri {
+    include!("gen/nri.pkg.api.v1alpha1.rs");
+
+    /// Where runtimes listen for plugins unless their configuration says otherwise.
+    pub const DEFAULT_SOCKET: &str = "/var/run/nri/nri.sock";
+}
+
+/// The envelope of NRI's calls (`ttrpc/`).
+pub mod ttrpc {
+    include!("gen/ttrpc.rs");
 }

@@ -5,8 +5,9 @@
 use std::{fs, path::Path};
 
 /// Every `.proto` file that code is made from, relative to the crate.
-const FILES: [&str; 9] = [
+const FILES: [&str; 12] = [
     "accelpool/node/v1/node.proto",
+    "accelpool/node/v1/usage.proto",
     "accelpool/worker/v1/worker.proto",
     "kubelet/deviceplugin/v1beta1/deviceplugin.proto",
     "kubelet/dra/v1/dra.proto",
@@ -15,6 +16,8 @@ const FILES: [&str; 9] = [
     "kubelet/drahealth/v1alpha1/health.proto",
     "kubelet/pluginregistration/v1/registration.proto",
     "kubelet/podresources/v1/podresources.proto",
+    "nri/v1alpha1/nri.proto",
+    "ttrpc/ttrpc.proto",
 ];
 
 #[test]

@@ -157,4 +157,23 @@ impl Client {
         let request = wire::GetNodeRequest {};
         self.call(async |mut node| node.get_node(request).await)
     }
+
+    /// What devices, claims and agents use.
+    ///
+    /// # Errors
+    ///
+    /// See [`Client::call`].
+    pub fn metrics(&self) -> Result<wire::GetMetricsResponse, Status> {
+        self.call(async |mut node| node.get_metrics(wire::GetMetricsRequest {}).await)
+    }
+
+    /// What agents used over time.
+    ///
+    /// # Errors
+    ///
+    /// See [`Client::call`].
+    pub fn usage(&self) -> Result<wire::GetUsageResponse, Status> {
+        let request = wire::GetUsageRequest::default();
+        self.call(async |mut node| node.get_usage(request).await)
+    }
 }

@@ -47,7 +47,8 @@ impl Home {
         let written = write!(
             text,
             "state_dir = {:?}\nrun_dir = {:?}\ncdi_dir = {:?}\ngroup = \"no-such-group\"\n\
-             observe_interval_ms = 600000\n\n[log]\nlevel = \"debug,h2=info,hyper=info,tower=info\"\n\n\
+             observe_interval_ms = 600000\n\n\
+             [usage]\nsample_interval_ms = 600000\n\n[log]\nlevel = \"debug,h2=info,hyper=info,tower=info\"\n\n\
              [[vendor]]\nname = \"sim\"\nprofile = {profile:?}\ndir = {:?}\n",
             at("state"),
             self.run.path().display().to_string(),
@@ -56,6 +57,20 @@ impl Home {
         );
         written.expect("a string takes any text");
         fs::create_dir_all(self.folder.path().join("sim")).expect("the folder takes folders");
+        fs::write(self.config(), text).expect("the folder takes files");
+    }
+
+    /// Has the next daemon read usage every `interval_ms`, with the processes that `proc` shows.
+    ///
+    /// # Panics
+    ///
+    /// If the configuration cannot be changed.
+    pub fn sample_every(&self, interval_ms: u32, proc: &Path) {
+        let text = fs::read_to_string(self.config()).expect("there is a configuration");
+        let proc = proc.display().to_string();
+        let usage = format!("sample_interval_ms = {interval_ms}\nproc_dir = {proc:?}");
+        let text = text.replace("sample_interval_ms = 600000", &usage);
+        assert!(text.contains(&usage), "usage is configured once");
         fs::write(self.config(), text).expect("the folder takes files");
     }
 

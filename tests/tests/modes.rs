@@ -22,7 +22,7 @@ fn home(switch_mode: bool) -> Home {
     let path = home.sim().join("moded.toml");
     fs::write(&path, moded).unwrap();
     let config = fs::read_to_string(home.config()).unwrap();
-    let config = config.replace("\"dgx-h100\"", &format!("{path:?}"));
+    let config = config.replace("\"dgx-h100\"", &format!("\"{}\"", path.display()));
     let pool = format!("\n[[pool]]\nname = \"all\"\nswitch_mode = {switch_mode}\n");
     fs::write(home.config(), config + &pool).unwrap();
     home

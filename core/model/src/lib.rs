@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod chain;
 mod claim;
 mod counters;
 mod device;
@@ -19,6 +20,7 @@ mod quantity;
 mod sample;
 mod topology;
 
+pub use crate::chain::Chain;
 pub use crate::claim::{
     Allocation, Claim, Grant, GrantedDevice, Lease, LeaseState, Portion, Request, Share,
     ShareClass, UnknownShareClass, Wanted,

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attribute;
 pub mod choose;
 mod occupancy;
 mod prepare;
@@ -17,6 +18,9 @@ mod taint;
 mod testing;
 mod view;
 
+pub use crate::attribute::{
+    Amount, Attribution, Holding, Owner, Part, ProcessUse, attribute, divide_energy,
+};
 pub use crate::prepare::{LEASES_MAX, Prepare, PrepareError, REQUESTS_MAX, plan_prepare};
 pub use crate::reconcile::{Outcome, Repair, plan_reconcile};
 pub use crate::release::{Release, plan_release, plan_undo};

@@ -1,9 +1,15 @@
 //! The methods of the node API, each: check the caller, check the request, ask the node.
 
 mod diagnose;
+mod metrics;
 mod prefer;
 
-use std::{io, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use accelpool_model::{BootId, Taint};
 use accelpool_proto::node::{self as wire, node_server::Node as NodeApi};
@@ -14,6 +20,8 @@ use super::{Access, request, response};
 use crate::{
     error,
     node::{Node, NodeError, State},
+    timing::Timings,
+    usage::Meter,
     worker::Worker,
 };
 
@@ -39,13 +47,23 @@ pub struct Service {
     node: Node,
     access: Arc<Access>,
     about: Arc<About>,
+    meter: Arc<Meter>,
+    timings: Arc<CallTimings>,
+}
+
+/// How long calls that change something took, by outcome.
+#[derive(Debug, Default)]
+struct CallTimings {
+    prepares: Timings,
+    releases: Timings,
 }
 
 impl Service {
-    /// Serves `node` to whoever `access` lets pass.
+    /// Serves `node`, and what `meter` has measured of it, to whoever `access` lets pass.
     #[must_use]
-    pub fn new(node: Node, access: Access, about: About) -> Self {
-        Self { node, access: Arc::new(access), about: Arc::new(about) }
+    pub fn new(node: Node, access: Access, about: About, meter: Arc<Meter>) -> Self {
+        let (access, about) = (Arc::new(access), Arc::new(about));
+        Self { node, access, about, meter, timings: Arc::default() }
     }
 
     async fn state(&self) -> Result<State, Status> {
@@ -75,6 +93,25 @@ fn pause_failed(worker: &Worker, error: &io::Error) -> Status {
     Status::internal(format!("the pause of vendor {} was not recorded: {error}", worker.vendor()))
 }
 
+/// How a change ended, in one word of a fixed set.
+fn outcome<T>(result: &Result<T, NodeError>) -> &'static str {
+    match result {
+        Ok(_) => "done",
+        Err(NodeError::Failed(_) | NodeError::Ledger) => "failed",
+        Err(
+            NodeError::Refused(_)
+            | NodeError::UnknownDevice(_)
+            | NodeError::UnknownTaint { .. }
+            | NodeError::UnknownClaim(_)
+            | NodeError::UnknownVendor(_)
+            | NodeError::NotObserved { .. }
+            | NodeError::Paused { .. }
+            | NodeError::Settling(_)
+            | NodeError::Draining,
+        ) => "refused",
+    }
+}
+
 #[tonic::async_trait]
 impl NodeApi for Service {
     async fn get_node(
@@ -98,8 +135,9 @@ impl NodeApi for Service {
                 .to_owned(),
                 restarts: status.restarts,
                 last_error: trouble.unwrap_or(status.last_error),
-                devices: state.devices_of.get(name).copied().unwrap_or_default(),
                 paused_until_unix_ms: paused.unwrap_or_default(),
+                devices: u32::try_from(state.adapter_of.values().filter(|of| *of == name).count())
+                    .unwrap_or(u32::MAX),
             });
         }
         Ok(Response::new(wire::GetNodeResponse {
@@ -239,13 +277,32 @@ impl NodeApi for Service {
         Ok(Response::new(wire::DiagnoseResponse { findings }))
     }
 
+    async fn get_metrics(
+        &self,
+        request: Request<wire::GetMetricsRequest>,
+    ) -> Result<Response<wire::GetMetricsResponse>, Status> {
+        self.access.read(&request)?;
+        Ok(Response::new(self.metrics(&self.state().await?).await))
+    }
+
+    async fn get_usage(
+        &self,
+        request: Request<wire::GetUsageRequest>,
+    ) -> Result<Response<wire::GetUsageResponse>, Status> {
+        self.access.read(&request)?;
+        let since = request.get_ref().since_unix_ms;
+        Ok(Response::new(self.usage(&self.state().await?, since)))
+    }
+
     async fn prepare_claim(
         &self,
         request: Request<wire::PrepareClaimRequest>,
     ) -> Result<Response<wire::PrepareClaimResponse>, Status> {
         self.access.change(&request)?;
         let claim = request::claim_from_wire(request.into_inner())?;
+        let started = Instant::now();
         let prepared = self.node.prepare(claim).await;
+        self.timings.prepares.observe_since(outcome(&prepared), started);
         let lease = prepared.map_err(|error| error::status(&error))?;
         let lease = Some(response::lease(&lease, String::new()));
         Ok(Response::new(wire::PrepareClaimResponse { lease }))
@@ -257,7 +314,10 @@ impl NodeApi for Service {
     ) -> Result<Response<wire::ReleaseClaimResponse>, Status> {
         self.access.change(&request)?;
         let claim = request::claim_id(&request.into_inner().claim)?;
-        let released = self.node.release(claim).await.map_err(|error| error::status(&error))?;
+        let started = Instant::now();
+        let released = self.node.release(claim).await;
+        self.timings.releases.observe_since(outcome(&released), started);
+        let released = released.map_err(|error| error::status(&error))?;
         Ok(Response::new(wire::ReleaseClaimResponse { released }))
     }
 

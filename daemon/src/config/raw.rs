@@ -24,6 +24,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) topology: RawTopology,
     #[serde(default)]
+    pub(super) usage: RawUsage,
+    #[serde(default)]
     pub(super) vendor: Vec<RawVendor>,
     #[serde(default)]
     pub(super) pool: Vec<RawPool>,
@@ -49,6 +51,19 @@ pub(super) struct RawTopology {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawUsage {
+    pub(super) sample_interval_ms: u64,
+    pub(super) proc_dir: PathBuf,
+}
+
+impl Default for RawUsage {
+    fn default() -> Self {
+        Self { sample_interval_ms: 2_000, proc_dir: "/proc".into() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawVendor {
     pub(super) name: String,
@@ -56,6 +71,7 @@ pub(super) struct RawVendor {
     pub(super) dir: Option<PathBuf>,
     pub(super) driver_root: Option<PathBuf>,
     pub(super) machine_root: Option<PathBuf>,
+    pub(super) host_root: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -43,7 +43,8 @@ fn every_key_is_read() {
         dir = "/sim"
         [[vendor]]
         name = "nvidia"
-        driver_root = "/run/nvidia/driver"
+        driver_root = "/host/run/nvidia/driver"
+        host_root = "/host"
         [[pool]]
         name = "train"
         devices = ["gpu-0000-1b-00-0"]
@@ -62,8 +63,11 @@ fn every_key_is_read() {
     assert!(config.log.json);
     assert_eq!(config.hwloc_xml.as_deref(), Some(Path::new("/node.xml")));
     let sim = VendorConfig::Sim { profile: "mi300x".into(), dir: "/sim".into() };
-    let nvidia =
-        VendorConfig::Nvidia { driver_root: "/run/nvidia/driver".into(), machine_root: "/".into() };
+    let nvidia = VendorConfig::Nvidia {
+        driver_root: "/host/run/nvidia/driver".into(),
+        machine_root: "/".into(),
+        host_root: "/host".into(),
+    };
     assert_eq!(config.vendors, [sim, nvidia]);
     assert_eq!(config.pools[0].exposure, Exposure::Both);
     assert_eq!(config.pools[0].sharing, Sharing::Exclusive);

@@ -26,7 +26,7 @@ pub struct Event {
 }
 
 /// Kinds of event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum EventKind {
     Prepared,
@@ -58,12 +58,14 @@ pub(super) struct History {
     claims: BTreeMap<ClaimId, VecDeque<Event>>,
     /// Claims by last event, oldest first.
     order: VecDeque<ClaimId>,
+    counts: BTreeMap<EventKind, u64>,
 }
 
 impl History {
     /// Notes an event; true if it is news. The same refusal again only moves its time, so that
     /// a caller who tries for ever neither fills the log nor pushes the rest of the story out.
     pub(super) fn note(&mut self, claim: &ClaimId, event: Event) -> bool {
+        *self.counts.entry(event.kind).or_default() += 1;
         self.order.retain(|other| other != claim);
         self.order.push_back(claim.clone());
         if self.order.len() > CLAIMS_MAX
@@ -84,6 +86,11 @@ impl History {
             events.pop_front();
         }
         true
+    }
+
+    /// How often each kind of event was noted.
+    pub(super) fn counts(&self) -> &BTreeMap<EventKind, u64> {
+        &self.counts
     }
 
     /// The events of `claim`, oldest first.

@@ -248,14 +248,8 @@ impl Owner {
             topology: Arc::clone(&self.parts.topology),
             events: claim.map(|claim| self.memory.history.of(claim)).unwrap_or_default(),
             vendor_troubles: self.memory.vendor_troubles.clone(),
-            devices_of: self
-                .memory
-                .discoveries
-                .iter()
-                .map(|(adapter, found)| {
-                    (adapter.clone(), u32::try_from(found.devices.len()).unwrap_or(u32::MAX))
-                })
-                .collect(),
+            adapter_of: self.memory.adapters(),
+            event_counts: self.memory.history.counts().clone(),
             complete: self.all_answered(),
             draining: self.memory.draining,
         }

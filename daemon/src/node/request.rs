@@ -9,7 +9,10 @@ use accelpool_model::{
 use accelpool_planner::PrepareError;
 use tokio::sync::oneshot;
 
-use super::{apply::ApplyError, history::Event};
+use super::{
+    apply::ApplyError,
+    history::{Event, EventKind},
+};
 use crate::worker::{Discovery, WorkerError};
 
 /// Why the node did not do what it was asked.
@@ -109,8 +112,10 @@ pub struct State {
     pub events: Vec<Event>,
     /// What vendors could not say, in words, by adapter.
     pub vendor_troubles: std::collections::BTreeMap<VendorName, Vec<String>>,
-    /// How many devices each adapter lists.
-    pub devices_of: std::collections::BTreeMap<VendorName, u32>,
+    /// The adapter that lists each device.
+    pub adapter_of: std::collections::BTreeMap<DeviceUuid, VendorName>,
+    /// How often each kind of thing happened to a claim since the daemon started.
+    pub event_counts: std::collections::BTreeMap<EventKind, u64>,
     /// True once every vendor has answered: what is not listed is not there.
     pub complete: bool,
     /// True once the daemon takes no more claims.

@@ -1,6 +1,7 @@
 //! The daemon's side of a worker: start, call with a deadline, kill, start again.
 
 use std::{
+    collections::BTreeMap,
     io,
     path::PathBuf,
     sync::Arc,
@@ -21,10 +22,11 @@ use tracing::{info, warn};
 
 use super::{
     convert, counters,
+    error::WorkerError,
     pause::Pause,
     process::{Launch, Life},
 };
-use crate::error::Chain;
+use crate::{error::Chain, timing::Timings};
 
 /// How long a call may take before its worker is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,36 +40,6 @@ pub struct Deadlines {
 impl Default for Deadlines {
     fn default() -> Self {
         Self { read: Duration::from_secs(10), change: Duration::from_secs(20) }
-    }
-}
-
-/// Why a worker call gave no answer.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the message documents the variant")]
-pub enum WorkerError {
-    #[error("vendor {vendor}: failed to start the worker")]
-    Start { vendor: VendorName, source: io::Error },
-    #[error("vendor {vendor}: the worker is restarted, again in {wait:?}")]
-    Waiting { vendor: VendorName, wait: Duration },
-    #[error("vendor {vendor}: {call} took longer than {deadline:?}, its worker was killed")]
-    Deadline { vendor: VendorName, call: &'static str, deadline: Duration },
-    #[error("vendor {vendor}: the worker died during {call}")]
-    Died { vendor: VendorName, call: &'static str, source: Box<Status> },
-    #[error(
-        "vendor {vendor}: its library is kept closed for maintenance, which `accelpool resume` ends"
-    )]
-    Paused { vendor: VendorName },
-    #[error("vendor {vendor}: {message}")]
-    Refused { vendor: VendorName, code: Code, message: String },
-    #[error("vendor {vendor}: {call} answered nonsense: {detail}")]
-    Nonsense { vendor: VendorName, call: &'static str, detail: String },
-}
-
-impl WorkerError {
-    /// True if the vendor said that the device is not there.
-    #[must_use]
-    pub fn is_unknown_device(&self) -> bool {
-        matches!(self, Self::Refused { code: Code::NotFound, .. })
     }
 }
 
@@ -93,6 +65,8 @@ pub struct WorkerStatus {
     pub restarts: u32,
     /// The last thing that went wrong.
     pub last_error: String,
+    /// Why workers were given up, and how often.
+    pub failures_by_reason: BTreeMap<&'static str, u64>,
 }
 
 /// One vendor's worker. Cloned freely; all clones call the same process.
@@ -107,6 +81,7 @@ struct Shared {
     deadlines: Deadlines,
     pause: Pause,
     state: Mutex<State>,
+    timings: Timings,
 }
 
 #[derive(Default)]
@@ -117,6 +92,8 @@ struct State {
     failures: u32,
     not_before: Option<Instant>,
     last_error: String,
+    /// Why workers were given up, and how often.
+    failures_by_reason: BTreeMap<&'static str, u64>,
 }
 
 struct Connection {
@@ -153,8 +130,8 @@ impl Worker {
     }
 
     fn with_pause(vendor: VendorName, launch: Launch, deadlines: Deadlines, pause: Pause) -> Self {
-        let state = Mutex::default();
-        Self { shared: Arc::new(Shared { vendor, launch, deadlines, pause, state }) }
+        let (state, timings) = (Mutex::default(), Timings::default());
+        Self { shared: Arc::new(Shared { vendor, launch, deadlines, pause, state, timings }) }
     }
 
     /// Until when the vendor is paused, in milliseconds since the Unix epoch; `None` if it is not.
@@ -191,7 +168,14 @@ impl Worker {
             running: state.connection.is_some(),
             restarts: u32::try_from(state.starts.saturating_sub(1)).unwrap_or(u32::MAX),
             last_error: state.last_error.clone(),
+            failures_by_reason: state.failures_by_reason.clone(),
         }
+    }
+
+    /// How long calls took, by call; also those that were given up.
+    #[must_use]
+    pub fn timings(&self) -> &Timings {
+        &self.shared.timings
     }
 
     /// Lists devices, links and partitions.
@@ -368,7 +352,13 @@ impl Worker {
             return Err(WorkerError::Paused { vendor });
         }
         let (generation, client) = self.client().await?;
-        let error = match tokio::time::timeout(deadline, call(client)).await {
+        let started = Instant::now();
+        let answer = tokio::time::timeout(deadline, call(client)).await;
+        // To wait for an event is no work.
+        if name != "next_event" {
+            self.shared.timings.observe_since(name, started);
+        }
+        let error = match answer {
             Ok(Ok(answer)) => {
                 self.shared.state.lock().await.failures = 0;
                 return Ok(answer.into_inner());
@@ -451,6 +441,7 @@ impl State {
         self.failures = self.failures.saturating_add(1);
         self.not_before = Some(Instant::now() + wait);
         self.last_error = Chain(error).to_string();
+        *self.failures_by_reason.entry(error.reason()).or_default() += 1;
     }
 }
 

@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use accelpool_model::Chain;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -182,7 +183,7 @@ impl Publishing {
                 }
             }
             Seen::Lost(error) => {
-                let error = chain(&error);
+                let error = Chain(&error).to_string();
                 tracing::warn!(error, "the API server cannot be followed");
                 self.report.send_replace(PublishStatus::Failing(error));
             }
@@ -228,7 +229,7 @@ impl Publishing {
             }
             Err(error) => {
                 self.cluster.counters.publish_failures.add(1);
-                let text = chain(&error);
+                let text = Chain(&error).to_string();
                 tracing::warn!(error = text, "slices not published");
                 if !error.is_transient() {
                     self.events.record(node_event(
@@ -269,15 +270,4 @@ impl Publishing {
 
 fn node_event(severity: Severity, reason: &'static str, note: String) -> Event {
     Event { regarding: Regarding::Node, severity, reason, action: "Publish", note }
-}
-
-/// An error and all its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

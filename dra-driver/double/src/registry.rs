@@ -132,7 +132,9 @@ impl Registry {
     }
 
     async fn register(&self, path: &Path) -> Result<PluginId, String> {
-        let channel = timeout(self.times.dial, dial(path)).await;
+        let endpoint = Endpoint::from_shared(format!("http://{}", authority(path)));
+        let endpoint = endpoint.map_err(|error| format!("GetInfo: PROTOCOL_ERROR ({error})"))?;
+        let channel = timeout(self.times.dial, dial(endpoint, path)).await;
         let channel = channel.map_err(|_| "dial: no answer in time")?;
         let channel = channel.map_err(|error| format!("dial: {error}"))?;
         let mut client = RegistrationClient::new(channel);
@@ -161,9 +163,21 @@ impl Registry {
     }
 }
 
-async fn dial(path: &Path) -> Result<Channel, tonic::transport::Error> {
+/// What the kubelet's gRPC library makes of the path that it dials, and sends with each call.
+/// It need not be a valid authority; then servers other than the kubelet's own kin refuse the
+/// call, as this double does (`encodeAuthority` in grpc-go, `dial` in the plugin manager).
+fn authority(path: &Path) -> String {
+    let kept = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~!$&'()*+,;=:[]@".contains(&byte);
+    let escaped = path.as_os_str().as_encoded_bytes().iter().map(|&byte| match byte {
+        byte if kept(byte) => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    });
+    escaped.collect()
+}
+
+async fn dial(endpoint: Endpoint, path: &Path) -> Result<Channel, tonic::transport::Error> {
     let path = path.to_owned();
-    Endpoint::from_static("http://plugin.invalid")
+    endpoint
         .connect_with_connector(tower::service_fn(move |_: Uri| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
@@ -173,4 +187,22 @@ async fn dial(path: &Path) -> Result<Channel, tonic::transport::Error> {
 
 fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(path: &str, expected: &str, valid: bool) {
+        let authority = authority(Path::new(path));
+        assert_eq!(authority, expected);
+        assert_eq!(Endpoint::from_shared(format!("http://{authority}")).is_ok(), valid);
+    }
+
+    #[test]
+    fn a_path_is_no_authority_unless_an_at_sign_ends_it() {
+        check("/var/lib/x-1-reg.sock", "%2Fvar%2Flib%2Fx-1-reg.sock", false);
+        check("/var/lib/x@1-reg.sock", "%2Fvar%2Flib%2Fx@1-reg.sock", true);
+    }
 }

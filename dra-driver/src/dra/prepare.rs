@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use accelpool_cluster::{ClaimReference, ClaimView, Event, ReadClaimError, Regarding, Severity};
-use accelpool_model::ClaimId;
+use accelpool_model::{Chain, ClaimId};
 use accelpool_proto::node::Lease;
 use tokio::{
     sync::watch,
@@ -20,7 +20,6 @@ use super::{
     ask::{devices_of, request_for},
 };
 use crate::{
-    chain::Chain,
     node::{NodeError, Observed, Trouble},
     sequence::Sequence,
 };

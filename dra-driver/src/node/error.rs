@@ -6,9 +6,10 @@ use tonic::{Code, Status};
 /// Why the daemon did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The call failed.
+    /// The call failed. The status is no source: its words are told already, and what it adds
+    /// are the words of the protocol.
     #[error("{}", describe(.0))]
-    Call(#[from] Box<Status>),
+    Call(Box<Status>),
     /// The answer lacks what it must have.
     #[error("the daemon's answer lacks {0}")]
     Empty(&'static str),
@@ -108,6 +109,7 @@ fn describe(status: &Status) -> String {
 
 #[cfg(test)]
 mod tests {
+    use accelpool_model::Chain;
     use tonic::metadata::MetadataValue;
 
     use super::*;
@@ -119,7 +121,7 @@ mod tests {
             status.metadata_mut().insert(ERROR_CODE_KEY, MetadataValue::from_static(page));
         }
         let error = NodeError::from(status);
-        assert_eq!((error.trouble(), error.to_string().as_str()), (trouble, words));
+        assert_eq!((error.trouble(), Chain(&error).to_string().as_str()), (trouble, words));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use accelpool_model::Chain;
 use accelpool_proto::kubelet::v1beta1::{
     self as wire, device_plugin_server::DevicePluginServer, registration_client::RegistrationClient,
 };
@@ -17,7 +18,6 @@ use tonic::transport::{Endpoint as Address, Server, Uri};
 
 use super::service::{OPTIONS, ResourceService};
 use crate::{
-    chain::Chain,
     socket::{self, BindError, HeldFile, SocketFile},
     stop::Stop,
 };

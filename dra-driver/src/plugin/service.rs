@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, pin::Pin};
 
+use accelpool_model::Chain;
 use accelpool_proto::kubelet::v1beta1 as wire;
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt as _, wrappers::WatchStream};
@@ -13,7 +14,6 @@ use super::{
     prefer::{Choice, prefer},
 };
 use crate::{
-    chain::Chain,
     node::{NodeError, Trouble},
     stop::Stopped,
 };

@@ -397,6 +397,8 @@ impl node_server::Node for Service {
         explain_claim, ExplainClaimRequest, ExplainClaimResponse;
         get_topology, GetTopologyRequest, GetTopologyResponse;
         diagnose, DiagnoseRequest, DiagnoseResponse;
+        get_metrics, GetMetricsRequest, GetMetricsResponse;
+        get_usage, GetUsageRequest, GetUsageResponse;
         taint_device, TaintDeviceRequest, TaintDeviceResponse;
         untaint_device, UntaintDeviceRequest, UntaintDeviceResponse;
         quiesce, QuiesceRequest, QuiesceResponse;

@@ -104,6 +104,7 @@ impl Bench {
             node_socket: self.folder.path().join("node.sock"),
             kubelet_root: self.root(),
             listen: Some("127.0.0.1:0".parse().unwrap()),
+            tls: None,
             replicas,
         };
         let settings = Settings {

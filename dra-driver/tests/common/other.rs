@@ -22,7 +22,7 @@ pub(crate) const NAME: &str = "zzz.example";
 
 /// Starts it with one socket for both services. It ends when what is returned is dropped.
 pub(crate) fn start(root: &Path, failures: usize) -> Apart {
-    let path = root.join("plugins_registry").join(format!("{NAME}.sock"));
+    let path = root.join("plugins_registry").join(format!("{NAME}@reg.sock"));
     let apart = Apart::new().unwrap();
     let listener = apart.enter(|| UnixListener::bind(path)).unwrap();
     let serving = Server::builder()

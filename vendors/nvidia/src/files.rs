@@ -56,7 +56,7 @@ pub(crate) fn mounts(roots: &Roots, driver_version: &str) -> Vec<Mount> {
         let Some(file) = find(roots, &FOLDERS, &name) else { continue };
         for folder in LOADER_FOLDERS {
             mounts.insert(Mount {
-                host_path: file.to_string_lossy().into_owned(),
+                host_path: roots.on_host(&file).to_string_lossy().into_owned(),
                 container_path: format!("{folder}/{name}"),
             });
         }
@@ -64,7 +64,7 @@ pub(crate) fn mounts(roots: &Roots, driver_version: &str) -> Vec<Mount> {
     for name in PROGRAMS {
         if let Some(file) = find(roots, &PROGRAM_FOLDERS, name) {
             mounts.insert(Mount {
-                host_path: file.to_string_lossy().into_owned(),
+                host_path: roots.on_host(&file).to_string_lossy().into_owned(),
                 container_path: format!("/usr/bin/{name}"),
             });
         }
@@ -122,6 +122,20 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn the_runtime_is_told_the_hosts_paths() {
+        let host = tempfile::tempdir().unwrap();
+        let library = "usr/lib64/libcuda.so.1";
+        let driver = host.path().join("run/nvidia/driver");
+        fs::create_dir_all(driver.join("usr/lib64")).unwrap();
+        fs::write(driver.join(library), "").unwrap();
+        let told = |roots: Roots| mounts(&roots, "580").pop().unwrap().host_path;
+        let plain = Roots::new(Path::new("/"), driver.clone());
+        assert_eq!(told(plain.clone()), driver.join(library).display().to_string());
+        let mounted = plain.with_host(host.path().to_owned());
+        assert_eq!(told(mounted), format!("/run/nvidia/driver/{library}"));
+    }
 
     #[test]
     fn links_are_read_below_the_root() {

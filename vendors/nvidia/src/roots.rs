@@ -22,6 +22,8 @@ pub struct Roots {
     /// Where the driver's libraries and programs are installed: `/` on a plain host, such as
     /// `/run/nvidia/driver` where a container brings the driver.
     pub driver: PathBuf,
+    /// Where the host's own root is seen from here: `/`, or where a container mounts it.
+    pub host: PathBuf,
 }
 
 impl Roots {
@@ -35,7 +37,19 @@ impl Roots {
             procfs: machine.join("proc"),
             devfs: machine.join("dev"),
             driver,
+            host: "/".into(),
         }
+    }
+
+    /// The same, seen from a container that has the host's root mounted at `host`.
+    #[must_use]
+    pub fn with_host(self, host: PathBuf) -> Self {
+        Self { host, ..self }
+    }
+
+    /// The path by which the host knows `path`: what container runtimes are told.
+    pub(crate) fn on_host(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(&self.host).map_or_else(|_| path.to_owned(), |it| Path::new("/").join(it))
     }
 
     /// True if the kernel driver is loaded.

@@ -186,7 +186,7 @@ impl Owner {
         }
         let workers = self.memory.routes(&lease, &self.parts.workers);
         let injections = apply::known_injections(&lease, &self.memory.inventory);
-        Job { lease, plan, workers, injections, undo, owed }
+        Job { lease, plan, workers, injections, owed, undo }
     }
 
     pub(super) fn launch(&mut self, claim: ClaimId, purpose: Purpose, job: Job, round: &mut Round) {

@@ -126,6 +126,15 @@ impl Memory {
         self.discoveries.iter().find(|(_, found)| lists(found)).map(|(adapter, _)| adapter)
     }
 
+    /// The adapter that lists each device.
+    pub(super) fn adapters(&self) -> BTreeMap<DeviceUuid, VendorName> {
+        let of = |(adapter, found): (&VendorName, &Discovery)| {
+            let devices = found.devices.iter().map(|device| device.uuid.clone());
+            devices.map(|uuid| (uuid, adapter.clone())).collect::<Vec<_>>()
+        };
+        self.discoveries.iter().flat_map(of).collect()
+    }
+
     /// The worker of each device that `lease` holds.
     pub(super) fn routes(
         &self,

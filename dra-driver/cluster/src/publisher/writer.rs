@@ -203,10 +203,46 @@ impl Writer {
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
-        match write {
-            Write::Delete { name } => self.delete(name).await.map(|()| None),
-            Write::Update { name, slice } => self.update(name, *slice, features).await,
-            Write::Create { name, slice } => self.create(name, *slice, features).await,
+        let api = self.slices_api();
+        let create_or_replace = PostParams::default();
+        let (sent, answer) = match write {
+            Write::Delete { name } => return self.delete(name).await.map(|()| None),
+            Write::Update { name, slice } => {
+                let answer = within_deadline(api.replace(&name, &create_or_replace, &slice)).await;
+                let failed = |source| WriteError::Update { name: name.clone(), source };
+                let answer = self.unless_raced(&name, answer, failed).await?;
+                self.cluster.counters.slices_updated.add(1);
+                (slice, answer)
+            }
+            Write::Create { name, slice } => {
+                let answer = within_deadline(api.create(&create_or_replace, &slice)).await;
+                let failed = |source| WriteError::Create { name: name.clone(), source };
+                let answer = self.unless_raced(&name, answer, failed).await?;
+                self.cluster.counters.slices_created.add(1);
+                (slice, answer)
+            }
+        };
+        Ok(self.note_answer(&sent, answer, features))
+    }
+
+    fn slices_api(&self) -> Api<ResourceSlice> {
+        Api::all(self.cluster.client.clone())
+    }
+
+    /// The answer to a write of the slice `name`. If it was refused because the slice is not
+    /// as it was known, that is looked at, and the write has lost a race.
+    async fn unless_raced<T>(
+        &mut self,
+        name: &str,
+        answer: Result<T, CallError>,
+        failed: impl FnOnce(CallError) -> WriteError,
+    ) -> Result<T, WriteError> {
+        match answer {
+            Err(CallError::Refused { code: 404 | 409, .. }) => {
+                self.look(name).await?;
+                Err(WriteError::Raced { name: name.to_owned() })
+            }
+            answer => answer.map_err(failed),
         }
     }
 
@@ -215,65 +251,21 @@ impl Writer {
         let preconditions =
             Preconditions { uid: known.uid, resource_version: known.resource_version };
         let params = DeleteParams::default().preconditions(preconditions);
-        let api: Api<ResourceSlice> = Api::all(self.cluster.client.clone());
-        match within_deadline(api.delete(&name, &params)).await {
-            Ok(_) | Err(CallError::Refused { code: 404, .. }) => {
-                self.cluster.counters.slices_deleted.add(1);
-                self.forget(&name);
-                Ok(())
-            }
-            Err(CallError::Refused { code: 409, .. }) => {
-                self.look(&name).await?;
-                Err(WriteError::Raced { name })
-            }
-            Err(source) => Err(WriteError::Delete { name, source }),
-        }
-    }
-
-    async fn update(
-        &mut self,
-        name: String,
-        slice: ResourceSlice,
-        features: Features,
-    ) -> Result<Option<Features>, WriteError> {
-        let api: Api<ResourceSlice> = Api::all(self.cluster.client.clone());
-        match within_deadline(api.replace(&name, &PostParams::default(), &slice)).await {
-            Ok(answer) => {
-                self.cluster.counters.slices_updated.add(1);
-                Ok(self.note_answer(&slice, answer, features))
-            }
-            Err(CallError::Refused { code: 404 | 409, .. }) => {
-                self.look(&name).await?;
-                Err(WriteError::Raced { name })
-            }
-            Err(source) => Err(WriteError::Update { name, source }),
-        }
-    }
-
-    async fn create(
-        &mut self,
-        name: String,
-        slice: ResourceSlice,
-        features: Features,
-    ) -> Result<Option<Features>, WriteError> {
-        let api: Api<ResourceSlice> = Api::all(self.cluster.client.clone());
-        match within_deadline(api.create(&PostParams::default(), &slice)).await {
-            Ok(answer) => {
-                self.cluster.counters.slices_created.add(1);
-                Ok(self.note_answer(&slice, answer, features))
-            }
-            Err(CallError::Refused { code: 409, .. }) => {
-                self.look(&name).await?;
-                Err(WriteError::Raced { name })
-            }
-            Err(source) => Err(WriteError::Create { name, source }),
-        }
+        let deleted = match within_deadline(self.slices_api().delete(&name, &params)).await {
+            // Gone already: that is what was wanted.
+            Err(CallError::Refused { code: 404, .. }) => Ok(()),
+            deleted => deleted.map(|_| ()),
+        };
+        let failed = |source| WriteError::Delete { name: name.clone(), source };
+        self.unless_raced(&name, deleted, failed).await?;
+        self.cluster.counters.slices_deleted.add(1);
+        self.forget(&name);
+        Ok(())
     }
 
     /// Reads one slice that is not as expected.
     async fn look(&mut self, name: &str) -> Result<(), WriteError> {
-        let api: Api<ResourceSlice> = Api::all(self.cluster.client.clone());
-        let found = within_deadline(api.get_opt(name)).await;
+        let found = within_deadline(self.slices_api().get_opt(name)).await;
         let found = found.map_err(|source| WriteError::Update { name: name.to_owned(), source })?;
         let Some(found) = found else {
             self.forget(name);

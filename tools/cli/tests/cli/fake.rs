@@ -224,6 +224,17 @@ impl Node for Service {
         Ok(Response::new(node::DiagnoseResponse { findings }))
     }
 
+    async fn get_metrics(
+        &self,
+        _: Request<node::GetMetricsRequest>,
+    ) -> Answer<node::GetMetricsResponse> {
+        Err(Status::unimplemented("nobody here measures"))
+    }
+
+    async fn get_usage(&self, _: Request<node::GetUsageRequest>) -> Answer<node::GetUsageResponse> {
+        Ok(Response::new(self.state.usage.clone()))
+    }
+
     async fn prepare_claim(
         &self,
         request: Request<node::PrepareClaimRequest>,

@@ -7,9 +7,9 @@ use std::{
 
 use accelpool_proto::node::{
     AdminPortion, Allocation, Device, Enforcements, Event, ExplainClaimResponse, Finding,
-    GetNodeResponse, GetTopologyResponse, Lease, Link, NumaNode, Partition, PartitionPortion,
-    Partitioning, PcieNode, Pool, Profile, SharePortion, Taint, Usage, VendorStatus, Whole,
-    allocation::Portion,
+    GetNodeResponse, GetTopologyResponse, GetUsageResponse, Lease, Link, NumaNode, Partition,
+    PartitionPortion, Partitioning, PcieNode, Pool, Profile, SharePortion, Taint, Usage,
+    VendorStatus, Whole, allocation::Portion,
 };
 
 const GIB: u64 = 1 << 30;
@@ -30,6 +30,7 @@ pub(crate) struct State {
     pub(crate) stories: HashMap<String, ExplainClaimResponse>,
     pub(crate) topology: GetTopologyResponse,
     pub(crate) findings: Vec<Finding>,
+    pub(crate) usage: GetUsageResponse,
 }
 
 /// Milliseconds since 1970, so long ago that the age is the same for the whole test.
@@ -354,6 +355,7 @@ pub(crate) fn eight_gpus() -> State {
         ],
         devices,
         leases,
+        usage: GetUsageResponse::default(),
     }
 }
 

@@ -30,6 +30,8 @@ const TURNS: &str = "accelpool-turns";
 const VENDOR_API: &str = "accelpool-vendor-api";
 const VENDOR_SIM: &str = "accelpool-vendor-sim";
 const VENDOR_NVIDIA: &str = "accelpool-vendor-nvidia";
+const CUDA_ENGINE: &str = "accelpool-cuda-engine";
+const CUDA_STANDIN: &str = "accelpool-cuda-standin";
 const SHIM: &str = "accelpool-shim";
 const PROTO: &str = "accelpool-proto";
 const LEDGER: &str = "accelpool-ledger";
@@ -40,6 +42,8 @@ const DRA_DRIVER: &str = "accelpool-dra-driver";
 const CLUSTER: &str = "accelpool-cluster";
 const CLUSTER_DOUBLE: &str = "accelpool-cluster-double";
 const KUBELET_DOUBLE: &str = "accelpool-kubelet-double";
+const NRI: &str = "accelpool-nri";
+const RUNTIME_DOUBLE: &str = "accelpool-runtime-double";
 const NVML_STANDIN: &str = "accelpool-nvml-standin";
 const BENCHES: &str = "accelpool-benches";
 
@@ -61,10 +65,14 @@ const SUITES: &[&str] = &[
     CLUSTER,
     CLUSTER_DOUBLE,
     KUBELET_DOUBLE,
+    CUDA_ENGINE,
+    CUDA_STANDIN,
+    NRI,
+    RUNTIME_DOUBLE,
 ];
 
 /// Every crate, those that are still to come too.
-const PLACES: [Place; 24] = [
+const PLACES: [Place; 28] = [
     place(MODEL, "core/model", &[], "nouns stand on nothing"),
     place(PLANNER, "core/planner", &[MODEL], "decisions know nouns alone"),
     place(TURNS, "core/turns", &[MODEL], "time-slicing policy knows nouns alone"),
@@ -74,6 +82,8 @@ const PLACES: [Place; 24] = [
     place(NVML_STANDIN, "vendors/nvidia/standin", &[], "it knows NVML, not us"),
     place(SHIM, "vendors/shim", &[MODEL], "it runs inside the tenant's process"),
     place("accelpool-shim-cuda", "vendors/shim-cuda", &[SHIM, MODEL], "as its base does"),
+    place(CUDA_ENGINE, "vendors/shim-cuda/engine", &[], "it knows CUDA, not us"),
+    place(CUDA_STANDIN, "vendors/shim-cuda/standin", &[CUDA_ENGINE], "it knows CUDA, not us"),
     place(PROTO, "proto", &[], "wire types are no model types"),
     place(LEDGER, "daemon/ledger", &[MODEL], "it keeps leases and knows nobody"),
     place(TOPOLOGY, "daemon/topology", &[MODEL], "it reads the host and knows nobody"),
@@ -96,7 +106,9 @@ const PLACES: [Place; 24] = [
         ],
         "the one place where everything on a node meets",
     ),
-    place(DRA_DRIVER, "dra-driver", &[CLUSTER, PROTO, MODEL], "it meets the node by socket"),
+    place(DRA_DRIVER, "dra-driver", &[CLUSTER, NRI, PROTO, MODEL], "it meets the node by socket"),
+    place(NRI, "dra-driver/nri", &[PROTO], "it knows the runtime's protocol"),
+    place(RUNTIME_DOUBLE, "dra-driver/nri/double", &[NRI, PROTO], "it knows the runtime, not us"),
     place(CLUSTER, "dra-driver/cluster", &[PROTO, MODEL], "it meets the node by socket"),
     place(CLUSTER_DOUBLE, "dra-driver/cluster/double", &[], "it knows Kubernetes, not us"),
     place(KUBELET_DOUBLE, "dra-driver/double", &[PROTO], "it knows the kubelet's protocols"),

@@ -1,0 +1,244 @@
+//! Reads each vendor's devices at a pace, each vendor in a task of its own.
+//!
+//! A call that hangs costs its worker and the figures of its devices their age, no more.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use accelpool_model::{Allocation, ClaimId, Device, DeviceUuid, Inventory, Lease, Portion, Sample};
+use accelpool_planner::{Amount, Holding, Owner, Part, ProcessUse};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval_at, sleep},
+};
+use tracing::debug;
+
+use super::{
+    Agent, Meter,
+    meter::{Held, Measured, Reading, Used},
+    pods,
+    process::{Place, Processes},
+};
+use crate::{
+    error::Chain,
+    node::{Node, State, now_ms},
+    worker::Worker,
+};
+
+/// Claims that come together are looked at together; one that lives for less uses nothing.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// How usage is measured.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How often each device is read.
+    pub interval: Duration,
+    /// Where the procfs is that shows the host's processes.
+    pub proc: PathBuf,
+}
+
+/// Reads the node's vendors until the node ends.
+pub async fn run(node: Node, meter: Arc<Meter>, settings: Settings) {
+    let mut vendors = JoinSet::new();
+    for worker in node.workers().values() {
+        let sampler = Sampler {
+            worker: worker.clone(),
+            node: node.clone(),
+            meter: Arc::clone(&meter),
+            processes: Some(Processes::new(&settings.proc)),
+            leases: BTreeMap::new(),
+        };
+        vendors.spawn(sampler.run(settings.interval));
+    }
+    while vendors.join_next().await.is_some() {}
+}
+
+struct Sampler {
+    worker: Worker,
+    node: Node,
+    meter: Arc<Meter>,
+    /// Lent to a thread while it reads procfs.
+    processes: Option<Processes>,
+    /// Every lease since the devices were read last, also those that have ended since: what
+    /// they used until then is theirs.
+    leases: BTreeMap<ClaimId, Lease>,
+}
+
+impl Sampler {
+    async fn run(mut self, interval: Duration) {
+        let mut ticks = interval_at(Instant::now() + interval, interval);
+        // Readings that were missed are made up for by the next.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut revisions = self.node.revisions();
+        loop {
+            let due = tokio::select! {
+                _ = ticks.tick() => true,
+                changed = revisions.changed() => match changed {
+                    Ok(()) => false,
+                    Err(_) => return,
+                },
+            };
+            if !due {
+                sleep(SETTLE).await;
+                revisions.mark_unchanged();
+            }
+            // Only a node that drains does not answer, and then for good.
+            let Ok(state) = self.node.read(None).await else { return };
+            for lease in &state.leases {
+                self.leases.insert(lease.claim.id.clone(), lease.clone());
+            }
+            if due {
+                self.read_all(&state).await;
+                self.leases = by_claim(&state.leases);
+            }
+        }
+    }
+
+    async fn read_all(&mut self, state: &State) {
+        let adapter = self.worker.vendor();
+        let own: Vec<&Device> = state
+            .inventory
+            .devices()
+            .filter(|device| state.adapter_of.get(&device.uuid) == Some(adapter))
+            .collect();
+        let listed: BTreeSet<DeviceUuid> =
+            state.inventory.devices().map(|device| device.uuid.clone()).collect();
+        self.meter.keep(&listed);
+        for device in own {
+            match self.worker.sample(&device.uuid).await {
+                Ok(samples) => self.record(device, &state.inventory, samples).await,
+                Err(error) => {
+                    // The worker's client has told what is wrong; the figures tell their age.
+                    debug!(device = %device.name, error = %Chain(&error), "not sampled");
+                }
+            }
+        }
+        if let Some(processes) = &mut self.processes {
+            processes.end_round();
+        }
+    }
+
+    async fn record(&mut self, device: &Device, inventory: &Inventory, samples: Vec<Sample>) {
+        let at = Instant::now().into_std();
+        let unix_ms = now_ms();
+        let places = self.places(samples.iter().map(|sample| sample.pid).collect()).await;
+        let held = held(&self.leases, device, inventory);
+        let tenants = Tenants::of(&self.leases);
+        let used: Vec<Used> = samples
+            .into_iter()
+            .map(|sample| {
+                let owner = tenants.owner(places.get(&sample.pid));
+                used(sample, owner)
+            })
+            .collect();
+        self.meter.record(&Reading {
+            uuid: &device.uuid,
+            held: &held,
+            used: &used,
+            measured: Measured::default(),
+            unix_ms,
+            at,
+        });
+    }
+
+    /// Where processes run, of those that are or were known.
+    async fn places(&mut self, pids: Vec<u32>) -> BTreeMap<u32, Place> {
+        // Absent only if a thread died with it, which nothing there does.
+        let Some(mut processes) = self.processes.take() else { return BTreeMap::new() };
+        let read = tokio::task::spawn_blocking(move || {
+            let place = |pid| Some((pid, processes.place(pid)?.clone()));
+            let places = pids.into_iter().filter_map(place).collect();
+            (processes, places)
+        });
+        match read.await {
+            Ok((processes, places)) => {
+                self.processes = Some(processes);
+                places
+            }
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+}
+
+fn by_claim(leases: &[Lease]) -> BTreeMap<ClaimId, Lease> {
+    leases.iter().map(|lease| (lease.claim.id.clone(), lease.clone())).collect()
+}
+
+fn used(sample: Sample, owner: Owner) -> Used {
+    let Sample { partition, memory, compute_busy, .. } = sample;
+    let amount = Amount { memory, busy: compute_busy.unwrap_or_default() };
+    Used {
+        process: ProcessUse { owner, partition, amount },
+        agent: None,
+        has_busy: compute_busy.is_some(),
+    }
+}
+
+/// What leases hold of a device.
+pub(super) fn held(
+    leases: &BTreeMap<ClaimId, Lease>,
+    device: &Device,
+    inventory: &Inventory,
+) -> Vec<Held> {
+    let mut held = Vec::new();
+    for lease in leases.values() {
+        let bound = pods(lease).next().is_some();
+        for (index, allocation) in lease.allocations.iter().enumerate() {
+            let Some(part) = part(allocation, device, inventory) else { continue };
+            held.push(Held {
+                holding: Holding { claim: lease.claim.id.clone(), part, bound },
+                index,
+                agent: Agent::of(&lease.claim),
+            });
+        }
+    }
+    held
+}
+
+fn part(allocation: &Allocation, device: &Device, inventory: &Inventory) -> Option<Part> {
+    if allocation.uuid != device.uuid {
+        return None;
+    }
+    match &allocation.portion {
+        Portion::Whole => Some(Part::Whole),
+        Portion::Share { .. } => Some(Part::Share),
+        Portion::Partition { profile, start, .. } => {
+            let partition = inventory.partition_at(&device.uuid, profile, *start);
+            Some(Part::Partition(partition.map(|partition| partition.uuid.clone())))
+        }
+        // Who only looks uses nothing.
+        Portion::Admin { .. } => None,
+    }
+}
+
+/// Whose processes are whose, by what their cgroups say.
+pub(super) struct Tenants<'a> {
+    by_pod: BTreeMap<&'a str, Vec<ClaimId>>,
+}
+
+impl<'a> Tenants<'a> {
+    pub(super) fn of(leases: &'a BTreeMap<ClaimId, Lease>) -> Self {
+        let mut by_pod: BTreeMap<&str, Vec<ClaimId>> = BTreeMap::new();
+        for lease in leases.values() {
+            for pod in pods(lease) {
+                by_pod.entry(pod).or_default().push(lease.claim.id.clone());
+            }
+        }
+        Self { by_pod }
+    }
+
+    /// Whose a process at `place` is.
+    pub(super) fn owner(&self, place: Option<&Place>) -> Owner {
+        let Some(pod) = place.and_then(|place| place.pod.as_deref()) else {
+            return Owner::Unknown;
+        };
+        match self.by_pod.get(pod) {
+            Some(claims) => Owner::Claims(claims.clone()),
+            None => Owner::Stranger,
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Who used what: real daemon, simulated devices, and processes whose cgroups say whose they
+//! are. The sums hold at every moment, whatever the vendor does.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command},
+};
+
+use accelpool_proto::node::{
+    AllocationMetrics, DeviceMetrics, GetMetricsResponse, PrepareClaimRequest, usage_entry::Who,
+};
+use accelpool_tests::{
+    Client, Home,
+    requests::{claim, named, share},
+    wait_for,
+};
+use tempfile::TempDir;
+
+const GPU: &str = "gpu-0000-1b-00-0";
+const GIB: u64 = 1 << 30;
+
+/// Pods by number: the last digits of their UIDs.
+fn pod_uid(number: u32) -> String {
+    format!("00000000-0000-4000-8000-{number:012}")
+}
+
+/// A procfs of processes that do not exist.
+struct Proc(TempDir);
+
+impl Proc {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder can be made"))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// A process in a container of pod `pod`.
+    fn add(&self, pid: u32, pod: u32) {
+        let folder = self.path().join(pid.to_string());
+        fs::create_dir_all(&folder).expect("the folder takes folders");
+        let stat = format!("{pid} (train) R {}42 0\n", "0 ".repeat(18));
+        fs::write(folder.join("stat"), stat).expect("the folder takes files");
+        let flat = pod_uid(pod).replace('-', "_");
+        let cgroup = format!(
+            "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{flat}.slice/\
+             cri-containerd-{pid}.scope\n"
+        );
+        fs::write(folder.join("cgroup"), cgroup).expect("the folder takes files");
+    }
+}
+
+/// A script line for a process.
+fn process(pid: u32, memory: &str, permille: u32) -> String {
+    format!(
+        "[[process]]\npid = {pid}\ndevice = \"{GPU}\"\nmemory = \"{memory}\"\n\
+         compute_permille = {permille}\n"
+    )
+}
+
+fn of_pod(mut request: PrepareClaimRequest, pod: u32) -> PrepareClaimRequest {
+    let labels = [
+        ("accelpool.dev/namespace", "team".to_owned()),
+        ("accelpool.dev/pod", format!("pod-{pod}")),
+        ("accelpool.dev/pod-uid", pod_uid(pod)),
+    ];
+    request.labels = labels.map(|(key, value)| (key.to_owned(), value)).into();
+    request
+}
+
+fn device(metrics: &GetMetricsResponse) -> &DeviceMetrics {
+    let found = metrics.devices.iter().find(|device| device.device == GPU);
+    found.expect("the device is listed")
+}
+
+fn allocation<'a>(metrics: &'a GetMetricsResponse, claim: &str) -> &'a AllocationMetrics {
+    let found = metrics.allocations.iter().find(|allocation| allocation.claim == claim);
+    found.unwrap_or_else(|| panic!("claim {claim} is listed: {metrics:?}"))
+}
+
+/// Waits until the device was read so often that it was busy for `busy_ms`.
+fn measured(client: &Client, busy_ms: u64) -> GetMetricsResponse {
+    wait_for("the device's usage", || {
+        let metrics = client.metrics().expect("the daemon answers");
+        check_sums(&metrics);
+        (device(&metrics).busy_ns.unwrap_or(0) >= busy_ms * 1_000_000).then_some(metrics)
+    })
+}
+
+/// Allocations, what was released and what is unattributed are together the device.
+#[track_caller]
+fn check_sums(metrics: &GetMetricsResponse) {
+    let device = device(metrics);
+    let Some(memory) = device.memory_used_bytes else { return };
+    let of_device = || metrics.allocations.iter().filter(|it| it.device == GPU);
+    let unattributed = device.memory_unattributed_bytes.expect("it is measured as well");
+    let held: u64 = of_device().filter_map(|it| it.memory_used_bytes).sum();
+    assert_eq!(held + unattributed, memory, "{metrics:?}");
+    let parts = [device.busy_unattributed_ns, device.busy_released_ns];
+    let parts: u64 = parts.map(|part| part.expect("it is measured as well")).iter().sum();
+    let busy: u64 = of_device().filter_map(|it| it.busy_ns).sum();
+    assert_eq!(busy + parts, device.busy_ns.expect("it is measured"), "{metrics:?}");
+    let agents: u64 = metrics.agents.iter().filter_map(|agent| agent.memory_used_bytes).sum();
+    assert_eq!(agents, held, "{metrics:?}");
+}
+
+#[test]
+fn sharers_of_one_device_are_told_apart() {
+    let (home, proc) = (Home::new("dgx-h100"), Proc::new());
+    home.sample_every(100, proc.path());
+    proc.add(101, 1);
+    proc.add(102, 2);
+    proc.add(103, 2);
+    proc.add(104, 9); // a pod that holds nothing
+    home.script(
+        &[
+            process(101, "10Gi", 100),
+            process(102, "4Gi", 200),
+            process(103, "1Gi", 100),
+            process(104, "2Gi", 50),
+            process(105, "3Gi", 25), // nobody knows it
+        ]
+        .concat(),
+    );
+    let daemon = home.start();
+    let client = daemon.client();
+    for (name, pod) in [("one", 1), ("two", 2)] {
+        let request = claim(name, vec![share("gpu", GPU, 20 * GIB, 300)]);
+        client.prepare(of_pod(request, pod)).expect("there is room");
+    }
+    let metrics = measured(&client, 500);
+    let (one, two) = (allocation(&metrics, "one"), allocation(&metrics, "two"));
+    assert_eq!((one.memory_used_bytes, one.memory_limit_bytes), (Some(10 * GIB), 20 * GIB));
+    assert_eq!((two.memory_used_bytes, two.processes), (Some(5 * GIB), Some(2)));
+    assert_eq!(device(&metrics).memory_unattributed_bytes, Some(5 * GIB));
+    let agent = two.agent.clone().expect("somebody is billed");
+    assert_eq!((agent.name.as_str(), agent.namespace.as_str()), ("pod-2", "team"));
+    assert_eq!(two.source, "process");
+    // Both were read at the same moments, so the scripted shares hold exactly, but for the
+    // readings before both were there.
+    let (one, two) = (one.busy_ns.expect("measured"), two.busy_ns.expect("measured"));
+    let ratio = wait_for("a share that was measured", || {
+        let metrics = client.metrics().expect("the daemon answers");
+        allocation(&metrics, "two").compute_ratio
+    });
+    assert!(one > 0 && two > one, "{one} {two}");
+    assert!(ratio > 0.15 && ratio < 0.6, "{ratio}");
+}
+
+#[test]
+fn what_was_released_is_not_forgotten() {
+    let (home, proc) = (Home::new("dgx-h100"), Proc::new());
+    home.sample_every(100, proc.path());
+    proc.add(101, 1);
+    home.script(&process(101, "10Gi", 1000));
+    let daemon = home.start();
+    let client = daemon.client();
+    let request = claim("one", vec![named("gpu", GPU)]);
+    client.prepare(of_pod(request, 1)).expect("there is room");
+    let before = measured(&client, 300);
+    let used = allocation(&before, "one").busy_ns.expect("measured");
+    client.release("one").expect("it can be released");
+    let after = wait_for("the next reading", || {
+        let metrics = client.metrics().expect("the daemon answers");
+        let released = device(&metrics).busy_released_ns.unwrap_or(0);
+        (released > 0).then_some(metrics)
+    });
+    check_sums(&after);
+    assert!(device(&after).busy_released_ns >= Some(used));
+    assert_eq!(after.allocations, [], "a released lease takes its figures along");
+    assert_eq!(after.agents, []);
+    // The history remembers.
+    let usage = client.usage().expect("the daemon answers");
+    let names: Vec<_> = usage.agents.iter().map(|agent| agent.name.as_str()).collect();
+    assert_eq!(names, ["pod-1"]);
+    let entries = usage.buckets.iter().flat_map(|bucket| &bucket.entries);
+    let busy_ms: u64 =
+        entries.filter(|entry| entry.who == Some(Who::Agent(0))).map(|entry| entry.busy_ms).sum();
+    assert!(busy_ms >= used / 1_000_000 - 10, "{busy_ms} {used}");
+}
+
+#[test]
+fn a_vendor_that_hangs_makes_figures_old_and_nothing_else() {
+    let (home, proc) = (Home::new("dgx-h100"), Proc::new());
+    home.sample_every(100, proc.path());
+    proc.add(101, 1);
+    home.script(&process(101, "10Gi", 1000));
+    let daemon = home.start();
+    let client = daemon.client();
+    let request = claim("one", vec![named("gpu", GPU)]);
+    client.prepare(of_pod(request, 1)).expect("there is room");
+    measured(&client, 200);
+    let hang = "[[call]]\nid = \"stuck\"\nmethod = \"sample\"\ntimes = 1000000\nhang = true\n";
+    home.script(&[&process(101, "10Gi", 1000), hang].concat());
+    // The reading in hand may still end.
+    let stuck = wait_for("a reading that does not come", || {
+        let sampled = |metrics: &GetMetricsResponse| device(metrics).sampled_unix_ms;
+        let first = client.metrics().expect("the daemon answers");
+        let until = first.unix_ms + 500;
+        let last = wait_for("half a second", || {
+            let metrics = client.metrics().expect("the daemon answers");
+            (metrics.unix_ms >= until).then_some(metrics)
+        });
+        (sampled(&first) == sampled(&last)).then_some(last)
+    });
+    check_sums(&stuck);
+    assert_eq!(allocation(&stuck, "one").memory_used_bytes, Some(10 * GIB), "old, not absent");
+    let age = stuck.unix_ms - device(&stuck).sampled_unix_ms.expect("it was read");
+    assert!(age >= 400, "{age}");
+}
+
+/// A cgroup of the test's own in the host's hierarchy, named as the kubelet names a pod's.
+struct PodCgroup {
+    top: PathBuf,
+    container: PathBuf,
+}
+
+impl PodCgroup {
+    fn new(pod: u32) -> Self {
+        // Hybrid hosts have the second hierarchy below.
+        let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(Path::new);
+        let root = roots.into_iter().find(|root| root.join("cgroup.procs").is_file());
+        let root = root.expect("this host has cgroup v2");
+        let top = root.join(format!("accelpool-usage-{}", std::process::id()));
+        let container = top.join(format!("kubepods/besteffort/pod{}/c", pod_uid(pod)));
+        fs::create_dir_all(&container).expect("root can make cgroups");
+        Self { top, container }
+    }
+}
+
+impl Drop for PodCgroup {
+    fn drop(&mut self) {
+        let mut folder = self.container.as_path();
+        loop {
+            // The kernel lets go of a process a moment after it was waited for.
+            wait_for("an empty cgroup", || fs::remove_dir(folder).ok());
+            if folder == self.top {
+                return;
+            }
+            folder = folder.parent().expect("it lies below the top");
+        }
+    }
+}
+
+/// A process that ends with the test.
+struct Sleeper(Child);
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_real_process_is_found_by_its_real_cgroup() {
+    let home = Home::new("dgx-h100");
+    home.sample_every(100, Path::new("/proc"));
+    let cgroup = PodCgroup::new(1);
+    let sleeper = Sleeper(Command::new("sleep").arg("600").spawn().expect("sleep can be run"));
+    let pid = sleeper.0.id();
+    fs::write(cgroup.container.join("cgroup.procs"), pid.to_string()).expect("it can be moved");
+    home.script(&[process(pid, "10Gi", 500), process(std::process::id(), "1Gi", 0)].concat());
+    let daemon = home.start();
+    let client = daemon.client();
+    for (name, pod) in [("one", 1), ("two", 2)] {
+        let request = claim(name, vec![share("gpu", GPU, 20 * GIB, 300)]);
+        client.prepare(of_pod(request, pod)).expect("there is room");
+    }
+    let metrics = measured(&client, 200);
+    assert_eq!(allocation(&metrics, "one").memory_used_bytes, Some(10 * GIB));
+    assert_eq!(allocation(&metrics, "two").memory_used_bytes, Some(0));
+    assert_eq!(device(&metrics).memory_unattributed_bytes, Some(GIB), "the test's own process");
+}
