@@ -16,14 +16,15 @@ pub const PERMISSION_DENIED: &str = "AP0116";
 pub fn code(error: &NodeError) -> &'static str {
     match error {
         NodeError::Refused(error) => prepare_code(error),
-        NodeError::Failed(error) if error.is_paused() => "AP0122",
+        NodeError::Failed(error) if error.is_paused() => "AP0131",
         NodeError::Failed(_) => "AP0114",
         NodeError::UnknownDevice(_) => "AP0101",
         NodeError::UnknownTaint { .. } => "AP0118",
         NodeError::UnknownClaim(_) => "AP0117",
         NodeError::UnknownVendor(_) => "AP0119",
+        NodeError::UnknownCgroup(_) => "AP0121",
         NodeError::NotObserved { .. } => "AP0120",
-        NodeError::Paused { .. } => "AP0122",
+        NodeError::Paused { .. } => "AP0131",
         NodeError::Settling(_) => "AP0111",
         NodeError::Draining => "AP0115",
         NodeError::Ledger => "AP0004",
@@ -34,7 +35,7 @@ fn prepare_code(error: &PrepareError) -> &'static str {
     match error {
         PrepareError::UnknownDevice(_) => "AP0101",
         PrepareError::LostDevice(_) => "AP0102",
-        PrepareError::ModeOn { .. } | PrepareError::ModeOff { .. } => "AP0121",
+        PrepareError::ModeOn { .. } | PrepareError::ModeOff { .. } => "AP0130",
         PrepareError::Held { .. } => "AP0103",
         PrepareError::MemoryTaken { .. }
         | PrepareError::ComputeTaken { .. }
@@ -46,7 +47,8 @@ fn prepare_code(error: &PrepareError) -> &'static str {
         PrepareError::NoneFree { .. } => "AP0109",
         PrepareError::CutByHand { .. } => "AP0110",
         PrepareError::Busy(..) => "AP0111",
-        PrepareError::TooManyLeases(_) => "AP0112",
+        PrepareError::TooManyLeases(_) | PrepareError::TooManyBindings(_) => "AP0112",
+        PrepareError::NotPrepared(_) => "AP0117",
         PrepareError::UnknownProfile { .. } | PrepareError::NoSuchProfile(_) => "AP0113",
     }
 }
@@ -57,6 +59,7 @@ fn wire_code(error: &NodeError) -> Code {
     match error {
         NodeError::Refused(error) => match error {
             PrepareError::UnknownDevice(_)
+            | PrepareError::NotPrepared(_)
             | PrepareError::UnknownProfile { .. }
             | PrepareError::NoSuchProfile(_) => Code::NotFound,
             PrepareError::MemoryOutOfRange { .. } | PrepareError::ShareOfPartition(_) => {
@@ -66,6 +69,7 @@ fn wire_code(error: &NodeError) -> Code {
             | PrepareError::ComputeTaken { .. }
             | PrepareError::PartitionsTaken { .. }
             | PrepareError::NoneFree { .. }
+            | PrepareError::TooManyBindings(_)
             | PrepareError::TooManyLeases(_) => Code::ResourceExhausted,
             PrepareError::LostDevice(_)
             | PrepareError::NoPool(_)
@@ -87,6 +91,7 @@ fn wire_code(error: &NodeError) -> Code {
         NodeError::UnknownDevice(_)
         | NodeError::UnknownTaint { .. }
         | NodeError::UnknownClaim(_)
+        | NodeError::UnknownCgroup(_)
         | NodeError::UnknownVendor(_) => Code::NotFound,
     }
 }

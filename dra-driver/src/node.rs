@@ -9,8 +9,8 @@ mod watch;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use accelpool_proto::node::{
-    GetMetricsRequest, GetMetricsResponse, Lease, PreferDevicesRequest, PrepareClaimRequest,
-    ReleaseClaimRequest, node_client::NodeClient,
+    GetMetricsRequest, GetMetricsResponse, GetTopologyRequest, Lease, NumaNode,
+    PreferDevicesRequest, PrepareClaimRequest, ReleaseClaimRequest, node_client::NodeClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -94,5 +94,15 @@ impl Node {
     /// The daemon is away, or does not know one of them.
     pub async fn prefer(&self, request: PreferDevicesRequest) -> Result<Vec<String>, NodeError> {
         Ok(self.client.clone().prefer_devices(request).await?.into_inner().devices)
+    }
+
+    /// The NUMA nodes of the host, with their CPUs.
+    ///
+    /// # Errors
+    ///
+    /// The daemon is away.
+    pub async fn numa_nodes(&self) -> Result<Vec<NumaNode>, NodeError> {
+        let topology = self.client.clone().get_topology(GetTopologyRequest {}).await?;
+        Ok(topology.into_inner().numa_nodes)
     }
 }

@@ -123,9 +123,9 @@ fn a_paused_vendor_is_left_alone_until_it_is_resumed() {
     let called = "[[call]]\nid = \"called\"\nmethod = \"discover\"\nerror = \"library\"\n";
     home.script(called);
     let refused = client.prepare(claim("whole", vec![named("gpu", "gpu-0000-43-00-0")]));
-    assert_eq!(page(&refused.unwrap_err()), Some("AP0122"));
+    assert_eq!(page(&refused.unwrap_err()), Some("AP0131"));
     let refused = client.release("part").unwrap_err();
-    assert_eq!(page(&refused), Some("AP0122"), "{refused}");
+    assert_eq!(page(&refused), Some("AP0131"), "{refused}");
     assert_eq!(client.devices().unwrap().len(), 8);
     let state = std::fs::read_to_string(home.sim().join("state.json")).unwrap();
     assert!(!state.contains("called"), "the library was called while it was paused");

@@ -67,7 +67,7 @@ fn a_mode_that_is_the_operators_stays() {
     let client = daemon.client();
     assert_eq!(mode(&client), state("off", false, false));
     let refused = client.prepare(claim("part", vec![named("gpu", PART)])).unwrap_err();
-    assert_eq!(page(&refused), Some("AP0121"), "{refused}");
+    assert_eq!(page(&refused), Some("AP0130"), "{refused}");
     client.prepare(claim("whole", vec![named("gpu", WHOLE)])).unwrap();
     assert_eq!(mode(&client), state("off", false, false));
 }

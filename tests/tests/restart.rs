@@ -9,11 +9,15 @@ use accelpool_daemon::{
     cdi::SpecFolder,
     error::Chain,
     fault_point::FaultPoints,
+    gate::Keeper,
     node::{Node, Start},
     worker::{Deadlines, Launch, Worker},
 };
 use accelpool_ledger::Ledger;
-use accelpool_model::{Claim, Enforcements, Exposure, Pool, Selector, Sharing, Topology, Wanted};
+use accelpool_model::{
+    Claim, Enforcements, Exposure, GateMode, OnStaleHolder, Pool, Selector, Sharing, Topology,
+    Wanted,
+};
 use accelpool_proto::node::PrepareClaimRequest;
 use accelpool_tests::{
     Client, Daemon, Home, page, program,
@@ -193,6 +197,9 @@ async fn impatient_node(home: &Home) -> Node {
         exposure: Exposure::default(),
         sharing: Sharing::default(),
         switch_mode: false,
+        gate: GateMode::default(),
+        on_stale_holder: OnStaleHolder::default(),
+        align_cpus: false,
     };
     let start = Start {
         boot,
@@ -203,6 +210,7 @@ async fn impatient_node(home: &Home) -> Node {
         ledger,
         replayed,
         specs: SpecFolder::open(&home.cdi()).unwrap(),
+        gate: Keeper::without_gate(),
         faults: FaultPoints::default(),
     };
     start.run().await.unwrap().0

@@ -13,7 +13,7 @@ use accelpool_model::{ClaimId, Device, Lease, LeaseState, PartitionStep, Plan, P
 
 use crate::{
     NodeView,
-    prepare::{owned_partitions, switched_modes},
+    prepare::{offer, owned_partitions, switched_modes},
     release::plan_undo,
 };
 
@@ -73,6 +73,8 @@ fn forget(view: NodeView<'_>, lease: &Lease, complete: bool) -> Repair {
         plan.steps.retain(|step| match step {
             Step::DestroyPartition(step) => !absent(step),
             Step::SwitchMode(_)
+            | Step::ArmGate(_)
+            | Step::DisarmGate(_)
             | Step::RemoveSpec(_)
             | Step::CreatePartition(_)
             | Step::WriteSpec(_) => true,
@@ -150,6 +152,5 @@ pub(crate) fn plan_restore(view: NodeView<'_>, lease: &Lease) -> Plan {
     // A device that serves its parts is in the right mode.
     let modes = switched_modes(view, lease).filter(|_| !missing.is_empty());
     let modes: Vec<Step> = modes.filter(|step| step.on).map(Step::SwitchMode).collect();
-    let spec = Step::WriteSpec(lease.claim.id.clone());
-    Plan { steps: modes.into_iter().chain(missing).chain([spec]).collect() }
+    Plan { steps: modes.into_iter().chain(missing).chain(offer(&lease.claim.id)).collect() }
 }

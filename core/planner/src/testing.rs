@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use accelpool_model::{
     Allocation, BootId, Claim, ComputePermille, Device, DeviceKind, Enforcement, Enforcements,
-    Exposure, Injection, Lease, LeaseState, MemoryBytes, Partition, PartitionProfile, Partitioning,
-    Placement, Placements, Pool, Portion, Request, Selector, Sharing, Wanted,
+    Exposure, GateMode, Injection, Lease, LeaseState, MemoryBytes, OnStaleHolder, Partition,
+    PartitionProfile, Partitioning, Placement, Placements, Pool, Portion, Request, Selector,
+    Sharing, Wanted,
 };
 
 pub(crate) const GPU: &str = "gpu-0000-1b-00-0";
@@ -60,6 +61,9 @@ pub(crate) fn pools() -> Vec<Pool> {
         exposure: Exposure::Dra,
         sharing: Sharing::Any,
         switch_mode: false,
+        gate: GateMode::default(),
+        on_stale_holder: OnStaleHolder::default(),
+        align_cpus: false,
     }]
 }
 
@@ -97,7 +101,14 @@ fn lease_of(id: &str, portions: Vec<(String, Portion)>) -> Lease {
         });
         claim.requests.push(request);
     }
-    Lease { claim, allocations, state: LeaseState::Prepared, since_ms: 1, boot: boot() }
+    Lease {
+        claim,
+        allocations,
+        state: LeaseState::Prepared,
+        since_ms: 1,
+        boot: boot(),
+        bindings: Vec::new(),
+    }
 }
 
 /// A lease of the whole first device.

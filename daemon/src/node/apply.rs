@@ -11,6 +11,7 @@ use super::request::Applied;
 use crate::{
     cdi::{Injections, SpecError, SpecFolder},
     fault_point::FaultPoints,
+    gate::{GateStepError, Keeper},
     worker::{Worker, WorkerError},
 };
 
@@ -22,6 +23,8 @@ pub enum ApplyError {
     Vendor { step: String, source: WorkerError },
     #[error("failed to {step}")]
     Spec { step: String, source: SpecError },
+    #[error("failed to {step}")]
+    Gate { step: String, source: GateStepError },
     #[error("failed to {step}: no vendor answers for its device")]
     NoVendor { step: String },
 }
@@ -37,6 +40,7 @@ impl ApplyError {
 #[derive(Clone)]
 pub(super) struct Tools {
     pub(super) specs: SpecFolder,
+    pub(super) gate: Keeper,
     pub(super) faults: FaultPoints,
 }
 
@@ -101,6 +105,8 @@ impl Run {
             Step::SwitchMode(_) => "switch_mode",
             Step::CreatePartition(_) => "create_partition",
             Step::DestroyPartition(_) => "destroy_partition",
+            Step::ArmGate(_) => "arm_gate",
+            Step::DisarmGate(_) => "disarm_gate",
             Step::WriteSpec(_) => "write_spec",
             Step::RemoveSpec(_) => "remove_spec",
         };
@@ -109,6 +115,17 @@ impl Run {
             Step::SwitchMode(mode) => self.switch_mode(step, mode).await?,
             Step::CreatePartition(partition) => self.create(step, partition).await?,
             Step::DestroyPartition(partition) => self.destroy(step, partition).await?,
+            Step::ArmGate(_) => {
+                let (gate, lease) = (self.tools.gate.clone(), Arc::clone(&self.lease));
+                let injections = self.injections.clone();
+                let armed = blocking(move || gate.arm(&lease, &injections)).await;
+                armed.map_err(|source| gate_error(step, source))?;
+            }
+            Step::DisarmGate(claim) => {
+                let (gate, claim) = (self.tools.gate.clone(), claim.clone());
+                let disarmed = blocking(move || gate.disarm(&claim)).await;
+                disarmed.map_err(|source| gate_error(step, source))?;
+            }
             Step::WriteSpec(_) => {
                 let (folder, lease) = (self.tools.specs.clone(), Arc::clone(&self.lease));
                 let injections = self.injections.clone();
@@ -170,7 +187,11 @@ impl Run {
                 // A creation that failed may have left half a partition.
                 Step::CreatePartition(partition) => Step::DestroyPartition(partition),
                 Step::WriteSpec(claim) => Step::RemoveSpec(claim),
-                Step::SwitchMode(_) | Step::DestroyPartition(_) | Step::RemoveSpec(_) => continue,
+                Step::ArmGate(claim) => Step::DisarmGate(claim),
+                Step::SwitchMode(_)
+                | Step::DestroyPartition(_)
+                | Step::RemoveSpec(_)
+                | Step::DisarmGate(_) => continue,
             };
             if let Err(error) = self.step(&reverse).await {
                 tracing::warn!(error = %crate::error::Chain(&error), "undo failed, to be tried again");
@@ -203,6 +224,10 @@ pub(super) fn known_injections(
         }
     }
     injections
+}
+
+fn gate_error(step: &Step, source: GateStepError) -> ApplyError {
+    ApplyError::Gate { step: step.to_string(), source }
 }
 
 fn spec_error(step: &Step, source: SpecError) -> ApplyError {

@@ -65,6 +65,8 @@ pub struct Offer {
     pub pool: PoolName,
     pub exposure: Exposure,
     pub sharing: Sharing,
+    /// Whether containers with its devices run on the CPUs that are near to them.
+    pub align_cpus: bool,
 }
 
 /// A partition that exists.
@@ -168,6 +170,7 @@ fn offer(pool: &wire::Pool) -> Result<Offer, String> {
         pool: parse(&pool.name)?,
         exposure: parse(&pool.exposure)?,
         sharing: parse(&pool.sharing)?,
+        align_cpus: pool.align_cpus,
     })
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Daemon {
 pub(crate) struct Shared {
     state: Mutex<State>,
     published: watch::Sender<Arc<wire::WatchNodeResponse>>,
-    /// Calls that prepare wait while this is false.
+    /// Calls that prepare or ask for the topology wait while this is false.
     open: watch::Sender<bool>,
 }
 
@@ -50,6 +50,7 @@ impl Daemon {
             exposure: exposure.into(),
             sharing: "any".into(),
             devices: names,
+            ..wire::Pool::default()
         };
         let node = wire::WatchNodeResponse {
             complete: true,
@@ -90,7 +91,7 @@ impl Daemon {
         self.server = None;
     }
 
-    /// Lets calls that prepare wait.
+    /// Lets calls wait that prepare or ask for the topology.
     pub(crate) fn hold(&self) {
         self.shared.open.send_replace(false);
     }
@@ -215,6 +216,7 @@ impl State {
                 enforcement: Some(wire::Enforcements {
                     memory: "hardware".into(),
                     compute: "library".into(),
+                    ..wire::Enforcements::default()
                 }),
                 cdi_id: format!(
                     "accelpool.dev/claim={}-{}-{name}{suffix}",
@@ -340,6 +342,15 @@ impl node_server::Node for Service {
         Ok(Response::new(Box::pin(states.map(|state| Ok((*state).clone())))))
     }
 
+    type WatchDenialsStream = BoxStream<wire::Denial>;
+
+    async fn watch_denials(
+        &self,
+        _request: Request<wire::WatchDenialsRequest>,
+    ) -> Result<Response<Self::WatchDenialsStream>, Status> {
+        Err(Status::unimplemented("watch_denials"))
+    }
+
     async fn prepare_claim(
         &self,
         request: Request<wire::PrepareClaimRequest>,
@@ -388,6 +399,21 @@ impl node_server::Node for Service {
         Ok(Response::new(wire::PreferDevicesResponse { devices: available }))
     }
 
+    async fn get_topology(
+        &self,
+        _request: Request<wire::GetTopologyRequest>,
+    ) -> Result<Response<wire::GetTopologyResponse>, Status> {
+        self.wait().await;
+        let node = |id: u32| wire::NumaNode {
+            id,
+            cpus: (id * 4..id * 4 + 4).collect(),
+            memory_bytes: 1 << 30,
+            ..wire::NumaNode::default()
+        };
+        let numa_nodes = vec![node(0), node(1)];
+        Ok(Response::new(wire::GetTopologyResponse { numa_nodes, ..Default::default() }))
+    }
+
     not_here! {
         get_node, GetNodeRequest, GetNodeResponse;
         list_devices, ListDevicesRequest, ListDevicesResponse;
@@ -395,10 +421,11 @@ impl node_server::Node for Service {
         list_pools, ListPoolsRequest, ListPoolsResponse;
         list_claims, ListClaimsRequest, ListClaimsResponse;
         explain_claim, ExplainClaimRequest, ExplainClaimResponse;
-        get_topology, GetTopologyRequest, GetTopologyResponse;
         diagnose, DiagnoseRequest, DiagnoseResponse;
         get_metrics, GetMetricsRequest, GetMetricsResponse;
         get_usage, GetUsageRequest, GetUsageResponse;
+        get_gate, GetGateRequest, GetGateResponse;
+        bind_claim, BindClaimRequest, BindClaimResponse;
         taint_device, TaintDeviceRequest, TaintDeviceResponse;
         untaint_device, UntaintDeviceRequest, UntaintDeviceResponse;
         quiesce, QuiesceRequest, QuiesceResponse;

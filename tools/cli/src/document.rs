@@ -134,7 +134,13 @@ nouns! {
     }
 
     /// A pool of the configuration.
-    Pool { name: String, exposure: String, sharing: String, devices: Vec<String> }
+    Pool {
+        name: String,
+        exposure: String,
+        sharing: String,
+        devices: Vec<String>,
+        align_cpus: bool,
+    }
 
     /// A mark on a device that keeps new work off it.
     Taint { key: String, effect: String, reason: String, since_unix_ms: u64 }
