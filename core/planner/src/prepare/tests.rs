@@ -244,7 +244,7 @@ fn a_repeated_claim_gets_the_same_lease() {
     assert_eq!(again.lease, held);
     assert_eq!(
         again.plan.to_string(),
-        format!("create partition gpu-0000-1b-00-0-mig-1g-10gb-0\n{SPEC}")
+        format!("create partition gpu-0000-1b-00-0-mig-1g-10gb-0\n{ARM}\n{SPEC}")
     );
     let changed = "refused: claim b exists with other requests: release it first or use another \
                    name";
