@@ -12,6 +12,7 @@ mod daemon;
 mod home;
 mod podman;
 mod program;
+pub mod prometheus;
 pub mod requests;
 pub mod rules;
 
@@ -23,7 +24,7 @@ pub use crate::{
     daemon::{Daemon, Faults},
     home::Home,
     podman::{CDI_DIR, Container, Podman},
-    program::program,
+    program::{cli, program},
 };
 
 /// Longer than anything takes on a loaded machine; a test that passes never waits as long.

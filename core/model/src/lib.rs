@@ -46,8 +46,9 @@ pub use crate::owed::OwedPartition;
 pub use crate::pci::{BadPciAddress, PciAddress};
 pub use crate::plan::{ModeStep, PartitionStep, Plan, Step};
 pub use crate::pool::{
-    Exposure, GateMode, OnStaleHolder, Pool, Selector, Sharing, UnknownExposure, UnknownGateMode,
-    UnknownOnStaleHolder, UnknownSharing,
+    ComputeRule, Exposure, GateMode, OnStaleHolder, OnViolation, Pool, Selector, Sharing,
+    UnknownComputeRule, UnknownExposure, UnknownGateMode, UnknownOnStaleHolder, UnknownOnViolation,
+    UnknownSharing,
 };
 pub use crate::quantity::{
     Bandwidth, ComputePermille, MemoryBytes, Placement, QuantityError, Weight,

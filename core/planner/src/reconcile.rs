@@ -74,6 +74,8 @@ fn forget(view: NodeView<'_>, lease: &Lease, complete: bool) -> Repair {
             Step::DestroyPartition(step) => !absent(step),
             Step::SwitchMode(_)
             | Step::ArmGate(_)
+            | Step::ArmTurns(_)
+            | Step::DisarmTurns(_)
             | Step::DisarmGate(_)
             | Step::RemoveSpec(_)
             | Step::CreatePartition(_)
@@ -152,5 +154,5 @@ pub(crate) fn plan_restore(view: NodeView<'_>, lease: &Lease) -> Plan {
     // A device that serves its parts is in the right mode.
     let modes = switched_modes(view, lease).filter(|_| !missing.is_empty());
     let modes: Vec<Step> = modes.filter(|step| step.on).map(Step::SwitchMode).collect();
-    Plan { steps: modes.into_iter().chain(missing).chain(offer(&lease.claim.id)).collect() }
+    Plan { steps: modes.into_iter().chain(missing).chain(offer(lease)).collect() }
 }

@@ -4,6 +4,8 @@ mod diagnose;
 mod gate;
 mod metrics;
 mod prefer;
+mod readings;
+mod turns;
 
 use std::{
     io,
@@ -20,12 +22,14 @@ use tokio_stream::{
 };
 use tonic::{Code, Request, Response, Status};
 
-use super::{Access, request, response};
+use super::{Access, access, request, response};
 use crate::{
-    error,
+    environment, error,
     gate::Keeper,
+    holder::{self, Holder},
     node::{Node, NodeError, State},
     timing::Timings,
+    turns as slicing,
     usage::Meter,
     worker::Worker,
 };
@@ -44,6 +48,8 @@ pub struct About {
     pub cdi_dir: std::path::PathBuf,
     /// Where the ledger is.
     pub ledger: std::path::PathBuf,
+    /// Where procfs is.
+    pub proc_dir: std::path::PathBuf,
 }
 
 /// The node API.
@@ -53,6 +59,7 @@ pub struct Service {
     access: Arc<Access>,
     about: Arc<About>,
     gate: Keeper,
+    turns: slicing::Keeper,
     meter: Arc<Meter>,
     timings: Arc<CallTimings>,
 }
@@ -67,9 +74,16 @@ struct CallTimings {
 impl Service {
     /// Serves `node`, and what `meter` has measured of it, to whoever `access` lets pass.
     #[must_use]
-    pub fn new(node: Node, access: Access, about: About, gate: Keeper, meter: Arc<Meter>) -> Self {
+    pub fn new(
+        node: Node,
+        access: Access,
+        about: About,
+        gate: Keeper,
+        turns: slicing::Keeper,
+        meter: Arc<Meter>,
+    ) -> Self {
         let (access, about) = (Arc::new(access), Arc::new(about));
-        Self { node, access, about, gate, meter, timings: Arc::default() }
+        Self { node, access, about, gate, turns, meter, timings: Arc::default() }
     }
 
     async fn state(&self) -> Result<State, Status> {
@@ -86,6 +100,18 @@ impl Service {
             return Err(error::status(&NodeError::UnknownVendor(name)));
         }
         Ok(workers)
+    }
+
+    /// The process that calls, as the one that holds a claim.
+    fn holder<T>(&self, request: &Request<T>) -> Result<Holder, Status> {
+        let pid = access::caller_pid(request).ok_or_else(|| {
+            let message = "the calling process is outside the daemon's pid namespace, so nobody \
+                           could tell when it ends: leave out `held`";
+            Status::failed_precondition(message)
+        })?;
+        Holder::of(&self.about.proc_dir, pid, &self.about.boot).map_err(|error| {
+            Status::failed_precondition(format!("process {pid} cannot be looked at: {error}"))
+        })
     }
 
     /// A lease that was made or changed just now, as it is told.
@@ -311,15 +337,24 @@ impl NodeApi for Service {
         request: Request<wire::PrepareClaimRequest>,
     ) -> Result<Response<wire::PrepareClaimResponse>, Status> {
         self.access.change(&request)?;
+        let held = request.get_ref().held.then(|| self.holder(&request)).transpose()?;
+        let held = held.map(|holder| holder.to_string());
         let request = request.into_inner();
         let bindings = gate::find(request::subjects(&request.bindings)?).await?;
-        let claim = request::claim_from_wire(request)?;
+        let mut claim = request::claim_from_wire(request)?;
+        claim.labels.extend(held.clone().map(|holder| (holder::LABEL.to_owned(), holder)));
         let started = Instant::now();
         let prepared = self.node.prepare_for(claim, bindings).await;
         self.timings.prepares.observe_since(outcome(&prepared), started);
         let lease = prepared.map_err(|error| error::status(&error))?;
+        if held.is_some() && lease.claim.labels.get(holder::LABEL) != held.as_ref() {
+            let message = format!("claim {} is there and not this process's", lease.claim.id);
+            return Err(Status::already_exists(message));
+        }
+        let environment = environment::of_host(&lease, &self.state().await?.inventory);
         let lease = Some(self.told(&lease).await?);
-        Ok(Response::new(wire::PrepareClaimResponse { lease }))
+        let environment = environment.into_iter().collect();
+        Ok(Response::new(wire::PrepareClaimResponse { lease, environment }))
     }
 
     async fn bind_claim(
@@ -334,6 +369,16 @@ impl NodeApi for Service {
         let lease = bound.map_err(|error| error::status(&error))?;
         let bindings = self.told(&lease).await?.bindings;
         Ok(Response::new(wire::BindClaimResponse { bindings }))
+    }
+
+    async fn get_turns(
+        &self,
+        request: Request<wire::GetTurnsRequest>,
+    ) -> Result<Response<wire::GetTurnsResponse>, Status> {
+        self.access.read(&request)?;
+        let device = request.into_inner().device;
+        let state = self.state().await?;
+        self.turns(&state, &device).map(Response::new)
     }
 
     async fn get_gate(

@@ -11,10 +11,7 @@ use tokio::{
 use tracing::debug;
 
 use super::request::Notice;
-use crate::{
-    fault_point::FaultPoints,
-    worker::{Worker, WorkerError},
-};
+use crate::{fault_point::FaultPoints, worker::Worker};
 
 /// How long to wait after a failed call before the vendor is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -90,19 +87,15 @@ pub(super) async fn probe(worker: Worker, device: DeviceUuid, notify: mpsc::Send
     let action = match worker.recovery_action(&device).await {
         Ok(action) => Some(action),
         // A vendor without such advice asks for nothing.
-        Err(error) if is_unsupported(&error) => Some(RecoveryAction::None),
+        Err(error) if error.is_unsupported() => Some(RecoveryAction::None),
         Err(_) => None,
     };
     let probed = match worker.probe(&device).await {
         Ok(()) => true,
-        Err(error) => is_unsupported(&error),
+        Err(error) => error.is_unsupported(),
     };
     let sound = action.is_some() && probed;
     let action = action.unwrap_or(RecoveryAction::ResetDevice);
     // Nobody listens only if the owner has ended.
     let _ = notify.send(Notice::Probed { device, action, probed: sound }).await;
-}
-
-fn is_unsupported(error: &WorkerError) -> bool {
-    matches!(error, WorkerError::Refused { code: tonic::Code::Unimplemented, .. })
 }

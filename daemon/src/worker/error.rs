@@ -42,6 +42,12 @@ impl WorkerError {
         }
     }
 
+    /// True if the vendor has no such thing for that device and driver.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self, Self::Refused { code: Code::Unimplemented, .. })
+    }
+
     /// True if the vendor said that the device is not there.
     #[must_use]
     pub fn is_unknown_device(&self) -> bool {

@@ -373,7 +373,7 @@ impl node_server::Node for Service {
         });
         let lease = Some(work.await.unwrap()?);
         self.0.publish();
-        Ok(Response::new(wire::PrepareClaimResponse { lease }))
+        Ok(Response::new(wire::PrepareClaimResponse { lease, ..Default::default() }))
     }
 
     async fn release_claim(
@@ -424,6 +424,7 @@ impl node_server::Node for Service {
         diagnose, DiagnoseRequest, DiagnoseResponse;
         get_metrics, GetMetricsRequest, GetMetricsResponse;
         get_usage, GetUsageRequest, GetUsageResponse;
+        get_turns, GetTurnsRequest, GetTurnsResponse;
         get_gate, GetGateRequest, GetGateResponse;
         bind_claim, BindClaimRequest, BindClaimResponse;
         taint_device, TaintDeviceRequest, TaintDeviceResponse;

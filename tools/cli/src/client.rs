@@ -4,6 +4,7 @@
 //! wire. A call is made once: what to do about a failure is for the person to say.
 
 use std::{
+    collections::HashMap,
     future::Future,
     io::{self, ErrorKind},
     os::unix::fs::FileTypeExt,
@@ -117,20 +118,30 @@ impl Client {
         Ok(self.read(node.get_topology(node::GetTopologyRequest {})).await?.into())
     }
 
+    /// What agents used since a moment.
+    pub(crate) async fn usage(
+        &self,
+        since_unix_ms: u64,
+    ) -> Result<node::GetUsageResponse, Failure> {
+        let mut node = self.node.clone();
+        self.read(node.get_usage(node::GetUsageRequest { since_unix_ms })).await
+    }
+
     /// What the daemon finds wrong with itself and its host.
     pub(crate) async fn diagnose(&self) -> Result<Vec<Finding>, Failure> {
         let mut node = self.node.clone();
         Ok(convert(self.read(node.diagnose(node::DiagnoseRequest {})).await?.findings))
     }
 
-    /// Prepares a claim.
+    /// Prepares a claim: its lease, and what a process of this host needs to use it.
     pub(crate) async fn prepare(
         &self,
         request: node::PrepareClaimRequest,
-    ) -> Result<Lease, Failure> {
+    ) -> Result<(Lease, HashMap<String, String>), Failure> {
         let mut node = self.node.clone();
         let answer = self.change(node.prepare_claim(request)).await?;
-        answer.lease.map(Lease::from).ok_or(Failure::Incomplete("lease"))
+        let lease = answer.lease.map(Lease::from).ok_or(Failure::Incomplete("lease"))?;
+        Ok((lease, answer.environment))
     }
 
     /// Releases a claim; false if there was nothing to release.

@@ -19,6 +19,9 @@ const UNITS: [(&str, u64); 10] = [
     ("P", 1_000_000_000_000_000),
 ];
 
+/// What the daemon remembers of usage.
+const SPAN_MAX: Duration = Duration::from_hours(24);
+
 /// The longest wait that can be asked for: nothing that the daemon does takes longer.
 const TIMEOUT_MAX: Duration = Duration::from_hours(1);
 
@@ -38,6 +41,8 @@ pub(crate) enum QuantityError {
     Timeout,
     #[error("write a time of 1s to 24h, such as 10m or 2h")]
     Pause,
+    #[error("write a time of 1m to 24h, such as 10m or 2h")]
+    Span,
     #[error("write KEY=VALUE with a key, such as team=vision")]
     Label,
 }
@@ -61,25 +66,31 @@ pub(crate) fn parse_compute(text: &str) -> Result<u32, QuantityError> {
     permille.filter(|permille| (1..=1000).contains(permille)).ok_or(QuantityError::Compute)
 }
 
-/// Reads the longest wait for an answer.
+/// Reads how long to wait, in seconds, or with one of the suffixes s, m, h.
 pub(crate) fn parse_timeout(text: &str) -> Result<Duration, QuantityError> {
-    parse_time(text, TIMEOUT_MAX).ok_or(QuantityError::Timeout)
+    let timeout = parse_time(text).filter(|timeout| !timeout.is_zero() && *timeout <= TIMEOUT_MAX);
+    timeout.ok_or(QuantityError::Timeout)
 }
 
-/// Reads the length of a pause.
+/// Reads how far to look back, as [`parse_timeout`] does.
+pub(crate) fn parse_span(text: &str) -> Result<Duration, QuantityError> {
+    let span = parse_time(text).filter(|span| (Duration::from_mins(1)..=SPAN_MAX).contains(span));
+    span.ok_or(QuantityError::Span)
+}
+
+/// Reads the length of a pause, as [`parse_timeout`] does.
 pub(crate) fn parse_pause(text: &str) -> Result<Duration, QuantityError> {
-    parse_time(text, PAUSE_MAX).ok_or(QuantityError::Pause)
+    let pause = parse_time(text).filter(|pause| !pause.is_zero() && *pause <= PAUSE_MAX);
+    pause.ok_or(QuantityError::Pause)
 }
 
-/// Reads a time in seconds, or with one of the suffixes s, m, h; none if it is zero or too long.
-fn parse_time(text: &str, longest: Duration) -> Option<Duration> {
+fn parse_time(text: &str) -> Option<Duration> {
     let (digits, unit) = [("s", 1), ("m", 60), ("h", 3600)]
         .iter()
         .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))
         .unwrap_or((text, 1));
-    let seconds = parse_digits(digits).and_then(|count| count.checked_mul(unit))?;
-    let time = Duration::from_secs(seconds);
-    Some(time).filter(|time| !time.is_zero() && *time <= longest)
+    let seconds = parse_digits(digits).and_then(|count| count.checked_mul(unit));
+    seconds.map(Duration::from_secs)
 }
 
 /// A label of a claim.

@@ -9,7 +9,7 @@ use accelpool_model::{Allocation, Device, DeviceUuid, Lease, LeaseState, Portion
 use accelpool_planner::NodeView;
 use accelpool_proto::node as wire;
 
-use super::Service;
+use super::{Service, readings::readings};
 use crate::{
     node::{EventKind, State, now_ms},
     timing::{BOUNDS_S, Histogram, SCHEMA, Timings},
@@ -131,7 +131,7 @@ fn devices(state: &State, totals: &ByDevice) -> Vec<wire::DeviceMetrics> {
             energy_unattributed_mj: energy(|known| &known.unattributed),
             energy_released_mj: energy(|known| &known.released),
             compute_ratio: known.and_then(|known| known.device.ratio()),
-            readings: None,
+            readings: known.and_then(|known| known.counters.as_ref()).map(readings),
         }
     };
     state.inventory.devices().map(of).collect()
