@@ -43,8 +43,9 @@ pub use crate::name::{
 pub use crate::pci::{BadPciAddress, PciAddress};
 pub use crate::plan::{PartitionStep, Plan, Step};
 pub use crate::pool::{
-    Exposure, GateMode, OnStaleHolder, Pool, Selector, Sharing, UnknownExposure, UnknownGateMode,
-    UnknownOnStaleHolder, UnknownSharing,
+    ComputeRule, Exposure, GateMode, OnStaleHolder, OnViolation, Pool, Selector, Sharing,
+    UnknownComputeRule, UnknownExposure, UnknownGateMode, UnknownOnStaleHolder, UnknownOnViolation,
+    UnknownSharing,
 };
 pub use crate::quantity::{
     Bandwidth, ComputePermille, MemoryBytes, Placement, QuantityError, Weight,

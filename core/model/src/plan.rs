@@ -22,6 +22,10 @@ pub enum Step {
     ArmGate(ClaimId),
     /// Takes back what was let.
     DisarmGate(ClaimId),
+    /// Lets a claim take turns on the devices that it shares.
+    ArmTurns(ClaimId),
+    /// Ends a claim's turns.
+    DisarmTurns(ClaimId),
     /// Writes the CDI spec of a claim's lease.
     WriteSpec(ClaimId),
     /// Removes the CDI spec of a claim.
@@ -50,6 +54,8 @@ impl fmt::Display for Step {
             Self::DestroyPartition(step) => write!(f, "destroy partition {}", step.name),
             Self::ArmGate(claim) => write!(f, "arm the gate for {claim}"),
             Self::DisarmGate(claim) => write!(f, "disarm the gate for {claim}"),
+            Self::ArmTurns(claim) => write!(f, "arm the turns of {claim}"),
+            Self::DisarmTurns(claim) => write!(f, "disarm the turns of {claim}"),
             Self::WriteSpec(claim) => write!(f, "write CDI spec of {claim}"),
             Self::RemoveSpec(claim) => write!(f, "remove CDI spec of {claim}"),
         }

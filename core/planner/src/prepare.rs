@@ -81,13 +81,15 @@ pub fn plan_prepare(
 /// no container can ask for a device that is not ready.
 fn plan_lease(lease: &Lease) -> Plan {
     let create = owned_partitions(lease).map(Step::CreatePartition);
-    Plan { steps: create.chain(offer(&lease.claim.id)).collect() }
+    Plan { steps: create.chain(offer(lease)).collect() }
 }
 
-/// The steps by which containers get what is there: the gate first, so that the first process
-/// of a container is not refused what its spec gives it.
-pub(crate) fn offer(claim: &ClaimId) -> [Step; 2] {
-    [Step::ArmGate(claim.clone()), Step::WriteSpec(claim.clone())]
+/// The steps by which containers get what is there: gate and turns first, so that the first
+/// process of a container is not refused what its spec gives it, and finds whom to ask.
+pub(crate) fn offer(lease: &Lease) -> impl Iterator<Item = Step> {
+    let claim = &lease.claim.id;
+    let turns = lease.takes_turns().then(|| Step::ArmTurns(claim.clone()));
+    [Step::ArmGate(claim.clone())].into_iter().chain(turns).chain([Step::WriteSpec(claim.clone())])
 }
 
 /// The partitions that exist because of `lease`; adopted ones do not.
@@ -126,7 +128,9 @@ pub fn plan_bind(
         }
     }
     bind(&mut lease, bindings)?;
-    let plan = Plan { steps: vec![Step::ArmGate(claim.clone())] };
+    let mut steps: Vec<Step> = offer(&lease).collect();
+    steps.retain(|step| *step != Step::WriteSpec(claim.clone()));
+    let plan = Plan { steps };
     Ok(Prepare { lease, plan, repeated: true })
 }
 

@@ -72,6 +72,8 @@ fn forget(view: NodeView<'_>, lease: &Lease, complete: bool) -> Repair {
     plan.steps.retain(|step| match step {
         Step::DestroyPartition(step) => !absent(step),
         Step::RemoveSpec(_)
+        | Step::ArmTurns(_)
+        | Step::DisarmTurns(_)
         | Step::DisarmGate(_)
         | Step::CreatePartition(_)
         | Step::ArmGate(_)
@@ -126,5 +128,5 @@ pub(crate) fn plan_restore(view: NodeView<'_>, lease: &Lease) -> Plan {
             let clear = there(&step).is_some().then(|| Step::DestroyPartition(step.clone()));
             clear.into_iter().chain([Step::CreatePartition(step)])
         });
-    Plan { steps: missing.chain(offer(&lease.claim.id)).collect() }
+    Plan { steps: missing.chain(offer(lease)).collect() }
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use accelpool_model::{
-    Allocation, BootId, Claim, ComputePermille, Device, DeviceKind, Enforcement, Enforcements,
-    Exposure, GateMode, Injection, Lease, LeaseState, MemoryBytes, OnStaleHolder, Partition,
-    PartitionProfile, Partitioning, Placement, Placements, Pool, Portion, Request, Selector,
-    Sharing, Wanted,
+    Allocation, BootId, Claim, ComputePermille, ComputeRule, Device, DeviceKind, Enforcement,
+    Enforcements, Exposure, GateMode, Injection, Lease, LeaseState, MemoryBytes, OnStaleHolder,
+    OnViolation, Partition, PartitionProfile, Partitioning, Placement, Placements, Pool, Portion,
+    Request, Selector, Sharing, Wanted,
 };
 
 pub(crate) const GPU: &str = "gpu-0000-1b-00-0";
@@ -61,6 +61,8 @@ pub(crate) fn pools() -> Vec<Pool> {
         sharing: Sharing::Any,
         gate: GateMode::default(),
         on_stale_holder: OnStaleHolder::default(),
+        compute: ComputeRule::default(),
+        on_violation: OnViolation::default(),
         align_cpus: false,
     }]
 }

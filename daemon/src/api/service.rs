@@ -5,6 +5,7 @@ mod gate;
 mod metrics;
 mod prefer;
 mod readings;
+mod turns;
 
 use std::{pin::Pin, sync::Arc, time::Instant};
 
@@ -23,6 +24,7 @@ use crate::{
     holder::{self, Holder},
     node::{Node, NodeError, State},
     timing::Timings,
+    turns as slicing,
     usage::Meter,
 };
 
@@ -48,6 +50,7 @@ pub struct Service {
     access: Arc<Access>,
     about: Arc<About>,
     gate: Keeper,
+    turns: slicing::Keeper,
     meter: Arc<Meter>,
     timings: Arc<CallTimings>,
 }
@@ -62,9 +65,16 @@ struct CallTimings {
 impl Service {
     /// Serves `node`, and what `meter` has measured of it, to whoever `access` lets pass.
     #[must_use]
-    pub fn new(node: Node, access: Access, about: About, gate: Keeper, meter: Arc<Meter>) -> Self {
+    pub fn new(
+        node: Node,
+        access: Access,
+        about: About,
+        gate: Keeper,
+        turns: slicing::Keeper,
+        meter: Arc<Meter>,
+    ) -> Self {
         let (access, about) = (Arc::new(access), Arc::new(about));
-        Self { node, access, about, gate, meter, timings: Arc::default() }
+        Self { node, access, about, gate, turns, meter, timings: Arc::default() }
     }
 
     async fn state(&self) -> Result<State, Status> {
@@ -333,8 +343,9 @@ impl NodeApi for Service {
         request: Request<wire::GetTurnsRequest>,
     ) -> Result<Response<wire::GetTurnsResponse>, Status> {
         self.access.read(&request)?;
-        // No device is shared by turns before the arbiter is part of the daemon.
-        Ok(Response::new(wire::GetTurnsResponse::default()))
+        let device = request.into_inner().device;
+        let state = self.state().await?;
+        self.turns(&state, &device).map(Response::new)
     }
 
     async fn get_gate(

@@ -5,13 +5,16 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use accelpool_model::{DeviceUuid, Lease, Partition, PartitionStep, Plan, Portion, Step};
+use accelpool_model::{
+    ComputeRule, DeviceUuid, Lease, Partition, PartitionStep, Plan, Portion, Step,
+};
 
 use super::request::Applied;
 use crate::{
     cdi::{Injections, SpecError, SpecFolder},
     fault_point::FaultPoints,
     gate::{GateStepError, Keeper},
+    turns::{self, TurnsStepError},
     worker::{Worker, WorkerError},
 };
 
@@ -25,6 +28,8 @@ pub enum ApplyError {
     Spec { step: String, source: SpecError },
     #[error("failed to {step}")]
     Gate { step: String, source: GateStepError },
+    #[error("failed to {step}")]
+    Turns { step: String, source: TurnsStepError },
     #[error("failed to {step}: no vendor answers for its device")]
     NoVendor { step: String },
 }
@@ -34,6 +39,7 @@ pub enum ApplyError {
 pub(super) struct Tools {
     pub(super) specs: SpecFolder,
     pub(super) gate: Keeper,
+    pub(super) turns: turns::Keeper,
     pub(super) faults: FaultPoints,
 }
 
@@ -45,6 +51,8 @@ pub(super) struct Job {
     pub(super) workers: BTreeMap<DeviceUuid, Worker>,
     /// How to use each target that is known before the plan runs.
     pub(super) injections: Injections,
+    /// What the compute time of its shares means.
+    pub(super) compute: ComputeRule,
     /// True if a failure is to be undone: the claim was never promised to anybody.
     pub(super) undo: bool,
 }
@@ -58,6 +66,7 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
         lease: Arc::new(job.lease),
         workers: job.workers,
         injections: job.injections,
+        compute: job.compute,
         created: Vec::new(),
         destroyed: Vec::new(),
         rewritten: false,
@@ -81,6 +90,7 @@ struct Run {
     lease: Arc<Lease>,
     workers: BTreeMap<DeviceUuid, Worker>,
     injections: Injections,
+    compute: ComputeRule,
     created: Vec<Partition>,
     destroyed: Vec<PartitionStep>,
     rewritten: bool,
@@ -93,6 +103,8 @@ impl Run {
             Step::DestroyPartition(_) => "destroy_partition",
             Step::ArmGate(_) => "arm_gate",
             Step::DisarmGate(_) => "disarm_gate",
+            Step::ArmTurns(_) => "arm_turns",
+            Step::DisarmTurns(_) => "disarm_turns",
             Step::WriteSpec(_) => "write_spec",
             Step::RemoveSpec(_) => "remove_spec",
         };
@@ -110,6 +122,18 @@ impl Run {
                 let (gate, claim) = (self.tools.gate.clone(), claim.clone());
                 let disarmed = blocking(move || gate.disarm(&claim)).await;
                 disarmed.map_err(|source| gate_error(step, source))?;
+            }
+            Step::ArmTurns(_) => {
+                let (turns, lease) = (self.tools.turns.clone(), Arc::clone(&self.lease));
+                let (compute, mut injections) = (self.compute, self.injections.clone());
+                let arm = move || turns.arm(&lease, compute, &mut injections).map(|()| injections);
+                let armed = blocking(arm).await;
+                self.injections = armed.map_err(|source| turns_error(step, source))?;
+            }
+            Step::DisarmTurns(claim) => {
+                let (turns, claim) = (self.tools.turns.clone(), claim.clone());
+                let disarmed = blocking(move || turns.disarm(&claim)).await;
+                disarmed.map_err(|source| turns_error(step, source))?;
             }
             Step::WriteSpec(_) => {
                 let (folder, lease) = (self.tools.specs.clone(), Arc::clone(&self.lease));
@@ -165,7 +189,11 @@ impl Run {
                 Step::CreatePartition(partition) => Step::DestroyPartition(partition),
                 Step::WriteSpec(claim) => Step::RemoveSpec(claim),
                 Step::ArmGate(claim) => Step::DisarmGate(claim),
-                Step::DestroyPartition(_) | Step::RemoveSpec(_) | Step::DisarmGate(_) => continue,
+                Step::ArmTurns(claim) => Step::DisarmTurns(claim),
+                Step::DestroyPartition(_)
+                | Step::RemoveSpec(_)
+                | Step::DisarmGate(_)
+                | Step::DisarmTurns(_) => continue,
             };
             if let Err(error) = self.step(&reverse).await {
                 tracing::warn!(error = %crate::error::Chain(&error), "undo failed, to be tried again");
@@ -202,6 +230,10 @@ pub(super) fn known_injections(
 
 fn gate_error(step: &Step, source: GateStepError) -> ApplyError {
     ApplyError::Gate { step: step.to_string(), source }
+}
+
+fn turns_error(step: &Step, source: TurnsStepError) -> ApplyError {
+    ApplyError::Turns { step: step.to_string(), source }
 }
 
 fn spec_error(step: &Step, source: SpecError) -> ApplyError {

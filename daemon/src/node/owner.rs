@@ -220,6 +220,12 @@ impl Owner {
                     Some(_) | None => {}
                 }
             }
+            Request::Violated { claim, message } => {
+                if self.memory.leases.contains_key(&claim) {
+                    round.changed = true;
+                    self.note(&claim, EventKind::Violated, message, "");
+                }
+            }
             Request::Drain { reply } => {
                 self.memory.draining = true;
                 self.memory.drained.push(reply);

@@ -81,6 +81,11 @@ pub(super) enum Request {
     Gate {
         denied: Option<(ClaimId, String)>,
     },
+    /// A claim's processes took more of a shared device than they may.
+    Violated {
+        claim: ClaimId,
+        message: String,
+    },
     Drain {
         reply: oneshot::Sender<()>,
     },

@@ -78,11 +78,12 @@ fn any(profile: Option<&str>, count: u32) -> Request {
 
 const SPEC: &str = "write CDI spec of b";
 const ARM: &str = "arm the gate for b";
+const TURNS: &str = "arm the turns of b";
 
 #[test]
 fn fresh_claims_are_prepared() {
     check(&[], named(GPU), &[ARM, SPEC]);
-    check(&[], share(GPU, 10, 250), &[ARM, SPEC]);
+    check(&[], share(GPU, 10, 250), &[ARM, TURNS, SPEC]);
     check(&[], mig("3g.40gb", 4), &["create partition gpu-0000-1b-00-0-mig-3g-40gb-4", ARM, SPEC]);
 }
 
@@ -98,7 +99,7 @@ fn a_whole_device_excludes_everything() {
 #[test]
 fn shares_lie_beside_shares_while_they_last() {
     let leases = [share_lease("a", 50, 500), share_lease("c", 20, 250)];
-    check(&leases, share(GPU, 10, 250), &[ARM, SPEC]);
+    check(&leases, share(GPU, 10, 250), &[ARM, TURNS, SPEC]);
     check(
         &leases,
         share(GPU, 11, 250),
@@ -121,7 +122,7 @@ fn a_share_is_no_larger_than_its_device() {
     check(&[], share(GPU, 81, 1), &[&format!("{range} 81Gi")]);
     check(&[], share(GPU, 0, 1), &[&format!("{range} 0")]);
     let everything = Share { memory: None, compute: None, ..quota(1, 1) };
-    check(&[], Request { share: Some(everything), ..named(GPU) }, &[ARM, SPEC]);
+    check(&[], Request { share: Some(everything), ..named(GPU) }, &[ARM, TURNS, SPEC]);
     let beside = Share { compute: None, ..quota(1, 1) };
     check(
         &[share_lease("a", 1, 1)],
@@ -244,7 +245,7 @@ fn a_repeated_claim_gets_the_same_lease() {
     assert_eq!(again.lease, held);
     assert_eq!(
         again.plan.to_string(),
-        format!("create partition gpu-0000-1b-00-0-mig-1g-10gb-0\n{SPEC}")
+        format!("create partition gpu-0000-1b-00-0-mig-1g-10gb-0\n{ARM}\n{SPEC}")
     );
     let changed = "refused: claim b exists with other requests: release it first or use another \
                    name";

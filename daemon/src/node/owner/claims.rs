@@ -187,13 +187,16 @@ impl Owner {
                 Step::CreatePartition(_)
                 | Step::ArmGate(_)
                 | Step::DisarmGate(_)
+                | Step::ArmTurns(_)
+                | Step::DisarmTurns(_)
                 | Step::WriteSpec(_)
                 | Step::RemoveSpec(_) => true,
             });
         }
         let workers = self.memory.routes(&lease, &self.parts.workers);
         let injections = apply::known_injections(&lease, &self.memory.inventory);
-        Job { lease, plan, workers, injections, undo }
+        let compute = self.memory.compute_rule(&lease, &self.parts.pools);
+        Job { lease, plan, workers, injections, compute, undo }
     }
 
     pub(super) fn launch(&mut self, claim: ClaimId, purpose: Purpose, job: Job, round: &mut Round) {

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use accelpool_ledger::Write;
 use accelpool_model::{
-    ClaimId, DeviceUuid, Inventory, Lease, Partition, PartitionStep, Pool, Taint, VendorName,
+    ClaimId, ComputeRule, DeviceUuid, Inventory, Lease, Partition, PartitionStep, Pool, Taint,
+    VendorName,
 };
 use accelpool_planner::{NodeView, Outcome, PrepareError};
 use tokio::sync::oneshot;
@@ -80,6 +81,7 @@ impl InFlight {
             | Request::Untaint { .. }
             | Request::Read { .. }
             | Request::Gate { .. }
+            | Request::Violated { .. }
             | Request::Drain { .. } => {}
         }
     }
@@ -120,6 +122,19 @@ impl Memory {
     }
 
     /// The adapter that lists each device.
+    /// What compute time means for the shares of `lease`: the strictest of their pools' rules.
+    pub(super) fn compute_rule(&self, lease: &Lease, pools: &[Pool]) -> ComputeRule {
+        let view = self.view(pools);
+        let shares = lease.allocations.iter().filter(|allocation| allocation.takes_turns());
+        let devices = shares.filter_map(|share| self.inventory.device(&share.device));
+        let mut rules = devices.filter_map(|device| Some(view.pool(device)?.compute));
+        if rules.any(|rule| rule == ComputeRule::Cap) {
+            ComputeRule::Cap
+        } else {
+            ComputeRule::Guarantee
+        }
+    }
+
     pub(super) fn adapters(&self) -> BTreeMap<DeviceUuid, VendorName> {
         let of = |(adapter, found): (&VendorName, &Discovery)| {
             let devices = found.devices.iter().map(|device| device.uuid.clone());
