@@ -168,7 +168,7 @@ pub(crate) struct TopologyArguments {
 
 const USAGE_HELP: &str = "\
 An agent is the value of a claim's label accelpool.dev/agent, else its pod, else the claim. The
-daemon remembers a day, minute by minute, and begins anew when it is restarted.
+daemon remembers a day by minutes, the last hour by 5 seconds, and nothing over a restart.
 
 Examples:
   accelpool usage                         who used what in the last hour
