@@ -456,5 +456,6 @@ impl node_server::Node for Service {
         taint_device, TaintDeviceRequest, TaintDeviceResponse;
         untaint_device, UntaintDeviceRequest, UntaintDeviceResponse;
         quiesce, QuiesceRequest, QuiesceResponse;
+        resume, ResumeRequest, ResumeResponse;
     }
 }
