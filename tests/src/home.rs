@@ -192,7 +192,18 @@ impl Home {
     ///
     /// How it ended.
     pub fn try_start(&self, faults: &Faults) -> Result<Daemon, Output> {
-        Daemon::start(self, faults)
+        Daemon::start(self, faults, |node| node.state == "ready")
+    }
+
+    /// Starts a daemon whose vendors do not answer, and waits until it serves.
+    ///
+    /// # Panics
+    ///
+    /// If it ends before.
+    #[must_use]
+    pub fn start_unheard(&self) -> Daemon {
+        let started = Daemon::start(self, &Faults::default(), |node| node.state == "starting");
+        started.expect("the daemon starts")
     }
 
     /// Runs `accelpoold` with other arguments to its end.

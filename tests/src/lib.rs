@@ -15,6 +15,7 @@ mod program;
 pub mod prometheus;
 pub mod requests;
 pub mod rules;
+pub mod tenants;
 
 use std::time::Duration;
 
