@@ -17,5 +17,6 @@ pub mod log;
 pub mod node;
 pub mod run;
 pub mod timing;
+pub mod turns;
 pub mod usage;
 pub mod worker;

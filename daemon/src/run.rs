@@ -28,6 +28,7 @@ use crate::{
     gate::{self, Keeper},
     holder,
     node::{Node, Start, now_ms},
+    turns,
     usage::{self, Meter},
     worker::{Deadlines, Launch, Worker},
 };
@@ -45,6 +46,8 @@ pub enum RunError {
     Commit { source: CommitError },
     #[error("the CDI folder cannot be used")]
     Specs { source: SpecError },
+    #[error("devices cannot be shared by turns")]
+    Turns { source: turns::StartError },
     #[error("the socket cannot be made")]
     Bind { source: BindError },
     #[error("`{path}` cannot be read")]
@@ -67,6 +70,7 @@ impl RunError {
             Self::Ledger { source } => Some(source.code()),
             Self::Commit { source } => source.code(),
             Self::Specs { .. } => Some("AP0012"),
+            Self::Turns { .. } => Some("AP0015"),
             Self::Bind { source } => Some(source.code()),
             Self::Topology { .. } => Some("AP0013"),
             Self::BootId { .. }
@@ -100,6 +104,8 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
     let keeper = gate.clone();
     let raised = tokio::task::spawn_blocking(move || keeper.tick());
     let specs = SpecFolder::open(&config.cdi_dir).map_err(|source| RunError::Specs { source })?;
+    let turns = turns::Keeper::start(config.turns(), &config.state_dir, &config.turns_dir())
+        .map_err(|source| RunError::Turns { source })?;
     let start = Start {
         boot: boot.clone(),
         pools: config.pools.clone(),
@@ -107,6 +113,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
         observe_interval: config.observe_interval,
         specs,
         gate: gate.clone(),
+        turns: turns.clone(),
         faults: FaultPoints::from_environment(),
         topology: topology.await?,
         ledger,
@@ -127,7 +134,8 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
         interval: config.usage.sample_interval,
         proc: config.usage.proc_dir.clone(),
     };
-    let sampling = tokio::spawn(usage::run(node.clone(), Arc::clone(&meter), settings));
+    let sampling =
+        tokio::spawn(usage::run(node.clone(), Arc::clone(&meter), turns.clone(), settings));
     let proc_dir = config.usage.proc_dir.clone();
     let watching = tokio::spawn(holder::watch(node.clone(), proc_dir.clone(), boot.clone()));
     let (cdi_dir, ledger) = (config.cdi_dir.clone(), config.ledger());
@@ -139,6 +147,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
             access,
             about,
             gate.clone(),
+            turns,
             meter,
         )))
         .serve_with_incoming_shutdown(listener.incoming(), async { drop(leaving.await) });
@@ -276,7 +285,8 @@ fn workers(config: &Config) -> Result<Vec<Worker>, RunError> {
     let worker = |vendor: &VendorConfig| {
         let launch =
             Launch::Process { program: program.clone(), arguments: vendor.worker_arguments() };
-        Worker::new(vendor.name(), launch, Deadlines::default())
+        let pause = config.run_dir.join("paused").join(vendor.name().as_str());
+        Worker::with_pause_file(vendor.name(), launch, Deadlines::default(), pause)
     };
     Ok(config.vendors.iter().map(worker).collect())
 }
