@@ -1,7 +1,7 @@
 //! NVIDIA's MPS for a pool that asks for it, with a stand-in for the driver's control program in a
 //! root of its own.
 //!
-//! Needs root, CAP_SYS_ADMIN and Debian's busybox-static.
+//! Needs root, `CAP_SYS_ADMIN` and Debian's busybox-static.
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 use std::{
