@@ -81,7 +81,14 @@ impl Drop for Clearing<'_> {
     fn drop(&mut self) {
         for device in [DEVICE, OTHER] {
             let folder = folder(self.0, device);
+            let running = pid(&folder);
             let _ = fs::write(folder.join("pipe/quit"), "");
+            // Before its folder goes: it must not be left looking at nothing.
+            let ends = |pid: u32| !Path::new(&format!("/proc/{pid}/exe")).exists();
+            let mut looks = 0..2000;
+            while running.is_some_and(|pid| !ends(pid)) && looks.next().is_some() {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
             let _ = nix::mount::umount2(&folder, nix::mount::MntFlags::MNT_DETACH);
         }
     }
