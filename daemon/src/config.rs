@@ -417,9 +417,16 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
     let parsed = |field: &str, error: &dyn std::fmt::Display| value(key(field), error);
     let gate = raw.gate.map(|text| text.parse()).transpose().map_err(|e| parsed("gate", &e))?;
     let gate: GateMode = gate.unwrap_or_default();
+    let on_stale_holder = raw.on_stale_holder.map(|text| text.parse()).transpose();
+    let on_stale_holder: OnStaleHolder =
+        on_stale_holder.map_err(|e| parsed("on_stale_holder", &e))?.unwrap_or_default();
+    // Where an open without a grant passes, a process that made one has done nothing wrong.
+    if on_stale_holder == OnStaleHolder::Kill && gate != GateMode::Enforce {
+        return Err(parsed("on_stale_holder", &"`kill` goes with `gate = \"enforce\"` alone"));
+    }
     Ok(Pool {
         gate,
-        on_stale_holder: OnStaleHolder::default(),
+        on_stale_holder,
         name: raw.name.parse().map_err(|error| parsed("name", &error))?,
         selector: Selector {
             names,

@@ -58,6 +58,9 @@ enum Command {
     /// Brings a ledger out of its file and back, for repair. The daemon must not run.
     #[command(subcommand)]
     Ledger(LedgerCommand),
+    /// Looks into a container for the daemon; started by the daemon itself.
+    #[command(hide = true)]
+    VerifyProbe,
     /// Serves a vendor's library to the daemon; started by the daemon itself.
     #[command(subcommand, hide = true)]
     VendorWorker(WorkerCommand),
@@ -125,6 +128,9 @@ fn main() -> ExitCode {
         Command::Ledger(LedgerCommand::Export { file, salvage }) => export(&file, salvage),
         Command::Ledger(LedgerCommand::Import { json, file }) => import(&json, &file),
         Command::VendorWorker(worker) => work(worker),
+        Command::VerifyProbe => {
+            accelpool_daemon::gate::serve_probe().map_err(|error| Failure::new(&error, None))
+        }
     };
     let Err(Failure { message, code }) = outcome else { return ExitCode::SUCCESS };
     match code {

@@ -96,6 +96,7 @@ pub(super) struct RawPool {
     pub(super) expose: Option<String>,
     pub(super) sharing: Option<String>,
     pub(super) gate: Option<String>,
+    pub(super) on_stale_holder: Option<String>,
 }
 
 fn default_state_dir() -> PathBuf {

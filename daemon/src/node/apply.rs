@@ -11,7 +11,7 @@ use super::request::Applied;
 use crate::{
     cdi::{Injections, SpecError, SpecFolder},
     fault_point::FaultPoints,
-    gate::{GateStepError, Keeper},
+    gate::{GateStepError, Keeper, dmem::Shares},
     worker::{Worker, WorkerError},
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Job {
     pub(super) workers: BTreeMap<DeviceUuid, Worker>,
     /// How to use each target that is known before the plan runs.
     pub(super) injections: Injections,
+    /// The device memory that its shares may use.
+    pub(super) shares: Shares,
     /// True if a failure is to be undone: the claim was never promised to anybody.
     pub(super) undo: bool,
 }
@@ -58,6 +60,7 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
         lease: Arc::new(job.lease),
         workers: job.workers,
         injections: job.injections,
+        shares: job.shares,
         created: Vec::new(),
         destroyed: Vec::new(),
         rewritten: false,
@@ -81,6 +84,7 @@ struct Run {
     lease: Arc<Lease>,
     workers: BTreeMap<DeviceUuid, Worker>,
     injections: Injections,
+    shares: Shares,
     created: Vec<Partition>,
     destroyed: Vec<PartitionStep>,
     rewritten: bool,
@@ -102,8 +106,8 @@ impl Run {
             Step::DestroyPartition(partition) => self.destroy(step, partition).await?,
             Step::ArmGate(_) => {
                 let (gate, lease) = (self.tools.gate.clone(), Arc::clone(&self.lease));
-                let injections = self.injections.clone();
-                let armed = blocking(move || gate.arm(&lease, &injections)).await;
+                let (injections, shares) = (self.injections.clone(), self.shares.clone());
+                let armed = blocking(move || gate.arm(&lease, &injections, &shares)).await;
                 armed.map_err(|source| gate_error(step, source))?;
             }
             Step::DisarmGate(claim) => {

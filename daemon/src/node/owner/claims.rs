@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     error::Chain,
+    gate::dmem,
     node::{
         apply::{self, Job},
         history::EventKind,
@@ -193,7 +194,8 @@ impl Owner {
         }
         let workers = self.memory.routes(&lease, &self.parts.workers);
         let injections = apply::known_injections(&lease, &self.memory.inventory);
-        Job { lease, plan, workers, injections, undo }
+        let shares = dmem::shares(&lease, &self.memory.inventory);
+        Job { lease, plan, workers, injections, shares, undo }
     }
 
     pub(super) fn launch(&mut self, claim: ClaimId, purpose: Purpose, job: Job, round: &mut Round) {
