@@ -8,12 +8,15 @@
 pub mod api;
 pub mod cdi;
 pub mod config;
+pub mod environment;
 pub mod error;
 pub mod fault_point;
 pub mod gate;
+pub mod holder;
 pub mod log;
 pub mod node;
 pub mod run;
 pub mod timing;
+pub mod turns;
 pub mod usage;
 pub mod worker;

@@ -5,13 +5,16 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use accelpool_model::{DeviceUuid, Lease, Partition, PartitionStep, Plan, Portion, Step};
+use accelpool_model::{
+    ComputeRule, DeviceUuid, Lease, ModeStep, Partition, PartitionStep, Plan, Portion, Step,
+};
 
 use super::request::Applied;
 use crate::{
     cdi::{Injections, SpecError, SpecFolder},
     fault_point::FaultPoints,
     gate::{GateStepError, Keeper, dmem::Shares},
+    turns::{self, TurnsStepError},
     worker::{Worker, WorkerError},
 };
 
@@ -25,8 +28,17 @@ pub enum ApplyError {
     Spec { step: String, source: SpecError },
     #[error("failed to {step}")]
     Gate { step: String, source: GateStepError },
+    #[error("failed to {step}")]
+    Turns { step: String, source: TurnsStepError },
     #[error("failed to {step}: no vendor answers for its device")]
     NoVendor { step: String },
+}
+
+impl ApplyError {
+    /// True if the step failed because an operator has paused its vendor.
+    pub(crate) fn is_paused(&self) -> bool {
+        matches!(self, Self::Vendor { source: WorkerError::Paused { .. }, .. })
+    }
 }
 
 /// What steps are run with.
@@ -34,6 +46,7 @@ pub enum ApplyError {
 pub(super) struct Tools {
     pub(super) specs: SpecFolder,
     pub(super) gate: Keeper,
+    pub(super) turns: turns::Keeper,
     pub(super) faults: FaultPoints,
 }
 
@@ -47,6 +60,10 @@ pub(super) struct Job {
     pub(super) injections: Injections,
     /// The device memory that its shares may use.
     pub(super) shares: Shares,
+    /// Destructions that cannot be done now, since their device is gone.
+    pub(super) owed: Vec<PartitionStep>,
+    /// What the compute time of its shares means.
+    pub(super) compute: ComputeRule,
     /// True if a failure is to be undone: the claim was never promised to anybody.
     pub(super) undo: bool,
 }
@@ -61,8 +78,11 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
         workers: job.workers,
         injections: job.injections,
         shares: job.shares,
+        switched: Vec::new(),
+        compute: job.compute,
         created: Vec::new(),
         destroyed: Vec::new(),
+        owed: job.owed,
         rewritten: false,
     };
     let mut begun = Vec::new();
@@ -75,8 +95,8 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
         }
     }
     let undone = result.is_ok() || (undo && run.undo(begun).await);
-    let Run { created, destroyed, rewritten, .. } = run;
-    Applied { claim, result, undone, created, destroyed, rewritten }
+    let Run { switched, created, destroyed, owed, rewritten, .. } = run;
+    Applied { claim, result, undone, switched, created, destroyed, owed, rewritten }
 }
 
 struct Run {
@@ -85,23 +105,30 @@ struct Run {
     workers: BTreeMap<DeviceUuid, Worker>,
     injections: Injections,
     shares: Shares,
+    switched: Vec<ModeStep>,
+    compute: ComputeRule,
     created: Vec<Partition>,
     destroyed: Vec<PartitionStep>,
+    owed: Vec<PartitionStep>,
     rewritten: bool,
 }
 
 impl Run {
     async fn step(&mut self, step: &Step) -> Result<(), ApplyError> {
         let point = match step {
+            Step::SwitchMode(_) => "switch_mode",
             Step::CreatePartition(_) => "create_partition",
             Step::DestroyPartition(_) => "destroy_partition",
             Step::ArmGate(_) => "arm_gate",
             Step::DisarmGate(_) => "disarm_gate",
+            Step::ArmTurns(_) => "arm_turns",
+            Step::DisarmTurns(_) => "disarm_turns",
             Step::WriteSpec(_) => "write_spec",
             Step::RemoveSpec(_) => "remove_spec",
         };
         self.tools.faults.pass(&format!("{point}.before")).await;
         match step {
+            Step::SwitchMode(mode) => self.switch_mode(step, mode).await?,
             Step::CreatePartition(partition) => self.create(step, partition).await?,
             Step::DestroyPartition(partition) => self.destroy(step, partition).await?,
             Step::ArmGate(_) => {
@@ -114,6 +141,18 @@ impl Run {
                 let (gate, claim) = (self.tools.gate.clone(), claim.clone());
                 let disarmed = blocking(move || gate.disarm(&claim)).await;
                 disarmed.map_err(|source| gate_error(step, source))?;
+            }
+            Step::ArmTurns(_) => {
+                let (turns, lease) = (self.tools.turns.clone(), Arc::clone(&self.lease));
+                let (compute, mut injections) = (self.compute, self.injections.clone());
+                let arm = move || turns.arm(&lease, compute, &mut injections).map(|()| injections);
+                let armed = blocking(arm).await;
+                self.injections = armed.map_err(|source| turns_error(step, source))?;
+            }
+            Step::DisarmTurns(claim) => {
+                let (turns, claim) = (self.tools.turns.clone(), claim.clone());
+                let disarmed = blocking(move || turns.disarm(&claim)).await;
+                disarmed.map_err(|source| turns_error(step, source))?;
             }
             Step::WriteSpec(_) => {
                 let (folder, lease) = (self.tools.specs.clone(), Arc::clone(&self.lease));
@@ -131,8 +170,16 @@ impl Run {
         Ok(())
     }
 
+    async fn switch_mode(&mut self, step: &Step, mode: &ModeStep) -> Result<(), ApplyError> {
+        let worker = self.worker(step, &mode.uuid)?;
+        let switched = worker.switch_mode(mode).await;
+        switched.map_err(|source| ApplyError::Vendor { step: step.to_string(), source })?;
+        self.switched.push(mode.clone());
+        Ok(())
+    }
+
     async fn create(&mut self, step: &Step, wanted: &PartitionStep) -> Result<(), ApplyError> {
-        let worker = self.worker(step, wanted)?;
+        let worker = self.worker(step, &wanted.uuid)?;
         let created = worker.create_partition(wanted).await;
         let partition =
             created.map_err(|source| ApplyError::Vendor { step: step.to_string(), source })?;
@@ -142,11 +189,11 @@ impl Run {
     }
 
     async fn destroy(&mut self, step: &Step, unwanted: &PartitionStep) -> Result<(), ApplyError> {
-        let worker = self.worker(step, unwanted)?;
+        let worker = self.worker(step, &unwanted.uuid)?;
         match worker.destroy_partition(unwanted).await {
             Ok(()) => {}
-            // Its device left the bus, and the partition with it.
-            Err(error) if error.is_unknown_device() => {}
+            // Its device left the bus; the partition may come back with it.
+            Err(error) if error.is_unknown_device() => self.owed.push(unwanted.clone()),
             Err(source) => return Err(ApplyError::Vendor { step: step.to_string(), source }),
         }
         self.created.retain(|partition| {
@@ -156,8 +203,8 @@ impl Run {
         Ok(())
     }
 
-    fn worker(&self, step: &Step, partition: &PartitionStep) -> Result<Worker, ApplyError> {
-        let worker = self.workers.get(&partition.uuid).cloned();
+    fn worker(&self, step: &Step, device: &DeviceUuid) -> Result<Worker, ApplyError> {
+        let worker = self.workers.get(device).cloned();
         worker.ok_or_else(|| ApplyError::NoVendor { step: step.to_string() })
     }
 
@@ -169,7 +216,12 @@ impl Run {
                 Step::CreatePartition(partition) => Step::DestroyPartition(partition),
                 Step::WriteSpec(claim) => Step::RemoveSpec(claim),
                 Step::ArmGate(claim) => Step::DisarmGate(claim),
-                Step::DestroyPartition(_) | Step::RemoveSpec(_) | Step::DisarmGate(_) => continue,
+                Step::ArmTurns(claim) => Step::DisarmTurns(claim),
+                Step::SwitchMode(_)
+                | Step::DestroyPartition(_)
+                | Step::RemoveSpec(_)
+                | Step::DisarmGate(_)
+                | Step::DisarmTurns(_) => continue,
             };
             if let Err(error) = self.step(&reverse).await {
                 tracing::warn!(error = %crate::error::Chain(&error), "undo failed, to be tried again");
@@ -206,6 +258,10 @@ pub(super) fn known_injections(
 
 fn gate_error(step: &Step, source: GateStepError) -> ApplyError {
     ApplyError::Gate { step: step.to_string(), source }
+}
+
+fn turns_error(step: &Step, source: TurnsStepError) -> ApplyError {
+    ApplyError::Turns { step: step.to_string(), source }
 }
 
 fn spec_error(step: &Step, source: SpecError) -> ApplyError {

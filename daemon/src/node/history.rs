@@ -38,6 +38,7 @@ pub enum EventKind {
     Bound,
     Denied,
     Drifted,
+    Violated,
 }
 
 impl EventKind {
@@ -54,6 +55,7 @@ impl EventKind {
             Self::Bound => "bound",
             Self::Denied => "denied",
             Self::Drifted => "drifted",
+            Self::Violated => "violated",
         }
     }
 }

@@ -26,6 +26,9 @@ impl Owner {
                 Err(error) => warn!(%claim, error = %Chain(&error), "stale CDI spec stays"),
             }
         }
+        if self.all_answered() && self.memory.in_flight.is_empty() {
+            self.parts.tools.turns.clear(&self.memory.leases);
+        }
         for Repair { claim, outcome, plan } in repairs {
             if self.memory.in_flight.contains_key(&claim) {
                 continue;

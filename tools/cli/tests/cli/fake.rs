@@ -225,7 +225,21 @@ impl Node for Service {
     }
 
     async fn get_gate(&self, _: Request<node::GetGateRequest>) -> Answer<node::GetGateResponse> {
-        Err(Status::unimplemented("nobody here guards"))
+        Ok(Response::new(crate::node::gate()))
+    }
+
+    async fn list_holders(
+        &self,
+        _: Request<node::ListHoldersRequest>,
+    ) -> Answer<node::ListHoldersResponse> {
+        Ok(Response::new(crate::node::holders()))
+    }
+
+    async fn verify_claims(
+        &self,
+        _: Request<node::VerifyClaimsRequest>,
+    ) -> Answer<node::VerifyClaimsResponse> {
+        Ok(Response::new(crate::node::verifications()))
     }
 
     type WatchDenialsStream = Pin<Box<dyn Stream<Item = Result<node::Denial, Status>> + Send>>;
@@ -255,6 +269,10 @@ impl Node for Service {
         Ok(Response::new(self.state.usage.clone()))
     }
 
+    async fn get_turns(&self, _: Request<node::GetTurnsRequest>) -> Answer<node::GetTurnsResponse> {
+        Ok(Response::new(self.state.turns.clone()))
+    }
+
     async fn prepare_claim(
         &self,
         request: Request<node::PrepareClaimRequest>,
@@ -264,7 +282,8 @@ impl Node for Service {
         self.change(&claim, format!("{request:?}")).await?;
         let held = vec![whole(&claim, "r0", "9d"), whole(&claim, "r0", "df")];
         let lease = (claim != HOLLOW).then(|| lease(&claim, held, 0));
-        Ok(Response::new(node::PrepareClaimResponse { lease }))
+        let environment = [("ACCELPOOL_TEST".to_owned(), claim)].into();
+        Ok(Response::new(node::PrepareClaimResponse { lease, environment }))
     }
 
     async fn release_claim(
@@ -310,5 +329,10 @@ impl Node for Service {
     ) -> Answer<node::QuiesceResponse> {
         self.change("", format!("{:?}", request.into_inner())).await?;
         Ok(Response::new(node::QuiesceResponse {}))
+    }
+
+    async fn resume(&self, request: Request<node::ResumeRequest>) -> Answer<node::ResumeResponse> {
+        self.change("", format!("{:?}", request.into_inner())).await?;
+        Ok(Response::new(node::ResumeResponse { vendors: vec!["sim".into()] }))
     }
 }

@@ -9,13 +9,16 @@ use crate::{
 };
 
 /// Commands with the names of their golden files.
-const COMMANDS: [(&str, &str); 20] = [
+const COMMANDS: [(&str, &str); 27] = [
     ("devices", "devices"),
     ("partitions", "partitions"),
     ("partitions-possible", "partitions --possible"),
     ("partitions-of-device", "partitions --possible --device gpu-0000-52-00-0"),
     ("claims", "claims"),
     ("pools", "pools"),
+    ("gate", "gate"),
+    ("holders", "holders"),
+    ("verify", "verify"),
     ("topology", "topology"),
     ("explain-share", "explain dev-a"),
     ("explain-trouble", "explain train"),
@@ -30,6 +33,10 @@ const COMMANDS: [(&str, &str); 20] = [
     ("snapshot", "snapshot"),
     ("quiesce", "quiesce sim"),
     ("quiesce-all", "quiesce"),
+    ("quiesce-for", "quiesce --for 10m"),
+    ("resume", "resume"),
+    ("usage", "usage"),
+    ("usage-of-agent", "usage --agent notebook"),
 ];
 
 /// Columns of a terminal that a text takes; all characters of the goldens are one wide.

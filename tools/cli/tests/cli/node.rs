@@ -6,10 +6,13 @@ use std::{
 };
 
 use accelpool_proto::node::{
-    AdminPortion, Allocation, Device, Enforcements, Event, ExplainClaimResponse, Finding,
-    GetNodeResponse, GetTopologyResponse, GetUsageResponse, Lease, Link, NumaNode, Partition,
+    AdminPortion, Agent, Allocation, CgroupVerification, ClaimVerification, Denial, Device,
+    Enforcements, Event, ExplainClaimResponse, Finding, GateCounts, GetGateResponse,
+    GetNodeResponse, GetTopologyResponse, GetTurnsResponse, GetUsageResponse, GuardedDevices,
+    Holder, Lease, Link, ListHoldersResponse, NodeVerification, NumaNode, Partition,
     PartitionPortion, Partitioning, PcieNode, Pool, Profile, SharePortion, Taint, Usage,
-    VendorStatus, Whole, allocation::Portion,
+    UsageBucket, UsageEntry, VendorStatus, Verification, VerifyClaimsResponse, Whole,
+    allocation::Portion, usage_entry::Who,
 };
 
 const GIB: u64 = 1 << 30;
@@ -31,6 +34,7 @@ pub(crate) struct State {
     pub(crate) topology: GetTopologyResponse,
     pub(crate) findings: Vec<Finding>,
     pub(crate) usage: GetUsageResponse,
+    pub(crate) turns: GetTurnsResponse,
 }
 
 /// Milliseconds since 1970, so long ago that the age is the same for the whole test.
@@ -83,6 +87,8 @@ fn device(index: usize) -> Device {
         present: true,
         taints: Vec::new(),
         usage: Some(Usage { mode: "free".into(), ..Usage::default() }),
+        parts_only: false,
+        partitioning_mode: String::new(),
     }
 }
 
@@ -157,6 +163,7 @@ pub(crate) fn lease(claim: &str, allocations: Vec<Allocation>, age: u64) -> Leas
         trouble: String::new(),
         boot_id: "3c8d1f0a-6a0e-4c55-8a6d-5c8f3f2f9b10".into(),
         bindings: Vec::new(),
+        verification: None,
     }
 }
 
@@ -297,6 +304,37 @@ fn topology(devices: &[Device]) -> GetTopologyResponse {
     }
 }
 
+/// Three agents over the last five minutes of fifteen that are remembered. The moments are
+/// fixed, since a table of them has rows for each; so is what "now" is for the daemon.
+fn usage_over_time() -> GetUsageResponse {
+    let end = 1_700_000_100_000 / 60_000 * 60_000;
+    let agent =
+        |name: &str, namespace: &str| Agent { name: name.into(), namespace: namespace.into() };
+    let entry = |who, busy_ms, gib: u64, energy_mj| UsageEntry {
+        who: Some(who),
+        busy_ms,
+        memory_bytes: gib * GIB,
+        energy_mj,
+    };
+    let bucket = |minute: u64| UsageBucket {
+        start_unix_ms: end - minute * 60_000,
+        entries: vec![
+            entry(Who::Agent(0), 200_000, 300, 60_000_000),
+            entry(Who::Agent(1), 30_000 + 1_000 * minute, 10, 9_000_000),
+            entry(Who::Agent(2), 5_000, 4, 1_500_000),
+            entry(Who::Unattributed(true), 600, 1, 200_000),
+        ],
+    };
+    GetUsageResponse {
+        unix_ms: end + 30_000,
+        since_unix_ms: end - 15 * 60_000,
+        bucket_ms: 60_000,
+        devices: 8,
+        agents: vec![agent("train-0", "vision"), agent("dev <a>", ""), agent("notebook", "team-b")],
+        buckets: (1..=5).rev().map(bucket).collect(),
+    }
+}
+
 /// The node with eight GPUs.
 pub(crate) fn eight_gpus() -> State {
     let devices = devices();
@@ -314,6 +352,7 @@ pub(crate) fn eight_gpus() -> State {
         restarts,
         last_error: last_error.into(),
         devices,
+        paused_until_unix_ms: 0,
     };
     let finding = |severity: &str, check: &str, message: &str, remedy: &str| Finding {
         severity: severity.into(),
@@ -354,7 +393,8 @@ pub(crate) fn eight_gpus() -> State {
         ],
         devices,
         leases,
-        usage: GetUsageResponse::default(),
+        usage: usage_over_time(),
+        turns: GetTurnsResponse::default(),
     }
 }
 
@@ -369,4 +409,87 @@ pub(crate) fn empty() -> State {
         },
         ..State::default()
     }
+}
+
+const CGROUP: &str = "/kubepods.slice/kubepods-pod1d2f.slice/cri-containerd-5e.scope";
+
+/// A gate that has refused somebody.
+pub(crate) fn gate() -> GetGateResponse {
+    let guarded = |numbers: &str, mode: &str, devices: &[&str]| GuardedDevices {
+        numbers: numbers.into(),
+        mode: mode.into(),
+        devices: devices.iter().map(|device| (*device).into()).collect(),
+    };
+    let denial = Denial {
+        unix_ms: ago(5),
+        denied: true,
+        pid: 4711,
+        command: "python3".into(),
+        cgroup: CGROUP.into(),
+        cgroup_id: 123,
+        device: name("1b"),
+        number: "c 195:0".into(),
+        access: "rw".into(),
+        claims: vec![],
+    };
+    GetGateResponse {
+        state: "up".into(),
+        root: "/sys/fs/cgroup/kubepods.slice".into(),
+        guarded: vec![
+            guarded("c 195:0", "enforce", &["gpu-0000-1b-00-0"]),
+            guarded("c 195:1-254", "audit", &[]),
+        ],
+        exempt: vec!["/kubepods.slice/agent".into()],
+        grants: 12,
+        grants_max: 16_384,
+        counts: vec![GateCounts {
+            device: name("1b"),
+            number: "c 195:0".into(),
+            audited: 0,
+            denied: 3,
+            unreported: 2,
+        }],
+        repairs: 1,
+        defects: vec!["the gate has no room for more grants: it holds 16384".into()],
+        recent: vec![denial],
+        stale_holders: 1,
+        ..GetGateResponse::default()
+    }
+}
+
+/// One holder by right, one without.
+pub(crate) fn holders() -> ListHoldersResponse {
+    let holder = |pid, command: &str, claims: &[&str], standing: &str| Holder {
+        devices: vec![name("1b")],
+        number: "c 195:0".into(),
+        pid,
+        command: command.into(),
+        cgroup: CGROUP.into(),
+        claims: claims.iter().map(|claim| (*claim).into()).collect(),
+        standing: standing.into(),
+    };
+    let holders =
+        vec![holder(4711, "python3", &["train"], "granted"), holder(4712, "sleep", &[], "stale")];
+    ListHoldersResponse { holders, processes: 312, partial: true }
+}
+
+/// A claim that is as it should be, and one that is not.
+pub(crate) fn verifications() -> VerifyClaimsResponse {
+    let node = NodeVerification {
+        number: "c 195:0".into(),
+        path: "/dev/nvidia0".into(),
+        granted: true,
+        answer: "refused".into(),
+    };
+    let cgroup =
+        CgroupVerification { cgroup: CGROUP.into(), processes: 2, uses: true, nodes: vec![node] };
+    let claim = |name: &str, state: &str, deviations: Vec<String>| ClaimVerification {
+        claim: name.into(),
+        found: Some(Verification { state: state.into(), deviations, unix_ms: ago(1) }),
+        cgroups: vec![cgroup.clone()],
+    };
+    let refused = "c 195:0 (/dev/nvidia0) is refused by a device program beside the gate";
+    let claims =
+        vec![claim("train", "drifted", vec![refused.into()]), claim("test", "verified", vec![])];
+    VerifyClaimsResponse { claims }
 }

@@ -33,10 +33,12 @@ const VENDOR_NVIDIA: &str = "accelpool-vendor-nvidia";
 const CUDA_ENGINE: &str = "accelpool-cuda-engine";
 const CUDA_STANDIN: &str = "accelpool-cuda-standin";
 const SHIM: &str = "accelpool-shim";
+const SHIM_CUDA: &str = "accelpool-shim-cuda";
 const PROTO: &str = "accelpool-proto";
 const LEDGER: &str = "accelpool-ledger";
 const TOPOLOGY: &str = "accelpool-topology";
 const GATE: &str = "accelpool-gate";
+const ARBITER: &str = "accelpool-arbiter";
 const DAEMON: &str = "accelpool-daemon";
 const DRA_DRIVER: &str = "accelpool-dra-driver";
 const CLUSTER: &str = "accelpool-cluster";
@@ -56,10 +58,12 @@ const SUITES: &[&str] = &[
     VENDOR_SIM,
     VENDOR_NVIDIA,
     SHIM,
+    SHIM_CUDA,
     PROTO,
     LEDGER,
     TOPOLOGY,
     GATE,
+    ARBITER,
     DAEMON,
     DRA_DRIVER,
     CLUSTER,
@@ -72,7 +76,7 @@ const SUITES: &[&str] = &[
 ];
 
 /// Every crate, those that are still to come too.
-const PLACES: [Place; 28] = [
+const PLACES: [Place; 29] = [
     place(MODEL, "core/model", &[], "nouns stand on nothing"),
     place(PLANNER, "core/planner", &[MODEL], "decisions know nouns alone"),
     place(TURNS, "core/turns", &[MODEL], "time-slicing policy knows nouns alone"),
@@ -80,13 +84,14 @@ const PLACES: [Place; 28] = [
     place(VENDOR_SIM, "vendors/sim", &[VENDOR_API, MODEL], "an adapter never decides"),
     place(VENDOR_NVIDIA, "vendors/nvidia", &[VENDOR_API, MODEL], "an adapter never decides"),
     place(NVML_STANDIN, "vendors/nvidia/standin", &[], "it knows NVML, not us"),
-    place(SHIM, "vendors/shim", &[MODEL], "it runs inside the tenant's process"),
-    place("accelpool-shim-cuda", "vendors/shim-cuda", &[SHIM, MODEL], "as its base does"),
+    place(SHIM, "vendors/shim", &[], "it runs inside the tenant's process"),
+    place(SHIM_CUDA, "vendors/shim-cuda", &[SHIM], "as its base does"),
     place(CUDA_ENGINE, "vendors/shim-cuda/engine", &[], "it knows CUDA, not us"),
     place(CUDA_STANDIN, "vendors/shim-cuda/standin", &[CUDA_ENGINE], "it knows CUDA, not us"),
     place(PROTO, "proto", &[], "wire types are no model types"),
     place(LEDGER, "daemon/ledger", &[MODEL], "it keeps leases and knows nobody"),
     place(TOPOLOGY, "daemon/topology", &[MODEL], "it reads the host and knows nobody"),
+    place(ARBITER, "daemon/arbiter", &[MODEL, TURNS, SHIM], "it gives turns and knows no vendor"),
     place(GATE, "daemon/gate", &[MODEL], "the kernel's side of a grant"),
     place(
         DAEMON,
@@ -99,10 +104,12 @@ const PLACES: [Place; 28] = [
             VENDOR_SIM,
             VENDOR_NVIDIA,
             SHIM,
+            SHIM_CUDA,
             PROTO,
             LEDGER,
             TOPOLOGY,
             GATE,
+            ARBITER,
         ],
         "the one place where everything on a node meets",
     ),
