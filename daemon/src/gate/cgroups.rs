@@ -143,9 +143,9 @@ pub(super) fn find_workloads<'id>(
                 let names = workloads.iter().find(|id| is_named_for(&name, id.as_str()));
                 match (names, id_of(&path)) {
                     (Some(id), Ok(cgroup)) => found.push((*id, path, cgroup)),
-                    (Some(_), Err(_)) => {} // it went while we looked
                     (None, _) if is_class(&name) => next.push(path),
-                    (None, _) => {}
+                    // It went while we looked, or is somebody else's.
+                    (Some(_), Err(_)) | (None, _) => {}
                 }
             }
         }

@@ -280,7 +280,12 @@ fn devices_of(
         let kind = match FileType::from_raw_mode(file.stx_mode.into()) {
             FileType::CharacterDevice => DeviceType::Character,
             FileType::BlockDevice => DeviceType::Block,
-            _ => continue,
+            FileType::RegularFile
+            | FileType::Directory
+            | FileType::Symlink
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::Unknown => continue,
         };
         let number = DeviceNumber::new(kind, file.stx_rdev_major, file.stx_rdev_minor);
         found.extend(number.ok().filter(|number| wanted(*number)));

@@ -423,7 +423,10 @@ impl node_server::Node for Service {
             lease.bindings.clone()
         };
         self.0.publish();
-        Ok(Response::new(wire::BindClaimResponse { bindings }))
+        Ok(Response::new(wire::BindClaimResponse {
+            bindings,
+            ..wire::BindClaimResponse::default()
+        }))
     }
 
     async fn get_topology(
