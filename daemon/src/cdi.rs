@@ -134,6 +134,14 @@ impl SpecFolder {
     }
 }
 
+/// The variable that a container has which was given `allocation` of `claim`, and its value.
+pub(crate) fn grant_variable(
+    claim: &ClaimId,
+    allocation: &accelpool_model::Allocation,
+) -> (String, String) {
+    spec::grant_variable(&allocation.cdi_name(claim), allocation)
+}
+
 /// The spec of `lease` as text.
 fn render(lease: &Lease, injections: &Injections) -> Result<String, SpecError> {
     let mut devices = Vec::new();

@@ -123,6 +123,8 @@ fn both_programs_find_their_files_on_the_host() {
     check_on_host("daemon", &daemon.socket(), true);
     check_on_host("daemon", &daemon.ledger(), true);
     check_on_host("daemon", &daemon.cdi_dir, true);
+    check_on_host("daemon", &daemon.gate.pins, true);
+    check_on_host("daemon", "/sys/fs/cgroup/kubepods.slice".as_ref(), true);
     check_on_host("daemon", "/dev/null".as_ref(), true);
     let driver = driver_config();
     assert_eq!(driver.node_socket, daemon.socket());

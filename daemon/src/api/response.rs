@@ -10,7 +10,10 @@ use accelpool_planner::NodeView;
 use accelpool_proto::node as wire;
 
 use crate::{
-    gate::{Denial, GateStatus},
+    gate::{
+        CgroupVerification, ClaimVerification, Denial, GateStatus, Holder, Holders, NodeAnswer,
+        Verification,
+    },
     node::{Event, State},
 };
 
@@ -239,6 +242,7 @@ fn lease_among(state: &State, gated: &BTreeSet<&DeviceName>, lease: &Lease) -> w
         trouble,
         boot_id: lease.boot.to_string(),
         bindings: lease.bindings.iter().map(|it| binding(state, lease, it)).collect(),
+        verification: state.gate.verification(&lease.claim.id).map(verification),
     }
 }
 
@@ -302,12 +306,63 @@ pub(super) fn gate(status: GateStatus) -> wire::GetGateResponse {
         root: status.root,
         guarded: status.guarded.into_iter().map(guarded).collect(),
         exempt: status.exempt,
-        grants: u32::try_from(status.grants).unwrap_or(u32::MAX),
+        grants: count(status.grants),
         grants_max: accelpool_gate::Gate::GRANTS_MAX,
         counts: status.counts.into_iter().map(counts).collect(),
         repairs: status.repairs,
         defects: status.defects,
         recent: status.recent.iter().map(denial).collect(),
+        stale_holders: count(status.stale_holders),
+        stale_holders_killed: status.stale_holders_killed,
+        drifted_claims: count(status.drifted_claims),
+    }
+}
+
+/// A number of things on a node.
+fn count(things: usize) -> u32 {
+    u32::try_from(things).unwrap_or(u32::MAX)
+}
+
+/// Who has devices open; only `device`, if one is named.
+pub(super) fn holders(found: Holders, device: &str) -> wire::ListHoldersResponse {
+    let meant =
+        |holder: &Holder| device.is_empty() || holder.devices.iter().any(|own| own == device);
+    let holder = |holder: Holder| wire::Holder {
+        devices: holder.devices,
+        number: holder.number.to_string(),
+        pid: holder.process,
+        command: holder.command,
+        cgroup: holder.cgroup,
+        claims: holder.claims.iter().map(ToString::to_string).collect(),
+        standing: holder.right.as_str().to_owned(),
+    };
+    let Holders { holders, processes, partial } = found;
+    let holders = holders.into_iter().filter(meant).map(holder).collect();
+    wire::ListHoldersResponse { holders, processes: count(processes), partial }
+}
+
+pub(super) fn verification_of_claim(found: ClaimVerification) -> wire::ClaimVerification {
+    let node = |(number, (path, granted, answer)): (String, (String, bool, NodeAnswer))| {
+        wire::NodeVerification { number, path, granted, answer: answer.as_str().to_owned() }
+    };
+    let cgroup = |found: CgroupVerification| wire::CgroupVerification {
+        cgroup: found.cgroup,
+        processes: count(found.processes),
+        uses: found.uses,
+        nodes: found.nodes.into_iter().map(node).collect(),
+    };
+    wire::ClaimVerification {
+        claim: found.claim.to_string(),
+        found: Some(verification(&found.found)),
+        cgroups: found.cgroups.into_iter().map(cgroup).collect(),
+    }
+}
+
+fn verification(found: &Verification) -> wire::Verification {
+    wire::Verification {
+        state: found.state.to_owned(),
+        deviations: found.deviations.clone(),
+        unix_ms: found.unix_ms,
     }
 }
 

@@ -25,7 +25,7 @@ use tonic::{Code, Request, Response, Status};
 use super::{Access, access, request, response};
 use crate::{
     environment, error,
-    gate::Keeper,
+    gate::{Keeper, dmem},
     holder::{self, Holder},
     node::{Node, NodeError, State},
     timing::Timings,
@@ -367,8 +367,11 @@ impl NodeApi for Service {
         let bindings = gate::find(request::subjects(&request.bindings)?).await?;
         let bound = self.node.bind(claim, bindings).await;
         let lease = bound.map_err(|error| error::status(&error))?;
-        let bindings = self.told(&lease).await?.bindings;
-        Ok(Response::new(wire::BindClaimResponse { bindings }))
+        let state = self.state().await?;
+        let bindings = response::lease(&state, &lease).bindings;
+        let shares = dmem::shares(&lease, &state.inventory);
+        let unified = gate::blocking(move || gate::unified(&shares)).await;
+        Ok(Response::new(wire::BindClaimResponse { bindings, unified }))
     }
 
     async fn get_turns(
@@ -389,6 +392,38 @@ impl NodeApi for Service {
         let gate = self.gate.clone();
         let status = gate::blocking(move || gate.status()).await;
         Ok(Response::new(response::gate(status)))
+    }
+
+    async fn list_holders(
+        &self,
+        request: Request<wire::ListHoldersRequest>,
+    ) -> Result<Response<wire::ListHoldersResponse>, Status> {
+        self.access.read(&request)?;
+        let device = request.into_inner().device;
+        if !device.is_empty() {
+            self.device(&device).await?;
+        }
+        let keeper = self.gate.clone();
+        let found = gate::blocking(move || keeper.holders()).await;
+        Ok(Response::new(response::holders(found, &device)))
+    }
+
+    async fn verify_claims(
+        &self,
+        request: Request<wire::VerifyClaimsRequest>,
+    ) -> Result<Response<wire::VerifyClaimsResponse>, Status> {
+        // It starts a process in the containers, so it is more than reading.
+        self.access.change(&request)?;
+        let claim = request.into_inner().claim;
+        let claim = (!claim.is_empty()).then(|| request::claim_id(&claim)).transpose()?;
+        if let Some(claim) = &claim
+            && !self.state().await?.leases.iter().any(|lease| lease.claim.id == *claim)
+        {
+            return Err(error::status(&NodeError::UnknownClaim(claim.clone())));
+        }
+        let found = self.gate.verify(claim).await;
+        let claims = found.into_iter().map(response::verification_of_claim).collect();
+        Ok(Response::new(wire::VerifyClaimsResponse { claims }))
     }
 
     type WatchDenialsStream = Pin<Box<dyn Stream<Item = Result<wire::Denial, Status>> + Send>>;

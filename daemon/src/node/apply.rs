@@ -14,7 +14,7 @@ use super::request::Applied;
 use crate::{
     cdi::{Injections, SpecError, SpecFolder},
     fault_point::FaultPoints,
-    gate::{GateStepError, Keeper},
+    gate::{GateStepError, Keeper, dmem::Shares},
     mps::{self, Mps, MpsError},
     turns::{self, TurnsStepError},
     worker::{Worker, WorkerError},
@@ -72,6 +72,8 @@ pub(super) struct Job {
     pub(super) workers: BTreeMap<DeviceUuid, Worker>,
     /// How to use each target that is known before the plan runs.
     pub(super) injections: Injections,
+    /// The device memory that its shares may use.
+    pub(super) shares: Shares,
     /// Destructions that cannot be done now, since their device is gone.
     pub(super) owed: Vec<PartitionStep>,
     /// What the compute time of its shares means.
@@ -89,6 +91,7 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
         lease: Arc::new(job.lease),
         workers: job.workers,
         injections: job.injections,
+        shares: job.shares,
         switched: Vec::new(),
         compute: job.compute,
         created: Vec::new(),
@@ -115,6 +118,7 @@ struct Run {
     lease: Arc<Lease>,
     workers: BTreeMap<DeviceUuid, Worker>,
     injections: Injections,
+    shares: Shares,
     switched: Vec<ModeStep>,
     compute: ComputeRule,
     created: Vec<Partition>,
@@ -145,8 +149,8 @@ impl Run {
             Step::DestroyPartition(partition) => self.destroy(step, partition).await?,
             Step::ArmGate(_) => {
                 let (gate, lease) = (self.tools.gate.clone(), Arc::clone(&self.lease));
-                let injections = self.injections.clone();
-                let armed = blocking(move || gate.arm(&lease, &injections)).await;
+                let (injections, shares) = (self.injections.clone(), self.shares.clone());
+                let armed = blocking(move || gate.arm(&lease, &injections, &shares)).await;
                 armed.map_err(|source| gate_error(step, source))?;
             }
             Step::DisarmGate(claim) => {

@@ -216,11 +216,11 @@ impl Owner {
                 round.answer(reply, untainted);
             }
             Request::Read { claim, reply } => round.reads.push((claim, reply)),
-            Request::Gate { denied } => {
+            Request::Gate { told } => {
                 round.changed = true;
-                match denied {
-                    Some((claim, message)) if self.memory.leases.contains_key(&claim) => {
-                        self.note(&claim, EventKind::Denied, message, "");
+                match told {
+                    Some((claim, kind, message)) if self.memory.leases.contains_key(&claim) => {
+                        self.note(&claim, kind, message, "");
                     }
                     Some(_) | None => {}
                 }

@@ -83,9 +83,9 @@ pub(super) enum Request {
         claim: Option<ClaimId>,
         reply: oneshot::Sender<State>,
     },
-    /// The gate came, went, or refused what the claim's processes tried.
+    /// The gate came or went, or something was found about a claim's processes.
     Gate {
-        denied: Option<(ClaimId, String)>,
+        told: Option<(ClaimId, EventKind, String)>,
     },
     /// A claim's processes took more of a shared device than they may.
     Violated {

@@ -105,6 +105,13 @@ pub(crate) enum Command {
     /// List the pools of the configuration and their devices
     #[command(visible_alias = "pool")]
     Pools,
+    /// Show how the device gate stands, what it guards and whom it refused
+    Gate,
+    /// List the processes that have devices open, and by what right
+    #[command(visible_alias = "holder")]
+    Holders(HoldersArguments),
+    /// Compare what the containers of claims can really open with what was granted; needs root
+    Verify(VerifyArguments),
     /// Show the node as a tree with its links, or draw it
     Topology(TopologyArguments),
     /// Show what each agent used of the devices over time, as a table or a picture
@@ -157,6 +164,18 @@ pub(crate) struct PartitionsArguments {
     /// Also those that do not exist but could
     #[arg(long)]
     pub(crate) possible: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HoldersArguments {
+    /// Only those of this device
+    pub(crate) device: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArguments {
+    /// Only this claim
+    pub(crate) claim: Option<String>,
 }
 
 #[derive(Debug, Args)]
