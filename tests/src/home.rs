@@ -54,6 +54,25 @@ impl Home {
         home
     }
 
+    /// A home whose GPUs are shared by turns.
+    ///
+    /// # Panics
+    ///
+    /// If the folder cannot be made.
+    #[must_use]
+    pub fn with_turns(profile: &str) -> Self {
+        let home = Self::new(profile);
+        // Right behind the vendor's own keys.
+        home.configure(profile, &format!("turns = true\n\n{NO_GATE}"));
+        home
+    }
+
+    /// The folder of the claims that take turns.
+    #[must_use]
+    pub fn turns(&self) -> PathBuf {
+        self.run.path().join("turns")
+    }
+
     /// Writes the configuration anew with another `gate`, for the next daemon.
     ///
     /// # Panics
