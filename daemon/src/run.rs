@@ -23,7 +23,7 @@ use crate::{
     api::{About, Access, BindError, Listener, Service},
     cdi::{SpecError, SpecFolder},
     config::{Config, VendorConfig},
-    error::Chain,
+    error::{Chain, name_page},
     fault_point::FaultPoints,
     node::{Node, Start, now_ms},
     usage::{self, Meter},
@@ -122,6 +122,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
         About { boot, started_ms, cdi_dir: config.cdi_dir.clone(), ledger: config.ledger() };
     let (goodbye, leaving) = oneshot::channel::<()>();
     let serving = tonic::transport::Server::builder()
+        .layer(tower::util::MapResponseLayer::new(name_page))
         .add_service(NodeServer::new(Service::new(node.clone(), access, about, meter)))
         .serve_with_incoming_shutdown(listener.incoming(), async { drop(leaving.await) });
     let mut serving = tokio::spawn(serving);

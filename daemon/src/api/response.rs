@@ -1,9 +1,7 @@
 //! Model types to wire responses.
 
-use std::collections::BTreeMap;
-
 use accelpool_model::{
-    Allocation, ClaimId, Device, Enforcements, Lease, Link, NumaNode, Partition, PartitionProfile,
+    Allocation, Device, Enforcements, Lease, Link, NumaNode, Partition, PartitionProfile,
     Partitioning, PcieNode, Placements, Pool, Portion, Taint, Target,
 };
 use accelpool_planner::NodeView;
@@ -11,14 +9,13 @@ use accelpool_proto::node as wire;
 
 use crate::node::{Event, State};
 
-/// The leases of `state` by claim, as decisions want them.
-pub(super) fn leases_by_claim(state: &State) -> BTreeMap<ClaimId, Lease> {
-    state.leases.iter().map(|lease| (lease.claim.id.clone(), lease.clone())).collect()
+/// `state` as decisions want it.
+pub(super) fn view(state: &State) -> NodeView<'_> {
+    NodeView { inventory: &state.inventory, leases: &state.leases, pools: &state.pools }
 }
 
 pub(super) fn devices(state: &State) -> Vec<wire::Device> {
-    let leases = leases_by_claim(state);
-    let view = NodeView { inventory: &state.inventory, leases: &leases, pools: &state.pools };
+    let view = view(state);
     state.inventory.devices().map(|found| device(view, found)).collect()
 }
 
@@ -116,8 +113,7 @@ fn enforcements(enforcements: Enforcements) -> wire::Enforcements {
 
 /// The partitions that exist, and if `possible` every one that could.
 pub(super) fn partitions(state: &State, only: &str, possible: bool) -> Vec<wire::Partition> {
-    let leases = leases_by_claim(state);
-    let view = NodeView { inventory: &state.inventory, leases: &leases, pools: &state.pools };
+    let view = view(state);
     let inventory = &state.inventory;
     let mut found = Vec::new();
     for (name, target) in inventory.possible_partitions() {
@@ -131,7 +127,7 @@ pub(super) fn partitions(state: &State, only: &str, possible: bool) -> Vec<wire:
         if there.is_none() && !possible {
             continue;
         }
-        let holder = state.leases.iter().find(|lease| {
+        let holder = state.leases.values().find(|lease| {
             let holds = |allocation: &Allocation| {
                 matches!(&allocation.portion, Portion::Partition { name: held, .. } if held == name)
             };
@@ -166,8 +162,7 @@ fn existing(partition: &Partition) -> &'static str {
 }
 
 pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
-    let leases = BTreeMap::new();
-    let view = NodeView { inventory: &state.inventory, leases: &leases, pools: &state.pools };
+    let view = view(state);
     let of = |pool: &Pool| wire::Pool {
         name: pool.name.to_string(),
         exposure: pool.exposure.to_string(),
@@ -184,7 +179,7 @@ pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
 
 pub(super) fn leases(state: &State) -> Vec<wire::Lease> {
     let trouble = |lease: &Lease| state.troubles.get(&lease.claim.id).cloned().unwrap_or_default();
-    state.leases.iter().map(|held| lease(held, trouble(held))).collect()
+    state.leases.values().map(|held| lease(held, trouble(held))).collect()
 }
 
 pub(super) fn lease(lease: &Lease, trouble: String) -> wire::Lease {

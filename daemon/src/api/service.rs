@@ -4,7 +4,11 @@ mod diagnose;
 mod metrics;
 mod prefer;
 
-use std::{pin::Pin, sync::Arc, time::Instant};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use accelpool_model::{BootId, Taint};
 use accelpool_proto::node::{self as wire, node_server::Node as NodeApi};
@@ -18,6 +22,10 @@ use crate::{
     timing::Timings,
     usage::Meter,
 };
+
+/// Between two states that one watcher is told. A change after a quiet time is told at once; of
+/// a hundred pods that start together, each with two changes, a few are enough.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What the daemon says of itself.
 #[derive(Debug, Clone)]
@@ -218,7 +226,8 @@ impl NodeApi for Service {
         let possible = request.get_ref().possible;
         let service = self.clone();
         // The latest revision only: a slow reader skips what it has no time for.
-        let states = WatchStream::new(self.node.revisions()).then(move |_| {
+        let revisions = WatchStream::new(self.node.revisions()).throttle(WATCH_INTERVAL);
+        let states = Box::pin(revisions).then(move |_| {
             let service = service.clone();
             async move {
                 let state = service.state().await?;

@@ -9,6 +9,7 @@ use accelpool_model::{DeviceUuid, Lease, Partition, PartitionStep, Plan, Portion
 
 use super::request::Applied;
 use crate::{
+    blocking::in_place,
     cdi::{Injections, SpecError, SpecFolder},
     fault_point::FaultPoints,
     worker::{Worker, WorkerError},
@@ -51,7 +52,8 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
     let undo = job.undo;
     let mut run = Run {
         tools,
-        lease: Arc::new(job.lease),
+        lease: job.lease,
+        fresh: undo,
         workers: job.workers,
         injections: job.injections,
         created: Vec::new(),
@@ -74,7 +76,9 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
 
 struct Run {
     tools: Tools,
-    lease: Arc<Lease>,
+    lease: Lease,
+    /// True if nobody was told of the claim yet, so that it has no spec.
+    fresh: bool,
     workers: BTreeMap<DeviceUuid, Worker>,
     injections: Injections,
     created: Vec<Partition>,
@@ -95,14 +99,15 @@ impl Run {
             Step::CreatePartition(partition) => self.create(step, partition).await?,
             Step::DestroyPartition(partition) => self.destroy(step, partition).await?,
             Step::WriteSpec(_) => {
-                let (folder, lease) = (self.tools.specs.clone(), Arc::clone(&self.lease));
-                let injections = self.injections.clone();
-                let written = blocking(move || folder.write(&lease, &injections)).await;
+                let specs = &self.tools.specs;
+                let written = in_place(|| match self.fresh {
+                    true => specs.write(&self.lease, &self.injections).map(|()| true),
+                    false => specs.mend(&self.lease, &self.injections),
+                });
                 self.rewritten |= written.map_err(|source| spec_error(step, source))?;
             }
             Step::RemoveSpec(claim) => {
-                let (folder, claim) = (self.tools.specs.clone(), claim.clone());
-                let removed = blocking(move || folder.remove(&claim)).await;
+                let removed = in_place(|| self.tools.specs.remove(claim));
                 removed.map_err(|source| spec_error(step, source))?;
             }
         }
@@ -184,12 +189,4 @@ pub(super) fn known_injections(
 
 fn spec_error(step: &Step, source: SpecError) -> ApplyError {
     ApplyError::Spec { step: step.to_string(), source }
-}
-
-/// Runs file work on a thread that may wait.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }
