@@ -182,6 +182,7 @@ pub fn share(claim: &str, device: &str, memory_bytes: u64, permille: u32) -> Pre
         claim: claim.to_owned(),
         requests: vec![request],
         labels: [("pod".to_owned(), "default/train-0".to_owned())].into(),
+        ..Default::default()
     }
 }
 

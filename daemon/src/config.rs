@@ -15,10 +15,13 @@ use std::{
     time::Duration,
 };
 
-use accelpool_model::{DeviceName, Exposure, Pool, PoolName, Selector, Sharing, VendorName};
+use accelpool_model::{
+    DeviceName, Exposure, GateMode, OnStaleHolder, Pool, PoolName, Selector, Sharing, VendorName,
+};
 use accelpool_vendor_sim::{Profile, from_toml};
 
-use self::raw::{RawConfig, RawPool, RawVendor};
+use self::raw::{RawConfig, RawGate, RawPool, RawVendor};
+use crate::gate::{Family, GateConfig};
 
 /// Where the configuration lies unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/accelpool/accelpoold.toml";
@@ -27,6 +30,8 @@ pub const DEFAULT_PATH: &str = "/etc/accelpool/accelpoold.toml";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 const POOLS_MAX: usize = 64;
 const VENDORS_MAX: usize = 16;
+/// Monitoring agents and the like: a few per node.
+const EXEMPT_MAX: usize = 64;
 
 /// A valid configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +54,8 @@ pub struct Config {
     pub usage: Usage,
     /// A captured hwloc XML file that stands in for this machine.
     pub hwloc_xml: Option<PathBuf>,
+    /// The device gate.
+    pub gate: GateConfig,
     /// The vendors to drive.
     pub vendors: Vec<VendorConfig>,
     /// The pools; one that takes every device if none is written.
@@ -106,6 +113,19 @@ impl VendorConfig {
             Self::Sim { .. } => "sim".parse().expect("it is a DNS label"),
             Self::Nvidia { .. } => "nvidia".parse().expect("it is a DNS label"),
         }
+    }
+
+    /// The device numbers that are its drivers' whoever uses them.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        let (drivers, machine_root) = match self {
+            Self::Sim { .. } => (None, Path::new("/")),
+            Self::Nvidia { machine_root, .. } => {
+                (Some(accelpool_vendor_nvidia::DRIVERS), machine_root.as_path())
+            }
+        };
+        let proc_devices = machine_root.join("proc/devices");
+        Family { adapter: self.name(), drivers, proc_devices }
     }
 
     /// The arguments of `accelpoold` that run its worker.
@@ -253,6 +273,7 @@ impl TryFrom<RawConfig> for Config {
                 .hwloc_xml
                 .map(|path| absolute("topology.hwloc_xml", path))
                 .transpose()?,
+            gate: check_gate(raw.gate)?,
             vendors: check_unique(vendors)?,
             pools: check_pools(raw.pool)?,
             run_dir,
@@ -326,6 +347,19 @@ pub fn load_profile(text: &str) -> Result<Profile, Box<dyn std::error::Error + S
     Ok(Profile::embedded(text).ok_or_else(known)?)
 }
 
+fn check_gate(raw: RawGate) -> Result<GateConfig, ConfigError> {
+    limit("gate.exempt", raw.exempt.len(), EXEMPT_MAX)?;
+    for path in &raw.exempt {
+        absolute("gate.exempt", path.into())?;
+    }
+    let pins = raw.pins.unwrap_or_else(|| GateConfig::default().pins);
+    Ok(GateConfig {
+        root: raw.root.map(|root| absolute("gate.root", root)).transpose()?,
+        pins: absolute("gate.pins", pins)?,
+        exempt: raw.exempt,
+    })
+}
+
 fn check_group(group: String) -> Result<String, ConfigError> {
     // As useradd(8) takes them.
     let sound = (1..=32).contains(&group.len())
@@ -356,6 +390,8 @@ fn check_pools(raw: Vec<RawPool>) -> Result<Vec<Pool>, ConfigError> {
             selector: Selector::default(),
             exposure: Exposure::default(),
             sharing: Sharing::default(),
+            gate: GateMode::default(),
+            on_stale_holder: OnStaleHolder::default(),
         }]);
     }
     let mut names: BTreeSet<PoolName> = BTreeSet::new();
@@ -379,7 +415,11 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
         .map(|name| name.parse().map_err(|error| value(key("devices"), &error)))
         .collect::<Result<_, _>>()?;
     let parsed = |field: &str, error: &dyn std::fmt::Display| value(key(field), error);
+    let gate = raw.gate.map(|text| text.parse()).transpose().map_err(|e| parsed("gate", &e))?;
+    let gate: GateMode = gate.unwrap_or_default();
     Ok(Pool {
+        gate,
+        on_stale_holder: OnStaleHolder::default(),
         name: raw.name.parse().map_err(|error| parsed("name", &error))?,
         selector: Selector {
             names,

@@ -21,6 +21,7 @@ pub fn code(error: &NodeError) -> &'static str {
         NodeError::UnknownTaint { .. } => "AP0118",
         NodeError::UnknownClaim(_) => "AP0117",
         NodeError::UnknownVendor(_) => "AP0119",
+        NodeError::UnknownCgroup(_) => "AP0121",
         NodeError::NotObserved { .. } => "AP0120",
         NodeError::Draining => "AP0115",
         NodeError::Ledger => "AP0004",
@@ -42,7 +43,8 @@ fn prepare_code(error: &PrepareError) -> &'static str {
         PrepareError::NoneFree { .. } => "AP0109",
         PrepareError::CutByHand { .. } => "AP0110",
         PrepareError::Busy(..) => "AP0111",
-        PrepareError::TooManyLeases(_) => "AP0112",
+        PrepareError::TooManyLeases(_) | PrepareError::TooManyBindings(_) => "AP0112",
+        PrepareError::NotPrepared(_) => "AP0117",
         PrepareError::UnknownProfile { .. } | PrepareError::NoSuchProfile(_) => "AP0113",
     }
 }
@@ -53,6 +55,7 @@ fn wire_code(error: &NodeError) -> Code {
     match error {
         NodeError::Refused(error) => match error {
             PrepareError::UnknownDevice(_)
+            | PrepareError::NotPrepared(_)
             | PrepareError::UnknownProfile { .. }
             | PrepareError::NoSuchProfile(_) => Code::NotFound,
             PrepareError::MemoryOutOfRange { .. } | PrepareError::ShareOfPartition(_) => {
@@ -62,6 +65,7 @@ fn wire_code(error: &NodeError) -> Code {
             | PrepareError::ComputeTaken { .. }
             | PrepareError::PartitionsTaken { .. }
             | PrepareError::NoneFree { .. }
+            | PrepareError::TooManyBindings(_)
             | PrepareError::TooManyLeases(_) => Code::ResourceExhausted,
             PrepareError::LostDevice(_)
             | PrepareError::NoPool(_)
@@ -79,6 +83,7 @@ fn wire_code(error: &NodeError) -> Code {
         NodeError::UnknownDevice(_)
         | NodeError::UnknownTaint { .. }
         | NodeError::UnknownClaim(_)
+        | NodeError::UnknownCgroup(_)
         | NodeError::UnknownVendor(_) => Code::NotFound,
     }
 }

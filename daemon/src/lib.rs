@@ -11,6 +11,7 @@ pub mod cdi;
 pub mod config;
 pub mod error;
 pub mod fault_point;
+pub mod gate;
 pub mod log;
 pub mod node;
 pub mod run;

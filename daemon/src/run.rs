@@ -15,7 +15,7 @@ use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
-    time::timeout,
+    time::{MissedTickBehavior, timeout},
 };
 use tracing::{error, info, warn};
 
@@ -25,6 +25,7 @@ use crate::{
     config::{Config, VendorConfig},
     error::{Chain, name_page},
     fault_point::FaultPoints,
+    gate::{self, Keeper},
     node::{Node, Start, now_ms},
     usage::{self, Meter},
     worker::{Deadlines, Launch, Worker},
@@ -92,6 +93,11 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
         _ = interrupt.recv() => return Ok(()),
     };
     info!(ledger = %path.display(), leases = replayed.leases.len(), "ledger read");
+    let families = config.vendors.iter().map(VendorConfig::family).collect();
+    let gate = Keeper::new(config.gate.clone(), families, &config.pools);
+    // Before claims are restored, so that their grants are in place when the node serves.
+    let keeper = gate.clone();
+    let raised = tokio::task::spawn_blocking(move || keeper.tick());
     let specs = SpecFolder::open(&config.cdi_dir).map_err(|source| RunError::Specs { source })?;
     let start = Start {
         boot: boot.clone(),
@@ -99,17 +105,20 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
         workers: workers(&config)?,
         observe_interval: config.observe_interval,
         specs,
+        gate: gate.clone(),
         faults: FaultPoints::from_environment(),
         topology: topology.await?,
         ledger,
         replayed,
     };
+    raised.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
     let (node, mut running) = start.run().await.map_err(|source| RunError::Commit { source })?;
 
     let access = Access::new(&config.group);
     if access.gid().is_none() {
         warn!(group = config.group, "the group does not exist: only root can read");
     }
+    let keeping = tokio::spawn(keep_gate(gate.clone(), node.clone()));
     let mut listener =
         Listener::bind(&config.socket(), &access).map_err(|source| RunError::Bind { source })?;
     let meter = Arc::new(Meter::default());
@@ -123,7 +132,13 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
     let (goodbye, leaving) = oneshot::channel::<()>();
     let serving = tonic::transport::Server::builder()
         .layer(tower::util::MapResponseLayer::new(name_page))
-        .add_service(NodeServer::new(Service::new(node.clone(), access, about, meter)))
+        .add_service(NodeServer::new(Service::new(
+            node.clone(),
+            access,
+            about,
+            gate.clone(),
+            meter,
+        )))
         .serve_with_incoming_shutdown(listener.incoming(), async { drop(leaving.await) });
     let mut serving = tokio::spawn(serving);
     info!(socket = %config.socket().display(), took_ms = now_ms() - started_ms, "ready");
@@ -142,6 +157,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         },
     };
+    keeping.abort();
     tell_systemd(NotifyState::Stopping);
     sampling.abort();
     if outcome.is_ok() {
@@ -176,6 +192,50 @@ async fn open_ledger(
             told = true;
         }
         tokio::time::sleep(TAKEOVER_INTERVAL).await;
+    }
+}
+
+/// Keeps the gate in line with the node until the node is gone.
+async fn keep_gate(gate: Keeper, node: Node) {
+    let mut revisions = node.revisions();
+    let mut denials = gate.denials();
+    let mut ticks = tokio::time::interval(gate::INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    revisions.mark_changed();
+    loop {
+        let observed = tokio::select! {
+            changed = revisions.changed() => match changed {
+                Ok(()) => node.read(None).await.ok(),
+                Err(_) => return,
+            },
+            denial = denials.recv() => {
+                if let Ok(denial) = denial {
+                    tell_claims(&node, &denial).await;
+                }
+                continue;
+            }
+            _ = ticks.tick() => None,
+        };
+        let keeper = gate.clone();
+        let done = tokio::task::spawn_blocking(move || match observed {
+            Some(observed) => keeper.observe(&observed),
+            None => keeper.tick(),
+        });
+        match done.await {
+            Ok(true) => node.tell_gate(None).await,
+            Ok(false) => {}
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+}
+
+/// Puts a denial into the story of the claims whose processes were refused.
+async fn tell_claims(node: &Node, denial: &gate::Denial) {
+    let word = if denial.denied { "was refused" } else { "opened without a grant" };
+    let device = if denial.device.is_empty() { &denial.number } else { &denial.device };
+    for claim in &denial.claims {
+        let message = format!("process {} ({}) {word} {device}", denial.process, denial.command);
+        node.tell_gate(Some((claim.clone(), message))).await;
     }
 }
 

@@ -209,6 +209,7 @@ fn node(features: Features) -> Vec<Device> {
         exposure: "dra".to_owned(),
         sharing: "any".to_owned(),
         devices: Vec::new(),
+        ..wire::Pool::default()
     };
     let state = wire::WatchNodeResponse {
         revision: 1,

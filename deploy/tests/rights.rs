@@ -38,6 +38,7 @@ fn state(devices: usize, revision: u64) -> Arc<NodeState> {
         exposure: "dra".to_owned(),
         sharing: "any".to_owned(),
         devices: Vec::new(),
+        ..wire::Pool::default()
     };
     let state = wire::WatchNodeResponse {
         revision,

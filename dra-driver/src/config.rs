@@ -13,6 +13,8 @@ use std::{
 use accelpool_model::{NameError, PoolName};
 use serde::Deserialize;
 
+use crate::http::TlsFiles;
+
 /// A configuration file that is longer is not one.
 const FILE_LEN_MAX: u64 = 64 * 1024;
 
@@ -28,8 +30,10 @@ pub struct Config {
     pub node_socket: PathBuf,
     /// The kubelet's folder.
     pub kubelet_root: PathBuf,
-    /// Where health is served over HTTP; nowhere if absent.
+    /// Where health and figures are served over HTTP; nowhere if absent.
     pub listen: Option<SocketAddr>,
+    /// Whether that is with TLS.
+    pub tls: Option<TlsFiles>,
     /// How many shares the devices of a pool are offered as, as extended resources; a pool
     /// that is not named here offers none.
     pub replicas: BTreeMap<PoolName, u32>,
@@ -41,6 +45,7 @@ impl Default for Config {
             node_socket: accelpool_proto::node::DEFAULT_SOCKET.into(),
             kubelet_root: "/var/lib/kubelet".into(),
             listen: None,
+            tls: None,
             replicas: BTreeMap::new(),
         }
     }
@@ -52,8 +57,17 @@ struct RawConfig {
     node_socket: Option<PathBuf>,
     kubelet_root: Option<PathBuf>,
     listen: Option<SocketAddr>,
+    tls: Option<RawTls>,
     #[serde(default)]
     device_plugin: RawDevicePlugin,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    certificate: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -79,6 +93,8 @@ pub enum ConfigError {
     Syntax(#[from] toml::de::Error),
     #[error("`{key}` is `{path}`: write an absolute path")]
     Relative { key: &'static str, path: PathBuf },
+    #[error("`tls` is for what `listen` serves, which is nothing: write an address")]
+    TlsUnused,
     #[error("`device_plugin.replicas` names no pool")]
     Pool(#[from] NameError),
     #[error("`device_plugin.replicas.{pool}` is {replicas}: use {REPLICAS_MIN} to {REPLICAS_MAX}")]
@@ -112,6 +128,18 @@ impl Config {
             Some(path) => Ok(path),
             None => Ok(default),
         };
+        let tls = match raw.tls {
+            None => None,
+            Some(_) if raw.listen.is_none() => return Err(ConfigError::TlsUnused),
+            Some(tls) => Some(TlsFiles {
+                certificate: absolute("tls.certificate", Some(tls.certificate), PathBuf::new())?,
+                key: absolute("tls.key", Some(tls.key), PathBuf::new())?,
+                client_ca: tls
+                    .client_ca
+                    .map(|path| absolute("tls.client_ca", Some(path), PathBuf::new()))
+                    .transpose()?,
+            }),
+        };
         let replicas = raw.device_plugin.replicas.into_iter().map(|(pool, replicas)| {
             let pool: PoolName = pool.parse()?;
             match replicas {
@@ -123,6 +151,7 @@ impl Config {
             node_socket: absolute("node_socket", raw.node_socket, default.node_socket)?,
             kubelet_root: absolute("kubelet_root", raw.kubelet_root, default.kubelet_root)?,
             listen: raw.listen,
+            tls,
             replicas: replicas.collect::<Result<_, ConfigError>>()?,
         })
     }
@@ -150,11 +179,15 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "node_socket = '/a'\nkubelet_root = '/b'\nlisten = '127.0.0.1:9'\n\
+                    tls = { certificate = '/c', key = '/k', client_ca = '/d' }\n\
                     [device_plugin.replicas]\nshared = 4\n";
         let config = Config::parse(text).unwrap();
         assert_eq!(config.node_socket, Path::new("/a"));
         assert_eq!(config.kubelet_root, Path::new("/b"));
         assert_eq!(config.listen, Some("127.0.0.1:9".parse().unwrap()));
+        let tls =
+            TlsFiles { certificate: "/c".into(), key: "/k".into(), client_ca: Some("/d".into()) };
+        assert_eq!(config.tls, Some(tls));
         assert_eq!(config.replicas, [("shared".parse().unwrap(), 4)].into());
     }
 
@@ -162,6 +195,9 @@ mod tests {
     fn what_is_wrong_is_named() {
         check("socket = '/a'", "unknown field `socket`");
         check("node_socket = 'a'", "`node_socket` is `a`: write an absolute path");
+        check("tls = { certificate = '/c', key = '/k' }", "`tls` is for what `listen` serves");
+        let tls = "listen = '127.0.0.1:9'\ntls = { certificate = 'c', key = '/k' }";
+        check(tls, "`tls.certificate` is `c`: write an absolute path");
         check("listen = 'here'", "invalid socket address");
         check("[device_plugin.replicas]\nx = 1", "`device_plugin.replicas.x` is 1: use 2 to 64");
         check("[device_plugin.replicas]\nX = 2", "pool `X` is not valid");

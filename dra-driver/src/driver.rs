@@ -23,6 +23,7 @@ use accelpool_proto::kubelet::{
     v1::dra_resource_health_server::DraResourceHealthServer as HealthV1,
     v1alpha1::dra_resource_health_server::DraResourceHealthServer as HealthV1alpha1,
 };
+use prometheus_client::registry::Registry;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -35,7 +36,8 @@ use crate::{
     config::Config,
     dra::{self, Claims, V1, V1beta1},
     health::{self, Health},
-    http::{self, Readiness},
+    http::{self, Pages, Readiness, Tls, TlsError},
+    metrics::{Metrics, Source},
     node::{self, Node, Observers},
     plugin::{self, OwnPod},
     registration::{self, Registered},
@@ -100,6 +102,8 @@ pub enum StartError {
     Cluster(#[from] ConnectError),
     #[error("failed to open a socket for the kubelet")]
     Socket(#[from] BindError),
+    #[error("failed to set up TLS")]
+    Tls(#[from] TlsError),
     #[error("failed to listen on {address}")]
     Listen {
         address: SocketAddr,
@@ -174,6 +178,10 @@ impl Driver {
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let Settings { config, node_name, pod_uid, own_pod, server, pace } = settings;
         let driver = DRIVER_NAME.to_owned();
+        let metrics_node = node_name.clone();
+        // What parts of this program count of themselves goes in here.
+        let instruments =
+            Registry::with_labels([("node".into(), node_name.clone().into())].into_iter());
         let cluster = Cluster::connect(ClusterConfig { server, driver, node: node_name }).await?;
         let events = EventRecorder::spawn(cluster.clone());
         let daemon = Node::at(&config.node_socket);
@@ -204,8 +212,12 @@ impl Driver {
         let publisher = Publisher::spawn(cluster.clone(), observers.states.clone());
         let ready = readiness(&observers, registered.clone(), publisher.status());
         let mut tasks = Vec::new();
+        let source = Source::new(daemon.clone());
+        let metrics = Metrics::new(source, &metrics_node, Arc::clone(&ready), instruments);
+        let tls = config.tls.map(Tls::new).transpose()?.map(Arc::new);
+        let pages = Pages { ready, metrics, tls };
         let http = match config.listen {
-            Some(address) => Some(serve_http(address, ready, stopped.clone(), &mut tasks).await?),
+            Some(address) => Some(serve_http(address, pages, stopped.clone(), &mut tasks).await?),
             None => None,
         };
         let statuses = status::Statuses { cluster, observed: observers.observed.clone(), events };
@@ -300,14 +312,14 @@ fn spawn_server(
 
 async fn serve_http(
     address: SocketAddr,
-    ready: Readiness,
+    pages: Pages,
     stopped: Stopped,
     tasks: &mut Vec<JoinHandle<()>>,
 ) -> Result<SocketAddr, StartError> {
     let failed = |source| StartError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
-    tasks.push(tokio::spawn(http::serve(listener, ready, stopped)));
+    tasks.push(tokio::spawn(http::serve(listener, pages, stopped)));
     Ok(bound)
 }
 

@@ -13,6 +13,7 @@ pub mod driver;
 pub mod health;
 pub mod http;
 pub mod labels;
+pub mod metrics;
 pub mod node;
 pub mod plugin;
 pub mod registration;

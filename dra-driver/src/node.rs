@@ -9,7 +9,8 @@ mod watch;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use accelpool_proto::node::{
-    Lease, PreferDevicesRequest, PrepareClaimRequest, ReleaseClaimRequest, node_client::NodeClient,
+    GetMetricsRequest, GetMetricsResponse, Lease, PreferDevicesRequest, PrepareClaimRequest,
+    ReleaseClaimRequest, node_client::NodeClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -75,6 +76,15 @@ impl Node {
         let request = ReleaseClaimRequest { claim: claim.to_owned() };
         self.client.clone().release_claim(request).await?;
         Ok(())
+    }
+
+    /// What devices, claims and agents use.
+    ///
+    /// # Errors
+    ///
+    /// The daemon is away.
+    pub async fn metrics(&self) -> Result<GetMetricsResponse, NodeError> {
+        Ok(self.client.clone().get_metrics(GetMetricsRequest {}).await?.into_inner())
     }
 
     /// Asks which of some devices go best together.

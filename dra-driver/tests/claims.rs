@@ -405,7 +405,8 @@ async fn enforcement_that_is_demanded_is_asked_for() {
     let pod = bench.claim_with("a", &[share("s", GPU_0, SHARE_1)], &config);
     kubelet.claims.prepare(&pod).await.unwrap();
     let asked = bench.daemon.asked(&uid_of("a")).requests[0].demand.clone();
-    let expected = Enforcements { memory: "kernel".into(), compute: "none".into() };
+    let expected =
+        Enforcements { memory: "kernel".into(), compute: "none".into(), ..Enforcements::default() };
     assert_eq!(asked, Some(expected));
 }
 

@@ -5,7 +5,8 @@
 use std::{fs, path::Path};
 
 /// Every `.proto` file that code is made from, relative to the crate.
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
+    "accelpool/node/v1/gate.proto",
     "accelpool/node/v1/node.proto",
     "accelpool/node/v1/usage.proto",
     "accelpool/worker/v1/worker.proto",

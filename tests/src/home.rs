@@ -14,6 +14,9 @@ use crate::{
     program,
 };
 
+/// Where pods run on this machine is none of a test's business.
+const NO_GATE: &str = "[gate]\nroot = \"/sys/fs/cgroup/accelpool-tests-hold-nobody\"\n";
+
 /// A folder in which daemons live one after another.
 #[derive(Debug)]
 pub struct Home {
@@ -35,13 +38,34 @@ impl Home {
             made.expect("a temporary folder can be made")
         };
         let home = Self { folder: made("home"), run: made("run") };
-        home.configure(profile);
+        home.configure(profile, NO_GATE);
         home
+    }
+
+    /// A home whose configuration has `gate` besides: a `[gate]` table, pools.
+    ///
+    /// # Panics
+    ///
+    /// If the folder cannot be made.
+    #[must_use]
+    pub fn with_gate(profile: &str, gate: &str) -> Self {
+        let home = Self::new(profile);
+        home.configure(profile, gate);
+        home
+    }
+
+    /// Writes the configuration anew with another `gate`, for the next daemon.
+    ///
+    /// # Panics
+    ///
+    /// If the folder takes no files.
+    pub fn set_gate(&self, profile: &str, gate: &str) {
+        self.configure(profile, gate);
     }
 
     /// Writes the configuration. Vendors are asked anew only when they tell of a change: what
     /// happens in a test then follows from what the test does.
-    fn configure(&self, profile: &str) {
+    fn configure(&self, profile: &str, gate: &str) {
         let at = |name: &str| self.folder.path().join(name).display().to_string();
         let mut text = String::new();
         let written = write!(
@@ -49,7 +73,7 @@ impl Home {
             "state_dir = {:?}\nrun_dir = {:?}\ncdi_dir = {:?}\ngroup = \"no-such-group\"\n\
              observe_interval_ms = 600000\n\n\
              [usage]\nsample_interval_ms = 600000\n\n[log]\nlevel = \"debug,h2=info,hyper=info,tower=info\"\n\n\
-             [[vendor]]\nname = \"sim\"\nprofile = {profile:?}\ndir = {:?}\n",
+             [[vendor]]\nname = \"sim\"\nprofile = {profile:?}\ndir = {:?}\n\n{gate}",
             at("state"),
             self.run.path().display().to_string(),
             at("cdi"),

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cgroups;
 mod client;
 mod daemon;
 mod home;
@@ -17,6 +18,7 @@ pub mod rules;
 use std::time::Duration;
 
 pub use crate::{
+    cgroups::{Cgroups, Tenant},
     client::{Client, page},
     daemon::{Daemon, Faults},
     home::Home,

@@ -9,11 +9,15 @@ use accelpool_daemon::{
     cdi::SpecFolder,
     error::Chain,
     fault_point::FaultPoints,
+    gate::Keeper,
     node::{Node, Start},
     worker::{Deadlines, Launch, Worker},
 };
 use accelpool_ledger::Ledger;
-use accelpool_model::{Claim, Enforcements, Exposure, Pool, Selector, Sharing, Topology, Wanted};
+use accelpool_model::{
+    Claim, Enforcements, Exposure, GateMode, OnStaleHolder, Pool, Selector, Sharing, Topology,
+    Wanted,
+};
 use accelpool_proto::node::{GetMetricsRequest, PrepareClaimRequest};
 use accelpool_tests::{
     Client, Daemon, Home, page, program,
@@ -192,6 +196,8 @@ async fn impatient_node(home: &Home) -> Node {
         selector: Selector::default(),
         exposure: Exposure::default(),
         sharing: Sharing::default(),
+        gate: GateMode::default(),
+        on_stale_holder: OnStaleHolder::default(),
     };
     let start = Start {
         boot,
@@ -202,6 +208,7 @@ async fn impatient_node(home: &Home) -> Node {
         ledger,
         replayed,
         specs: SpecFolder::open(&home.cdi()).unwrap(),
+        gate: Keeper::without_gate(),
         faults: FaultPoints::default(),
     };
     start.run().await.unwrap().0

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use crate::{
-    BootId, ClaimId, ComputePermille, DeviceName, DeviceUuid, Enforcements, MemoryBytes,
+    Binding, BootId, ClaimId, ComputePermille, DeviceName, DeviceUuid, Enforcements, MemoryBytes,
     PartitionName, Placement, ProfileName, RequestName, Selector, ShareId, Weight,
 };
 
@@ -204,6 +204,8 @@ pub struct Lease {
     pub since_ms: u64,
     /// The boot in which it was last prepared.
     pub boot: BootId,
+    /// Whose processes may use it, without duplicates.
+    pub bindings: Vec<Binding>,
 }
 
 /// How far a lease is. `Preparing -> Prepared -> Releasing`, then it is gone.
@@ -256,6 +258,23 @@ pub struct GrantedDevice {
 impl Lease {
     /// The CDI kind of every grant.
     pub const CDI_KIND: &'static str = "accelpool.dev/claim";
+
+    /// Adds bindings that are new. False if that is more than a lease can have: then
+    /// nothing is added.
+    #[must_use]
+    pub fn bind(&mut self, bindings: impl IntoIterator<Item = Binding>) -> bool {
+        let mut all = self.bindings.clone();
+        for binding in bindings {
+            if !all.contains(&binding) {
+                all.push(binding);
+            }
+        }
+        if all.len() > Binding::MAX {
+            return false;
+        }
+        self.bindings = all;
+        true
+    }
 
     /// The grant that this lease stands for.
     #[must_use]

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod binding;
 mod chain;
 mod claim;
 mod counters;
@@ -19,6 +20,7 @@ mod quantity;
 mod sample;
 mod topology;
 
+pub use crate::binding::{Binding, CgroupId};
 pub use crate::chain::Chain;
 pub use crate::claim::{
     Allocation, Claim, Grant, GrantedDevice, Lease, LeaseState, Portion, Request, Share,
@@ -36,11 +38,14 @@ pub use crate::fault::{Fault, FaultClass, RecoveryAction, Taint, TaintEffect, Un
 pub use crate::inventory::{Inventory, Target};
 pub use crate::name::{
     BootId, ClaimId, DeviceName, DeviceUuid, NameError, PartitionName, PoolName, ProfileName,
-    RequestName, ShareId, VendorName,
+    RequestName, ShareId, VendorName, WorkloadId,
 };
 pub use crate::pci::{BadPciAddress, PciAddress};
 pub use crate::plan::{PartitionStep, Plan, Step};
-pub use crate::pool::{Exposure, Pool, Selector, Sharing, UnknownExposure, UnknownSharing};
+pub use crate::pool::{
+    Exposure, GateMode, OnStaleHolder, Pool, Selector, Sharing, UnknownExposure, UnknownGateMode,
+    UnknownOnStaleHolder, UnknownSharing,
+};
 pub use crate::quantity::{
     Bandwidth, ComputePermille, MemoryBytes, Placement, QuantityError, Weight,
 };

@@ -195,6 +195,18 @@ name!(
 );
 
 name!(
+    /// Somebody else's id of what uses a claim, such as a pod's UID. All that is known of it is
+    /// that it stands in the name of a cgroup.
+    WorkloadId,
+    Rule {
+        what: "workload",
+        max: 63,
+        text: "use letters, digits and `-`, beginning and ending with a letter or digit",
+        holds: |text| is_bounded(text, is_alphanumeric, b"-"),
+    }
+);
+
+name!(
     /// One boot of the host (`/proc/sys/kernel/random/boot_id`).
     BootId,
     Rule {

@@ -18,6 +18,10 @@ pub enum Step {
     CreatePartition(PartitionStep),
     /// Makes a partition, whole or half-created, not exist. One that is gone counts as destroyed.
     DestroyPartition(PartitionStep),
+    /// Lets the cgroups that a claim's lease is bound to open its devices.
+    ArmGate(ClaimId),
+    /// Takes back what was let.
+    DisarmGate(ClaimId),
     /// Writes the CDI spec of a claim's lease.
     WriteSpec(ClaimId),
     /// Removes the CDI spec of a claim.
@@ -44,6 +48,8 @@ impl fmt::Display for Step {
         match self {
             Self::CreatePartition(step) => write!(f, "create partition {}", step.name),
             Self::DestroyPartition(step) => write!(f, "destroy partition {}", step.name),
+            Self::ArmGate(claim) => write!(f, "arm the gate for {claim}"),
+            Self::DisarmGate(claim) => write!(f, "disarm the gate for {claim}"),
             Self::WriteSpec(claim) => write!(f, "write CDI spec of {claim}"),
             Self::RemoveSpec(claim) => write!(f, "remove CDI spec of {claim}"),
         }

@@ -15,6 +15,10 @@ pub struct Pool {
     pub exposure: Exposure,
     /// How its devices may be cut.
     pub sharing: Sharing,
+    /// What the device gate does with an open that no grant admits.
+    pub gate: GateMode,
+    /// What becomes of a process that has a device open without a grant.
+    pub on_stale_holder: OnStaleHolder,
 }
 
 /// Which devices are meant: each field that is given must match.
@@ -148,6 +152,96 @@ impl FromStr for Sharing {
 }
 
 impl fmt::Display for Sharing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What the device gate does with an open that no grant admits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum GateMode {
+    /// It passes, and nobody hears of it.
+    Off,
+    /// It passes, is counted and reported.
+    #[default]
+    Audit,
+    /// It is refused, counted and reported.
+    Enforce,
+}
+
+/// A text that names no [`GateMode`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("gate mode `{0}` is not known: use off, audit or enforce")]
+pub struct UnknownGateMode(pub String);
+
+impl GateMode {
+    /// The word as the configuration writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Audit => "audit",
+            Self::Enforce => "enforce",
+        }
+    }
+}
+
+impl FromStr for GateMode {
+    type Err = UnknownGateMode;
+    fn from_str(text: &str) -> Result<Self, UnknownGateMode> {
+        match text {
+            "off" => Ok(Self::Off),
+            "audit" => Ok(Self::Audit),
+            "enforce" => Ok(Self::Enforce),
+            other => Err(UnknownGateMode(other.chars().take(32).collect())),
+        }
+    }
+}
+
+impl fmt::Display for GateMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What becomes of a process that has a device open without a grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum OnStaleHolder {
+    /// It is reported.
+    #[default]
+    Report,
+    /// It is reported and killed.
+    Kill,
+}
+
+/// A text that names no [`OnStaleHolder`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("what becomes of a stale holder, `{0}` is not known: use report or kill")]
+pub struct UnknownOnStaleHolder(pub String);
+
+impl OnStaleHolder {
+    /// The word as the configuration writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Report => "report",
+            Self::Kill => "kill",
+        }
+    }
+}
+
+impl FromStr for OnStaleHolder {
+    type Err = UnknownOnStaleHolder;
+    fn from_str(text: &str) -> Result<Self, UnknownOnStaleHolder> {
+        match text {
+            "report" => Ok(Self::Report),
+            "kill" => Ok(Self::Kill),
+            other => Err(UnknownOnStaleHolder(other.chars().take(32).collect())),
+        }
+    }
+}
+
+impl fmt::Display for OnStaleHolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }

@@ -20,7 +20,9 @@ mod view;
 pub use crate::attribute::{
     Amount, Attribution, Holding, Owner, Part, ProcessUse, attribute, divide_energy,
 };
-pub use crate::prepare::{LEASES_MAX, Prepare, PrepareError, REQUESTS_MAX, plan_prepare};
+pub use crate::prepare::{
+    LEASES_MAX, Prepare, PrepareError, REQUESTS_MAX, plan_bind, plan_prepare,
+};
 pub use crate::reconcile::{Outcome, Repair, plan_reconcile};
 pub use crate::release::{Release, plan_release, plan_undo};
 pub use crate::select::COUNT_MAX;

@@ -9,8 +9,8 @@ mod error;
 mod tests;
 
 use accelpool_model::{
-    Allocation, BootId, Claim, Device, DeviceName, Enforcements, Lease, LeaseState, PartitionStep,
-    Plan, Portion, ProfileName, Request, Share, Step, Target, Wanted,
+    Allocation, Binding, BootId, Claim, ClaimId, Device, DeviceName, Enforcements, Lease,
+    LeaseState, PartitionStep, Plan, Portion, ProfileName, Request, Share, Step, Target, Wanted,
 };
 
 pub use self::error::PrepareError;
@@ -44,11 +44,12 @@ pub struct Prepare {
 pub fn plan_prepare(
     view: NodeView<'_>,
     claim: &Claim,
+    bindings: &[Binding],
     boot: &BootId,
     now_ms: u64,
 ) -> Result<Prepare, PrepareError> {
     if let Some(lease) = view.leases.get(&claim.id) {
-        return repeat(view, lease, claim);
+        return repeat(view, lease, claim, bindings);
     }
     if view.leases.len() >= LEASES_MAX {
         return Err(PrepareError::TooManyLeases(LEASES_MAX));
@@ -64,13 +65,15 @@ pub fn plan_prepare(
         };
         allocations.extend(chosen);
     }
-    let lease = Lease {
+    let mut lease = Lease {
         claim: claim.clone(),
         allocations,
         state: LeaseState::Preparing,
         since_ms: now_ms,
         boot: boot.clone(),
+        bindings: Vec::new(),
     };
+    bind(&mut lease, bindings)?;
     Ok(Prepare { plan: plan_lease(&lease), lease, repeated: false })
 }
 
@@ -78,8 +81,13 @@ pub fn plan_prepare(
 /// no container can ask for a device that is not ready.
 fn plan_lease(lease: &Lease) -> Plan {
     let create = owned_partitions(lease).map(Step::CreatePartition);
-    let spec = Step::WriteSpec(lease.claim.id.clone());
-    Plan { steps: create.chain([spec]).collect() }
+    Plan { steps: create.chain(offer(&lease.claim.id)).collect() }
+}
+
+/// The steps by which containers get what is there: the gate first, so that the first process
+/// of a container is not refused what its spec gives it.
+pub(crate) fn offer(claim: &ClaimId) -> [Step; 2] {
+    [Step::ArmGate(claim.clone()), Step::WriteSpec(claim.clone())]
 }
 
 /// The partitions that exist because of `lease`; adopted ones do not.
@@ -99,7 +107,42 @@ pub(crate) fn owned_partitions(lease: &Lease) -> impl Iterator<Item = PartitionS
     })
 }
 
-fn repeat(view: NodeView<'_>, lease: &Lease, claim: &Claim) -> Result<Prepare, PrepareError> {
+/// Plans how to let more processes use what `claim` holds.
+///
+/// # Errors
+///
+/// The claim is not prepared, or has too many bindings.
+pub fn plan_bind(
+    view: NodeView<'_>,
+    claim: &ClaimId,
+    bindings: &[Binding],
+) -> Result<Prepare, PrepareError> {
+    let lease = view.leases.get(claim);
+    let mut lease = lease.ok_or_else(|| PrepareError::NotPrepared(claim.clone()))?.clone();
+    match lease.state {
+        LeaseState::Prepared => {}
+        LeaseState::Preparing | LeaseState::Releasing => {
+            return Err(PrepareError::Busy(claim.clone(), lease.state));
+        }
+    }
+    bind(&mut lease, bindings)?;
+    let plan = Plan { steps: vec![Step::ArmGate(claim.clone())] };
+    Ok(Prepare { lease, plan, repeated: true })
+}
+
+fn bind(lease: &mut Lease, bindings: &[Binding]) -> Result<(), PrepareError> {
+    if lease.bind(bindings.iter().cloned()) {
+        return Ok(());
+    }
+    Err(PrepareError::TooManyBindings(lease.claim.id.clone()))
+}
+
+fn repeat(
+    view: NodeView<'_>,
+    lease: &Lease,
+    claim: &Claim,
+    bindings: &[Binding],
+) -> Result<Prepare, PrepareError> {
     // Labels are words for people: a claim that only changed those is the same claim.
     if lease.claim.requests != claim.requests {
         return Err(PrepareError::Changed(claim.id.clone()));
@@ -113,7 +156,9 @@ fn repeat(view: NodeView<'_>, lease: &Lease, claim: &Claim) -> Result<Prepare, P
     for allocation in &lease.allocations {
         device_of(view, &allocation.device)?;
     }
-    Ok(Prepare { lease: lease.clone(), plan: plan_restore(view, lease), repeated: true })
+    let mut lease = lease.clone();
+    bind(&mut lease, bindings)?;
+    Ok(Prepare { plan: plan_restore(view, &lease), lease, repeated: true })
 }
 
 fn allocate_named(

@@ -11,7 +11,11 @@ use std::collections::BTreeSet;
 
 use accelpool_model::{ClaimId, Lease, LeaseState, PartitionStep, Plan, Portion, Step};
 
-use crate::{NodeView, prepare::owned_partitions, release::plan_undo};
+use crate::{
+    NodeView,
+    prepare::{offer, owned_partitions},
+    release::plan_undo,
+};
 
 /// What a lease needs to be in line again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +71,11 @@ fn forget(view: NodeView<'_>, lease: &Lease, complete: bool) -> Repair {
     };
     plan.steps.retain(|step| match step {
         Step::DestroyPartition(step) => !absent(step),
-        Step::RemoveSpec(_) | Step::CreatePartition(_) | Step::WriteSpec(_) => true,
+        Step::RemoveSpec(_)
+        | Step::DisarmGate(_)
+        | Step::CreatePartition(_)
+        | Step::ArmGate(_)
+        | Step::WriteSpec(_) => true,
     });
     Repair { claim, outcome, plan }
 }
@@ -118,6 +126,5 @@ pub(crate) fn plan_restore(view: NodeView<'_>, lease: &Lease) -> Plan {
             let clear = there(&step).is_some().then(|| Step::DestroyPartition(step.clone()));
             clear.into_iter().chain([Step::CreatePartition(step)])
         });
-    let spec = Step::WriteSpec(lease.claim.id.clone());
-    Plan { steps: missing.chain([spec]).collect() }
+    Plan { steps: missing.chain(offer(&lease.claim.id)).collect() }
 }

@@ -9,7 +9,8 @@ use crate::{NodeView, prepare::owned_partitions};
 pub struct Release {
     /// The lease, on its way out.
     pub lease: Lease,
-    /// The steps: the CDI spec goes first, so that no new container gets the device.
+    /// The steps: the CDI spec goes first, so that no new container gets the device, then the
+    /// gate closes, so that no running one opens it again.
     pub plan: Plan,
 }
 
@@ -25,10 +26,11 @@ pub fn plan_release(view: NodeView<'_>, claim: &ClaimId) -> Option<Release> {
 /// The steps that undo whatever of `lease` may be there.
 #[must_use]
 pub fn plan_undo(lease: &Lease) -> Plan {
-    let spec = Step::RemoveSpec(lease.claim.id.clone());
+    let claim = &lease.claim.id;
+    let withdraw = [Step::RemoveSpec(claim.clone()), Step::DisarmGate(claim.clone())];
     let mut partitions: Vec<Step> = owned_partitions(lease).map(Step::DestroyPartition).collect();
     partitions.reverse();
-    Plan { steps: [spec].into_iter().chain(partitions).collect() }
+    Plan { steps: withdraw.into_iter().chain(partitions).collect() }
 }
 
 #[cfg(test)]
@@ -56,6 +58,7 @@ mod tests {
             partition_lease("a", &[("1g.10gb", 0), ("1g.10gb", 1)], false),
             &[
                 "remove CDI spec of a",
+                "disarm the gate for a",
                 "destroy partition gpu-0000-1b-00-0-mig-1g-10gb-1",
                 "destroy partition gpu-0000-1b-00-0-mig-1g-10gb-0",
             ],
@@ -64,8 +67,9 @@ mod tests {
 
     #[test]
     fn adopted_partitions_stay() {
-        check(partition_lease("a", &[("1g.10gb", 0)], true), &["remove CDI spec of a"]);
-        check(lease("a"), &["remove CDI spec of a"]);
+        let steps = ["remove CDI spec of a", "disarm the gate for a"];
+        check(partition_lease("a", &[("1g.10gb", 0)], true), &steps);
+        check(lease("a"), &steps);
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use accelpool_model::{
     Allocation, BootId, Claim, ComputePermille, Device, DeviceKind, Enforcement, Enforcements,
-    Exposure, Injection, Lease, LeaseState, MemoryBytes, Partition, PartitionProfile, Partitioning,
-    Placement, Placements, Pool, Portion, Request, Selector, Sharing, Wanted,
+    Exposure, GateMode, Injection, Lease, LeaseState, MemoryBytes, OnStaleHolder, Partition,
+    PartitionProfile, Partitioning, Placement, Placements, Pool, Portion, Request, Selector,
+    Sharing, Wanted,
 };
 
 pub(crate) const GPU: &str = "gpu-0000-1b-00-0";
@@ -58,6 +59,8 @@ pub(crate) fn pools() -> Vec<Pool> {
         selector: Selector::default(),
         exposure: Exposure::Dra,
         sharing: Sharing::Any,
+        gate: GateMode::default(),
+        on_stale_holder: OnStaleHolder::default(),
     }]
 }
 
@@ -95,7 +98,14 @@ fn lease_of(id: &str, portions: Vec<(String, Portion)>) -> Lease {
         });
         claim.requests.push(request);
     }
-    Lease { claim, allocations, state: LeaseState::Prepared, since_ms: 1, boot: boot() }
+    Lease {
+        claim,
+        allocations,
+        state: LeaseState::Prepared,
+        since_ms: 1,
+        boot: boot(),
+        bindings: Vec::new(),
+    }
 }
 
 /// A lease of the whole first device.

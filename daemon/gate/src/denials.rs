@@ -58,7 +58,7 @@ impl Denial {
             thread_name: text(&bytes[48..]),
             device: layout::device_of(&bytes[24..36])?,
             access: Access::of_bits(word(36)?),
-            denied: Mode::of_number(word(40)?)? == Mode::Enforce,
+            denied: layout::mode_of_number(word(40)?)? == Mode::Enforce,
         })
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     denials::Denials,
     device::{Access, DeviceNumber},
     error::GateError,
-    layout::{LAYOUT, Map, grant_key},
+    layout::{self, LAYOUT, Map, grant_key},
     root::Cgroup,
     rules::{CgroupId, Guards, Mode, Rules},
     sys::{self, LinkFd, LoadedProgram, ProgramFd},
@@ -53,6 +53,9 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// The most pairs of cgroup and device that can be granted.
+    pub const GRANTS_MAX: u32 = layout::GRANTS_MAX;
+
     /// Whether a gate could stand on this machine. Leaves nothing behind.
     pub fn check(config: &GateConfig) -> Result<(), GateError> {
         Cgroup::open(&config.root)?;

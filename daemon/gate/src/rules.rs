@@ -5,13 +5,11 @@
 
 mod guards;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::device::{Access, DeviceNumber, DeviceRange};
 
+pub use accelpool_model::{CgroupId, GateMode as Mode};
 pub use guards::{ConflictingGuards, Guards};
 pub(crate) use guards::{prefixes, range_of_prefix};
 
@@ -20,58 +18,6 @@ pub(crate) use guards::{prefixes, range_of_prefix};
 /// A container of the kubelet lies at level 4 or 5, one in a node that is itself a
 /// container (kind) at about 10. Deeper cgroups are judged by their ancestors up to here.
 pub const LEVELS_MAX: usize = 32;
-
-/// A cgroup of version 2, by the number that the kernel gave it: the inode number of its
-/// folder. On a 64-bit kernel it is not used again before the next boot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CgroupId(pub u64);
-
-impl fmt::Display for CgroupId {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(formatter)
-    }
-}
-
-/// What becomes of an open that no grant admits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub enum Mode {
-    /// It passes, and nobody hears of it.
-    Off,
-    /// It passes, is counted and reported.
-    #[default]
-    Audit,
-    /// It is refused, counted and reported.
-    Enforce,
-}
-
-impl Mode {
-    pub(crate) const fn number(self) -> u32 {
-        match self {
-            Self::Off => 0,
-            Self::Audit => 1,
-            Self::Enforce => 2,
-        }
-    }
-
-    pub(crate) const fn of_number(number: u32) -> Option<Self> {
-        match number {
-            0 => Some(Self::Off),
-            1 => Some(Self::Audit),
-            2 => Some(Self::Enforce),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Off => "off",
-            Self::Audit => "audit",
-            Self::Enforce => "enforce",
-        })
-    }
-}
 
 /// Devices that need a grant, and what becomes of an open without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -73,6 +73,7 @@ fn lease(claim: &str, number: u32) -> Lease {
             [number as usize % 3],
         since_ms: 1_700_000_000_000 + u64::from(number),
         boot: boot("boot-1"),
+        bindings: Vec::new(),
     }
 }
 

@@ -18,6 +18,8 @@ const LABEL_KEY_MAX: usize = 317;
 const LABEL_VALUE_MAX: usize = 256;
 /// Names in a selector: a node has far fewer devices.
 const NAMES_MAX: usize = 64;
+/// As long as the kernel takes a path.
+const CGROUP_PATH_MAX: usize = 4096;
 /// A taint's reason, as long as a person reads.
 const REASON_MAX: usize = 256;
 
@@ -43,6 +45,37 @@ pub(super) fn bad(path: impl Into<String>) -> impl Fn(&dyn std::fmt::Display) ->
 /// A claim's name.
 pub(super) fn claim_id(text: &str) -> Result<ClaimId, BadRequest> {
     text.parse().map_err(|error| bad("claim")(&error))
+}
+
+/// Who may use a claim, as a request says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Subject {
+    Workload(accelpool_model::WorkloadId),
+    Cgroup(String),
+    Process(u32),
+}
+
+/// Whose processes a claim is to be bound to. Cgroups are looked for by the caller.
+pub(super) fn subjects(bindings: &[wire::Binding]) -> Result<Vec<Subject>, BadRequest> {
+    let (count, max) = (bindings.len(), accelpool_model::Binding::MAX);
+    if count > max {
+        return Err(bad("bindings")(&format!("has {count} entries, at most {max} are allowed")));
+    }
+    let subjects = bindings.iter().enumerate().map(|(index, binding)| {
+        let at = |field: &str| bad(format!("bindings[{index}].{field}"));
+        match &binding.subject {
+            Some(wire::binding::Subject::Workload(id)) => {
+                Ok(Subject::Workload(id.parse().map_err(|error| at("workload")(&error))?))
+            }
+            Some(wire::binding::Subject::Cgroup(path)) if path.len() > CGROUP_PATH_MAX => {
+                Err(at("cgroup")(&format!("use at most {CGROUP_PATH_MAX} bytes")))
+            }
+            Some(wire::binding::Subject::Cgroup(path)) => Ok(Subject::Cgroup(path.clone())),
+            Some(wire::binding::Subject::Process(process)) => Ok(Subject::Process(*process)),
+            None => Err(at("subject")(&"say who: `workload`, `cgroup` or `process`")),
+        }
+    });
+    subjects.collect()
 }
 
 /// A whole claim.

@@ -1,13 +1,18 @@
 //! Model types to wire responses.
 
+use std::collections::BTreeSet;
+
 use accelpool_model::{
-    Allocation, Device, Enforcements, Lease, Link, NumaNode, Partition, PartitionProfile,
-    Partitioning, PcieNode, Placements, Pool, Portion, Taint, Target,
+    Allocation, Binding, Device, DeviceName, Enforcements, Lease, Link, NumaNode, Partition,
+    PartitionProfile, Partitioning, PcieNode, Placements, Pool, Portion, Taint, Target,
 };
 use accelpool_planner::NodeView;
 use accelpool_proto::node as wire;
 
-use crate::node::{Event, State};
+use crate::{
+    gate::{Denial, GateStatus},
+    node::{Event, State},
+};
 
 /// `state` as decisions want it.
 pub(super) fn view(state: &State) -> NodeView<'_> {
@@ -108,6 +113,7 @@ fn enforcements(enforcements: Enforcements) -> wire::Enforcements {
     wire::Enforcements {
         memory: enforcements.memory.to_string(),
         compute: enforcements.compute.to_string(),
+        access: String::new(),
     }
 }
 
@@ -167,6 +173,8 @@ pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
         name: pool.name.to_string(),
         exposure: pool.exposure.to_string(),
         sharing: pool.sharing.to_string(),
+        gate: pool.gate.to_string(),
+        on_stale_holder: pool.on_stale_holder.to_string(),
         devices: state
             .inventory
             .devices()
@@ -178,27 +186,60 @@ pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
 }
 
 pub(super) fn leases(state: &State) -> Vec<wire::Lease> {
-    let trouble = |lease: &Lease| state.troubles.get(&lease.claim.id).cloned().unwrap_or_default();
-    state.leases.values().map(|held| lease(held, trouble(held))).collect()
+    let gated = gated_devices(state);
+    state.leases.values().map(|held| lease_among(state, &gated, held)).collect()
 }
 
-pub(super) fn lease(lease: &Lease, trouble: String) -> wire::Lease {
+/// A lease of `state`, or one that has just been made.
+pub(super) fn lease(state: &State, lease: &Lease) -> wire::Lease {
+    lease_among(state, &gated_devices(state), lease)
+}
+
+/// The devices that the gate keeps everybody off who was not granted them.
+fn gated_devices(state: &State) -> BTreeSet<&DeviceName> {
+    let view = view(state);
+    let enforced = |device: &&Device| {
+        view.pool(device).is_some_and(|pool| pool.gate == accelpool_model::GateMode::Enforce)
+    };
+    let devices = state.inventory.devices().filter(|_| state.gate.up);
+    devices.filter(enforced).map(|device| &device.name).collect()
+}
+
+fn lease_among(state: &State, gated: &BTreeSet<&DeviceName>, lease: &Lease) -> wire::Lease {
     let granted = lease.grant().devices;
+    let trouble = state.troubles.get(&lease.claim.id).cloned().unwrap_or_default();
     wire::Lease {
         claim: lease.claim.id.to_string(),
         state: lease.state.to_string(),
         since_unix_ms: lease.since_ms,
         allocations: granted
             .into_iter()
-            .map(|device| allocation(&device.allocation, device.cdi_id))
+            .map(|device| {
+                let access =
+                    if gated.contains(&device.allocation.device) { "kernel" } else { "none" };
+                allocation(&device.allocation, device.cdi_id, access)
+            })
             .collect(),
         labels: lease.claim.labels.clone().into_iter().collect(),
         trouble,
         boot_id: lease.boot.to_string(),
+        bindings: lease.bindings.iter().map(|it| binding(state, lease, it)).collect(),
     }
 }
 
-fn allocation(allocation: &Allocation, cdi_id: String) -> wire::Allocation {
+fn binding(state: &State, lease: &Lease, binding: &Binding) -> wire::Binding {
+    let found = state.gate.binding(lease, binding);
+    wire::Binding {
+        subject: Some(match binding {
+            Binding::Workload(id) => wire::binding::Subject::Workload(id.to_string()),
+            Binding::Cgroup { path, .. } => wire::binding::Subject::Cgroup(path.clone()),
+        }),
+        state: found.word.to_owned(),
+        cgroup_path: found.path,
+    }
+}
+
+fn allocation(allocation: &Allocation, cdi_id: String, access: &str) -> wire::Allocation {
     use wire::allocation::Portion as Wire;
     let portion = match &allocation.portion {
         Portion::Whole => Wire::Whole(wire::Whole {}),
@@ -223,9 +264,50 @@ fn allocation(allocation: &Allocation, cdi_id: String) -> wire::Allocation {
         device: allocation.device.to_string(),
         device_uuid: allocation.uuid.to_string(),
         share_id: allocation.share_id.as_ref().map(ToString::to_string),
-        enforcement: Some(enforcements(allocation.enforcement)),
+        enforcement: Some(wire::Enforcements {
+            access: access.to_owned(),
+            ..enforcements(allocation.enforcement)
+        }),
         cdi_id,
         portion: Some(portion),
+    }
+}
+
+pub(super) fn gate(status: GateStatus) -> wire::GetGateResponse {
+    let counts = |(device, number, counts): (String, String, accelpool_gate::Counts)| {
+        let accelpool_gate::Counts { audited, denied, unreported } = counts;
+        wire::GateCounts { device, number, audited, denied, unreported }
+    };
+    let guarded = |(numbers, mode, devices): (String, accelpool_model::GateMode, Vec<String>)| {
+        wire::GuardedDevices { numbers, mode: mode.to_string(), devices }
+    };
+    wire::GetGateResponse {
+        state: status.state.to_owned(),
+        reason: status.reason,
+        root: status.root,
+        guarded: status.guarded.into_iter().map(guarded).collect(),
+        exempt: status.exempt,
+        grants: u32::try_from(status.grants).unwrap_or(u32::MAX),
+        grants_max: accelpool_gate::Gate::GRANTS_MAX,
+        counts: status.counts.into_iter().map(counts).collect(),
+        repairs: status.repairs,
+        defects: status.defects,
+        recent: status.recent.iter().map(denial).collect(),
+    }
+}
+
+pub(super) fn denial(denial: &Denial) -> wire::Denial {
+    wire::Denial {
+        unix_ms: denial.unix_ms,
+        denied: denial.denied,
+        pid: denial.process,
+        command: denial.command.clone(),
+        cgroup: denial.cgroup.clone(),
+        cgroup_id: denial.cgroup_id.0,
+        device: denial.device.clone(),
+        number: denial.number.clone(),
+        access: denial.access.clone(),
+        claims: denial.claims.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The methods of the node API, each: check the caller, check the request, ask the node.
 
 mod diagnose;
+mod gate;
 mod metrics;
 mod prefer;
 
@@ -12,12 +13,16 @@ use std::{
 
 use accelpool_model::{BootId, Taint};
 use accelpool_proto::node::{self as wire, node_server::Node as NodeApi};
-use tokio_stream::{Stream, StreamExt, wrappers::WatchStream};
+use tokio_stream::{
+    Stream, StreamExt,
+    wrappers::{BroadcastStream, WatchStream},
+};
 use tonic::{Request, Response, Status};
 
 use super::{Access, request, response};
 use crate::{
     error,
+    gate::Keeper,
     node::{Node, NodeError, State},
     timing::Timings,
     usage::Meter,
@@ -46,6 +51,7 @@ pub struct Service {
     node: Node,
     access: Arc<Access>,
     about: Arc<About>,
+    gate: Keeper,
     meter: Arc<Meter>,
     timings: Arc<CallTimings>,
 }
@@ -60,13 +66,18 @@ struct CallTimings {
 impl Service {
     /// Serves `node`, and what `meter` has measured of it, to whoever `access` lets pass.
     #[must_use]
-    pub fn new(node: Node, access: Access, about: About, meter: Arc<Meter>) -> Self {
+    pub fn new(node: Node, access: Access, about: About, gate: Keeper, meter: Arc<Meter>) -> Self {
         let (access, about) = (Arc::new(access), Arc::new(about));
-        Self { node, access, about, meter, timings: Arc::default() }
+        Self { node, access, about, gate, meter, timings: Arc::default() }
     }
 
     async fn state(&self) -> Result<State, Status> {
         self.node.read(None).await.map_err(|error| error::status(&error))
+    }
+
+    /// A lease that was made or changed just now, as it is told.
+    async fn told(&self, lease: &accelpool_model::Lease) -> Result<wire::Lease, Status> {
+        Ok(response::lease(&self.state().await?, lease))
     }
 
     async fn device(&self, name: &str) -> Result<wire::Device, Status> {
@@ -86,6 +97,7 @@ fn outcome<T>(result: &Result<T, NodeError>) -> &'static str {
             | NodeError::UnknownDevice(_)
             | NodeError::UnknownTaint { .. }
             | NodeError::UnknownClaim(_)
+            | NodeError::UnknownCgroup(_)
             | NodeError::UnknownVendor(_)
             | NodeError::NotObserved { .. }
             | NodeError::Draining,
@@ -275,13 +287,52 @@ impl NodeApi for Service {
         request: Request<wire::PrepareClaimRequest>,
     ) -> Result<Response<wire::PrepareClaimResponse>, Status> {
         self.access.change(&request)?;
-        let claim = request::claim_from_wire(request.into_inner())?;
+        let request = request.into_inner();
+        let bindings = gate::find(request::subjects(&request.bindings)?).await?;
+        let claim = request::claim_from_wire(request)?;
         let started = Instant::now();
-        let prepared = self.node.prepare(claim).await;
+        let prepared = self.node.prepare_for(claim, bindings).await;
         self.timings.prepares.observe_since(outcome(&prepared), started);
         let lease = prepared.map_err(|error| error::status(&error))?;
-        let lease = Some(response::lease(&lease, String::new()));
+        let lease = Some(self.told(&lease).await?);
         Ok(Response::new(wire::PrepareClaimResponse { lease }))
+    }
+
+    async fn bind_claim(
+        &self,
+        request: Request<wire::BindClaimRequest>,
+    ) -> Result<Response<wire::BindClaimResponse>, Status> {
+        self.access.change(&request)?;
+        let request = request.into_inner();
+        let claim = request::claim_id(&request.claim)?;
+        let bindings = gate::find(request::subjects(&request.bindings)?).await?;
+        let bound = self.node.bind(claim, bindings).await;
+        let lease = bound.map_err(|error| error::status(&error))?;
+        let bindings = self.told(&lease).await?.bindings;
+        Ok(Response::new(wire::BindClaimResponse { bindings }))
+    }
+
+    async fn get_gate(
+        &self,
+        request: Request<wire::GetGateRequest>,
+    ) -> Result<Response<wire::GetGateResponse>, Status> {
+        self.access.read(&request)?;
+        let gate = self.gate.clone();
+        let status = gate::blocking(move || gate.status()).await;
+        Ok(Response::new(response::gate(status)))
+    }
+
+    type WatchDenialsStream = Pin<Box<dyn Stream<Item = Result<wire::Denial, Status>> + Send>>;
+
+    async fn watch_denials(
+        &self,
+        request: Request<wire::WatchDenialsRequest>,
+    ) -> Result<Response<Self::WatchDenialsStream>, Status> {
+        self.access.read(&request)?;
+        // What a slow reader missed is counted elsewhere.
+        let denials = BroadcastStream::new(self.gate.denials()).filter_map(Result::ok);
+        let denials = denials.map(|denial| Ok(response::denial(&denial)));
+        Ok(Response::new(Box::pin(denials)))
     }
 
     async fn release_claim(

@@ -28,6 +28,7 @@ fn lease(claim: &str) -> Lease {
         state: LeaseState::Preparing,
         since_ms: 1,
         boot: "boot".parse().unwrap(),
+        bindings: Vec::new(),
     }
 }
 

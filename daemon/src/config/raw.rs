@@ -24,6 +24,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) topology: RawTopology,
     #[serde(default)]
+    pub(super) gate: RawGate,
+    #[serde(default)]
     pub(super) usage: RawUsage,
     #[serde(default)]
     pub(super) vendor: Vec<RawVendor>,
@@ -48,6 +50,14 @@ impl Default for RawLog {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawTopology {
     pub(super) hwloc_xml: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawGate {
+    pub(super) root: Option<PathBuf>,
+    pub(super) pins: Option<PathBuf>,
+    pub(super) exempt: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,6 +95,7 @@ pub(super) struct RawPool {
     pub(super) model: Option<String>,
     pub(super) expose: Option<String>,
     pub(super) sharing: Option<String>,
+    pub(super) gate: Option<String>,
 }
 
 fn default_state_dir() -> PathBuf {

@@ -12,6 +12,7 @@ use crate::{
     blocking::in_place,
     cdi::{Injections, SpecError, SpecFolder},
     fault_point::FaultPoints,
+    gate::{GateStepError, Keeper},
     worker::{Worker, WorkerError},
 };
 
@@ -23,6 +24,8 @@ pub enum ApplyError {
     Vendor { step: String, source: WorkerError },
     #[error("failed to {step}")]
     Spec { step: String, source: SpecError },
+    #[error("failed to {step}")]
+    Gate { step: String, source: GateStepError },
     #[error("failed to {step}: no vendor answers for its device")]
     NoVendor { step: String },
 }
@@ -31,6 +34,7 @@ pub enum ApplyError {
 #[derive(Clone)]
 pub(super) struct Tools {
     pub(super) specs: SpecFolder,
+    pub(super) gate: Keeper,
     pub(super) faults: FaultPoints,
 }
 
@@ -91,6 +95,8 @@ impl Run {
         let point = match step {
             Step::CreatePartition(_) => "create_partition",
             Step::DestroyPartition(_) => "destroy_partition",
+            Step::ArmGate(_) => "arm_gate",
+            Step::DisarmGate(_) => "disarm_gate",
             Step::WriteSpec(_) => "write_spec",
             Step::RemoveSpec(_) => "remove_spec",
         };
@@ -98,6 +104,14 @@ impl Run {
         match step {
             Step::CreatePartition(partition) => self.create(step, partition).await?,
             Step::DestroyPartition(partition) => self.destroy(step, partition).await?,
+            Step::ArmGate(_) => {
+                let armed = in_place(|| self.tools.gate.arm(&self.lease, &self.injections));
+                armed.map_err(|source| gate_error(step, source))?;
+            }
+            Step::DisarmGate(claim) => {
+                let disarmed = in_place(|| self.tools.gate.disarm(claim));
+                disarmed.map_err(|source| gate_error(step, source))?;
+            }
             Step::WriteSpec(_) => {
                 let specs = &self.tools.specs;
                 let written = in_place(|| match self.fresh {
@@ -152,7 +166,8 @@ impl Run {
                 // A creation that failed may have left half a partition.
                 Step::CreatePartition(partition) => Step::DestroyPartition(partition),
                 Step::WriteSpec(claim) => Step::RemoveSpec(claim),
-                Step::DestroyPartition(_) | Step::RemoveSpec(_) => continue,
+                Step::ArmGate(claim) => Step::DisarmGate(claim),
+                Step::DestroyPartition(_) | Step::RemoveSpec(_) | Step::DisarmGate(_) => continue,
             };
             if let Err(error) = self.step(&reverse).await {
                 tracing::warn!(error = %crate::error::Chain(&error), "undo failed, to be tried again");
@@ -185,6 +200,10 @@ pub(super) fn known_injections(
         }
     }
     injections
+}
+
+fn gate_error(step: &Step, source: GateStepError) -> ApplyError {
+    ApplyError::Gate { step: step.to_string(), source }
 }
 
 fn spec_error(step: &Step, source: SpecError) -> ApplyError {

@@ -35,6 +35,8 @@ pub enum EventKind {
     Released,
     Repaired,
     Recovered,
+    Bound,
+    Denied,
 }
 
 impl EventKind {
@@ -48,6 +50,8 @@ impl EventKind {
             Self::Released => "released",
             Self::Repaired => "repaired",
             Self::Recovered => "recovered",
+            Self::Bound => "bound",
+            Self::Denied => "denied",
         }
     }
 }

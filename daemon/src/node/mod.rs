@@ -12,7 +12,9 @@ mod request;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use accelpool_ledger::{CommitError, Ledger, Replayed};
-use accelpool_model::{BootId, Claim, ClaimId, Lease, Pool, TaintEffect, Topology, VendorName};
+use accelpool_model::{
+    Binding, BootId, Claim, ClaimId, Lease, Pool, TaintEffect, Topology, VendorName,
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
@@ -29,7 +31,7 @@ use self::{
     owner::{Owner, Parts},
     request::Request,
 };
-use crate::{cdi::SpecFolder, fault_point::FaultPoints, worker::Worker};
+use crate::{cdi::SpecFolder, fault_point::FaultPoints, gate::Keeper, worker::Worker};
 
 /// The kubelet's default pod limit is 110; each pod prepares in one request.
 const REQUESTS_MAX: usize = 128;
@@ -54,6 +56,8 @@ pub struct Start {
     pub replayed: Replayed,
     /// Where CDI specs go.
     pub specs: SpecFolder,
+    /// The device gate.
+    pub gate: Keeper,
     /// Where tests stop the daemon.
     pub faults: FaultPoints,
 }
@@ -91,7 +95,7 @@ impl Start {
             workers: workers.clone(),
             ledger: self.ledger,
             replayed: self.replayed,
-            tools: Tools { specs: self.specs, faults: self.faults },
+            tools: Tools { specs: self.specs, gate: self.gate, faults: self.faults },
             inbox,
             notices,
             notify,
@@ -111,7 +115,28 @@ impl Start {
 impl Node {
     /// Prepares a claim; durable when it answers.
     pub async fn prepare(&self, claim: Claim) -> Result<Lease, NodeError> {
-        self.ask(|reply| Request::Prepare { claim, reply }).await
+        self.prepare_for(claim, Vec::new()).await
+    }
+
+    /// Prepares a claim for the processes of some cgroups, beside those it was prepared for
+    /// before; durable when it answers.
+    pub async fn prepare_for(
+        &self,
+        claim: Claim,
+        bindings: Vec<Binding>,
+    ) -> Result<Lease, NodeError> {
+        self.ask(|reply| Request::Prepare { claim, bindings, reply }).await
+    }
+
+    /// Lets the processes of more cgroups use a prepared claim; durable when it answers.
+    pub async fn bind(&self, claim: ClaimId, bindings: Vec<Binding>) -> Result<Lease, NodeError> {
+        self.ask(|reply| Request::Bind { claim, bindings, reply }).await
+    }
+
+    /// Tells that the gate came or went, or what it refused a claim's processes.
+    pub(crate) async fn tell_gate(&self, denied: Option<(ClaimId, String)>) {
+        // An owner that has ended keeps no story.
+        let _ = self.requests.send(Request::Gate { denied }).await;
     }
 
     /// Releases a claim; false if there was nothing to release.

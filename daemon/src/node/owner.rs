@@ -22,7 +22,7 @@ use std::{
 };
 
 use accelpool_ledger::{CommitError, Ledger, Replayed};
-use accelpool_model::{BootId, ClaimId, Pool, Topology, VendorName};
+use accelpool_model::{Binding, BootId, ClaimId, Pool, Topology, VendorName};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -33,6 +33,7 @@ use tracing::warn;
 use self::{memory::Memory, round::Round};
 use super::{
     apply::{self, Tools},
+    history::EventKind,
     request::{NodeError, Notice, Request, State},
 };
 use crate::{blocking::in_place, worker::Worker};
@@ -68,7 +69,14 @@ pub(super) struct Owner {
 
 impl Owner {
     pub(super) fn new(mut parts: Parts) -> Self {
-        let leases = std::mem::take(&mut parts.replayed.leases);
+        let mut leases = std::mem::take(&mut parts.replayed.leases);
+        for lease in leases.iter_mut().filter(|lease| lease.boot != parts.boot) {
+            // The numbers of cgroups began anew with the boot.
+            lease.bindings.retain(|binding| match binding {
+                Binding::Workload(_) | Binding::Cgroup { id: None, .. } => true,
+                Binding::Cgroup { id: Some(_), .. } => false,
+            });
+        }
         let taints = std::mem::take(&mut parts.replayed.taints);
         Self { parts, memory: Memory::new(leases, taints), jobs: JoinSet::new() }
     }
@@ -183,7 +191,12 @@ impl Owner {
 
     fn on_request(&mut self, request: Request, round: &mut Round) {
         match request {
-            Request::Prepare { claim, reply } => self.on_prepare(claim, reply, round),
+            Request::Prepare { claim, bindings, reply } => {
+                self.on_prepare(claim, bindings, reply, round);
+            }
+            Request::Bind { claim, bindings, reply } => {
+                self.on_bind(claim, bindings, reply, round);
+            }
             Request::Release { claim, reply } => self.on_release(claim, reply, round),
             Request::Taint { device, effect, reason, reply } => {
                 let tainted = self.on_taint(&device, effect, reason, round);
@@ -194,6 +207,15 @@ impl Owner {
                 round.answer(reply, untainted);
             }
             Request::Read { claim, reply } => round.reads.push((claim, reply)),
+            Request::Gate { denied } => {
+                round.changed = true;
+                match denied {
+                    Some((claim, message)) if self.memory.leases.contains_key(&claim) => {
+                        self.note(&claim, EventKind::Denied, message, "");
+                    }
+                    Some(_) | None => {}
+                }
+            }
             Request::Drain { reply } => {
                 self.memory.draining = true;
                 self.memory.drained.push(reply);
@@ -239,6 +261,8 @@ impl Owner {
             topology: Arc::clone(&self.parts.topology),
             events: claim.map(|claim| self.memory.history.of(claim)).unwrap_or_default(),
             vendor_troubles: self.memory.vendor_troubles.clone(),
+            gate: self.parts.tools.gate.view(),
+            settled: self.all_answered() && self.memory.in_flight.is_empty(),
             adapter_of: self.memory.adapters(),
             event_counts: self.memory.history.counts().clone(),
             complete: self.all_answered(),

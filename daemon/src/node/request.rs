@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use accelpool_model::{
-    Claim, ClaimId, DeviceName, DeviceUuid, Fault, Inventory, Lease, Partition, Pool,
+    Binding, Claim, ClaimId, DeviceName, DeviceUuid, Fault, Inventory, Lease, Partition, Pool,
     RecoveryAction, TaintEffect, Topology, VendorName,
 };
 use accelpool_planner::PrepareError;
@@ -13,7 +13,10 @@ use super::{
     apply::ApplyError,
     history::{Event, EventKind},
 };
-use crate::worker::{Discovery, WorkerError};
+use crate::{
+    gate::{CgroupError, GateView},
+    worker::{Discovery, WorkerError},
+};
 
 /// Why the node did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -29,6 +32,8 @@ pub enum NodeError {
     UnknownTaint { device: DeviceName, key: String },
     #[error("claim {0} is neither on record nor remembered")]
     UnknownClaim(ClaimId),
+    #[error(transparent)]
+    UnknownCgroup(#[from] Arc<CgroupError>),
     #[error("vendor {0} is not driven by this daemon")]
     UnknownVendor(String),
     #[error(
@@ -43,12 +48,42 @@ pub enum NodeError {
 
 /// What the owner is asked.
 pub(super) enum Request {
-    Prepare { claim: Claim, reply: Reply<Lease> },
-    Release { claim: ClaimId, reply: Reply<bool> },
-    Taint { device: String, effect: TaintEffect, reason: String, reply: Reply<()> },
-    Untaint { device: String, key: String, reply: Reply<()> },
-    Read { claim: Option<ClaimId>, reply: oneshot::Sender<State> },
-    Drain { reply: oneshot::Sender<()> },
+    Prepare {
+        claim: Claim,
+        bindings: Vec<Binding>,
+        reply: Reply<Lease>,
+    },
+    Bind {
+        claim: ClaimId,
+        bindings: Vec<Binding>,
+        reply: Reply<Lease>,
+    },
+    Release {
+        claim: ClaimId,
+        reply: Reply<bool>,
+    },
+    Taint {
+        device: String,
+        effect: TaintEffect,
+        reason: String,
+        reply: Reply<()>,
+    },
+    Untaint {
+        device: String,
+        key: String,
+        reply: Reply<()>,
+    },
+    Read {
+        claim: Option<ClaimId>,
+        reply: oneshot::Sender<State>,
+    },
+    /// The gate came, went, or refused what the claim's processes tried.
+    Gate {
+        denied: Option<(ClaimId, String)>,
+    },
+    Drain {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// An answer, sent once it is on disk.
@@ -100,6 +135,10 @@ pub struct State {
     pub events: Vec<Event>,
     /// What vendors could not say, in words, by adapter.
     pub vendor_troubles: BTreeMap<VendorName, Vec<String>>,
+    /// The device gate.
+    pub gate: GateView,
+    /// Every vendor was heard and no steps are in hand.
+    pub settled: bool,
     /// The adapter that lists each device.
     pub adapter_of: BTreeMap<DeviceUuid, VendorName>,
     /// How often each kind of thing happened to a claim since the daemon started.

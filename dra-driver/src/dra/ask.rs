@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use accelpool_cluster::{AllocationResult, ClaimView, NodeState, SURFACE_DRA, SURFACE_LABEL};
 use accelpool_model::{Enforcement, MemoryBytes};
 use accelpool_proto::node::{
-    Allocation, Enforcements, Lease, PrepareClaimRequest, Request, Share, allocation::Portion,
-    request::Wanted,
+    Allocation, Binding, Enforcements, Lease, PrepareClaimRequest, Request, Share,
+    allocation::Portion, binding::Subject, request::Wanted,
 };
 
 use super::PreparedDevice;
@@ -55,7 +55,17 @@ pub(super) fn request_for(
         })
     });
     let requests = requests.collect::<Result<_, _>>()?;
-    Ok(PrepareClaimRequest { claim: claim.uid.clone(), requests, labels: labels_of(claim) })
+    // The cgroups of the pods that may use it: only they get past the device gate.
+    let workload = |uid: &String| Binding {
+        subject: Some(Subject::Workload(uid.clone())),
+        ..Binding::default()
+    };
+    Ok(PrepareClaimRequest {
+        claim: claim.uid.clone(),
+        requests,
+        labels: labels_of(claim),
+        bindings: claim.pods.iter().map(|pod| workload(&pod.uid)).collect(),
+    })
 }
 
 /// The name that an allocation's device has in the slices, as the scheduler knows it.
@@ -129,8 +139,11 @@ fn share(share: &accelpool_model::Share) -> Share {
 fn demand_of(result: &AllocationResult) -> Option<Enforcements> {
     let (memory, compute) = (result.config.memory_enforcement, result.config.compute_enforcement);
     let word = |demand: Option<Enforcement>| demand.unwrap_or_default().as_str().to_owned();
-    (memory.is_some() || compute.is_some())
-        .then(|| Enforcements { memory: word(memory), compute: word(compute) })
+    (memory.is_some() || compute.is_some()).then(|| Enforcements {
+        memory: word(memory),
+        compute: word(compute),
+        ..Enforcements::default()
+    })
 }
 
 fn labels_of(claim: &ClaimView) -> HashMap<String, String> {

@@ -50,6 +50,7 @@ impl Daemon {
             exposure: exposure.into(),
             sharing: "any".into(),
             devices: names,
+            ..wire::Pool::default()
         };
         let node = wire::WatchNodeResponse {
             complete: true,
@@ -215,6 +216,7 @@ impl State {
                 enforcement: Some(wire::Enforcements {
                     memory: "hardware".into(),
                     compute: "library".into(),
+                    ..wire::Enforcements::default()
                 }),
                 cdi_id: format!(
                     "accelpool.dev/claim={}-{}-{name}{suffix}",
@@ -340,6 +342,15 @@ impl node_server::Node for Service {
         Ok(Response::new(Box::pin(states.map(|state| Ok((*state).clone())))))
     }
 
+    type WatchDenialsStream = BoxStream<wire::Denial>;
+
+    async fn watch_denials(
+        &self,
+        _request: Request<wire::WatchDenialsRequest>,
+    ) -> Result<Response<Self::WatchDenialsStream>, Status> {
+        Err(Status::unimplemented("watch_denials"))
+    }
+
     async fn prepare_claim(
         &self,
         request: Request<wire::PrepareClaimRequest>,
@@ -399,6 +410,8 @@ impl node_server::Node for Service {
         diagnose, DiagnoseRequest, DiagnoseResponse;
         get_metrics, GetMetricsRequest, GetMetricsResponse;
         get_usage, GetUsageRequest, GetUsageResponse;
+        get_gate, GetGateRequest, GetGateResponse;
+        bind_claim, BindClaimRequest, BindClaimResponse;
         taint_device, TaintDeviceRequest, TaintDeviceResponse;
         untaint_device, UntaintDeviceRequest, UntaintDeviceResponse;
         quiesce, QuiesceRequest, QuiesceResponse;

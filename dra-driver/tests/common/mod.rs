@@ -104,6 +104,7 @@ impl Bench {
             node_socket: self.folder.path().join("node.sock"),
             kubelet_root: self.root(),
             listen: Some("127.0.0.1:0".parse().unwrap()),
+            tls: None,
             replicas,
         };
         let settings = Settings {
@@ -207,6 +208,7 @@ pub(crate) fn gpu(name: &str, numa_node: Option<u32>) -> wire::Device {
         share_enforcement: Some(wire::Enforcements {
             memory: "library".into(),
             compute: "library".into(),
+            ..wire::Enforcements::default()
         }),
         pool: "gpus".into(),
         present: true,

@@ -10,12 +10,14 @@ use std::{
 use accelpool_daemon::{
     cdi::SpecFolder,
     fault_point::FaultPoints,
+    gate::Keeper,
     node::{Node, NodeError, Start, State},
     worker::{Deadlines, Launch, Worker},
 };
 use accelpool_ledger::Ledger;
 use accelpool_model::{
-    Claim, Exposure, Lease, LeaseState, Pool, Portion, Selector, Sharing, Topology,
+    Claim, Exposure, GateMode, Lease, LeaseState, OnStaleHolder, Pool, Portion, Selector, Sharing,
+    Topology,
 };
 use accelpool_tests::LONG;
 use accelpool_vendor_sim::Sim;
@@ -130,6 +132,8 @@ impl World {
                 selector: Selector::default(),
                 exposure: Exposure::default(),
                 sharing: Sharing::default(),
+                gate: GateMode::default(),
+                on_stale_holder: OnStaleHolder::default(),
             }],
             topology: Topology::default(),
             workers: vec![Worker::new("sim".parse().unwrap(), Launch::Task(task), deadlines)],
@@ -137,6 +141,7 @@ impl World {
             ledger,
             replayed,
             specs: SpecFolder::open(&self.machine.cdi()).unwrap(),
+            gate: Keeper::without_gate(),
             faults: faults.clone(),
         };
         let started = runtime.block_on(async {

@@ -40,6 +40,10 @@ use crate::{
     usage::Sampled,
 };
 
+/// The names of all of NVIDIA's drivers begin so in `/proc/devices`: `nvidia`, `nvidia-uvm`,
+/// `nvidia-caps` and so on. Every device of theirs is an accelerator or leads to one.
+pub const DRIVERS: &str = "nvidia";
+
 /// The NVIDIA devices of one machine.
 #[derive(Debug)]
 pub struct Nvidia {

@@ -242,6 +242,15 @@ impl Progress {
         })
     }
 
+    /// Notes that the first submissions are complete, as [`Progress::submitted`] counted them,
+    /// and wakes who waits for that. Of racing notes the furthest stays.
+    pub fn complete(&self, (count, cost_us): (u64, u64)) {
+        if self.completed.fetch_max(count, Ordering::AcqRel) < count {
+            self.completed_us.fetch_max(cost_us, Ordering::AcqRel);
+            crate::sys::bump(&self.progress);
+        }
+    }
+
     /// Submissions that are not known to be complete, and their estimated time in µs.
     ///
     /// A tenant that writes nonsense gets 0: it can only claim to be idle, and a turn ends then.

@@ -126,6 +126,32 @@ pub struct LedgerDevice {
     reserved: [AtomicU64; 5],
 }
 
+impl LedgerDevice {
+    /// A counter that belongs to no page, at nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            used: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            denied: AtomicU64::new(0),
+            reserved: [const { AtomicU64::new(0) }; 5],
+        }
+    }
+}
+
+impl LedgerRow {
+    /// A row that belongs to no page, at nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            begun: AtomicU64::new(0),
+            done: AtomicU64::new(0),
+            reserved: [const { AtomicU64::new(0) }; 6],
+            bytes: [const { AtomicU64::new(0) }; DEVICES_MAX],
+        }
+    }
+}
+
 /// What one process holds. Its counters tell whether a change is half done.
 #[repr(C, align(64))]
 #[derive(Debug, Default)]

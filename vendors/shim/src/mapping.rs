@@ -36,7 +36,6 @@ pub enum Access {
 #[derive(Debug)]
 pub struct Mapping<T: Page> {
     page: NonNull<T>,
-    access: Access,
     owns: PhantomData<T>,
 }
 
@@ -68,13 +67,21 @@ impl<T: Page> Mapping<T> {
         Self::map(fd, Access::Write, 0)
     }
 
-    /// Puts the page of another file in this one's place, at the same address.
+    /// Keeps the page mapped until the process ends.
+    #[must_use]
+    pub fn leak(self) -> &'static T {
+        let page = self.page;
+        core::mem::forget(self);
+        // SAFETY: mapped for good from now on; else as for `deref`.
+        unsafe { page.as_ref() }
+    }
+
+    /// Puts the page of another file in the place of one that [`Mapping::leak`] gave.
     ///
     /// Who holds a reference sees the new page from then on.
-    pub fn replace(&self, fd: i32) -> Result<(), Errno> {
+    pub fn replace(page: &'static T, fd: i32, access: Access) -> Result<(), Errno> {
         check_size::<T>(fd)?;
-        let there = Self::map(fd, self.access, self.page.as_ptr().expose_provenance())?;
-        // The mapping is `self`, whose own drop unmaps it.
+        let there = Self::map(fd, access, core::ptr::from_ref(page).expose_provenance())?;
         core::mem::forget(there);
         Ok(())
     }
@@ -91,7 +98,7 @@ impl<T: Page> Mapping<T> {
         // change at any time anyhow.
         let mapped = unsafe { call(number::MMAP, arguments) }?;
         let page = NonNull::new(core::ptr::with_exposed_provenance_mut(mapped));
-        Ok(Self { page: page.ok_or(Errno::INVALID)?, access, owns: PhantomData })
+        Ok(Self { page: page.ok_or(Errno::INVALID)?, owns: PhantomData })
     }
 }
 

@@ -1,5 +1,5 @@
-//! System calls, made without a C library: a shim must load beside any, and call none that
-//! another library in the process has replaced.
+//! System calls, made without the C library: a shim must load beside any version of it, and
+//! call nothing that another library in the process has replaced.
 //!
 //! All unsafe code of this crate that is no page is here and in `mapping`. Results are plain:
 //! a number, or the error number that the kernel gave.
@@ -17,6 +17,8 @@ pub struct Errno(pub i32);
 impl Errno {
     /// Interrupted by a signal.
     pub const INTERRUPTED: Self = Self(4);
+    /// Forbidden, also by a filter of system calls.
+    pub const NOT_PERMITTED: Self = Self(1);
     /// Not now.
     pub const AGAIN: Self = Self(11);
     /// An argument that cannot be.
@@ -29,6 +31,9 @@ impl From<Errno> for std::io::Error {
         Self::from_raw_os_error(errno.0)
     }
 }
+
+/// `futex_waitv` has one number everywhere.
+const FUTEX_WAITV: usize = 449;
 
 /// Numbers of system calls.
 #[cfg(target_arch = "x86_64")]
@@ -47,12 +52,13 @@ pub(crate) mod number {
     pub(crate) const FTRUNCATE: usize = 77;
     pub(crate) const FUTEX: usize = 202;
     pub(crate) const GETDENTS64: usize = 217;
-    pub(crate) const CLOCK_GETTIME: usize = 228;
     pub(crate) const OPENAT: usize = 257;
     pub(crate) const PPOLL: usize = 271;
     #[cfg(feature = "std")]
     pub(crate) const MEMFD_CREATE: usize = 319;
     pub(crate) const GETPID: usize = 39;
+    pub(crate) const PRCTL: usize = 157;
+    pub(crate) const SIGPROCMASK: usize = 14;
 }
 
 /// Numbers of system calls.
@@ -72,12 +78,13 @@ pub(crate) mod number {
     pub(crate) const FTRUNCATE: usize = 46;
     pub(crate) const FUTEX: usize = 98;
     pub(crate) const GETDENTS64: usize = 61;
-    pub(crate) const CLOCK_GETTIME: usize = 113;
     pub(crate) const OPENAT: usize = 56;
     pub(crate) const PPOLL: usize = 73;
     #[cfg(feature = "std")]
     pub(crate) const MEMFD_CREATE: usize = 279;
     pub(crate) const GETPID: usize = 172;
+    pub(crate) const PRCTL: usize = 167;
+    pub(crate) const SIGPROCMASK: usize = 135;
 }
 
 /// Makes a system call.
@@ -145,20 +152,21 @@ impl Timespec {
     }
 }
 
+#[link(name = "c")]
+unsafe extern "C" {
+    /// Of the C library after all, since it asks no kernel: a launch may need it. `GLIBC_2.17`.
+    fn clock_gettime(clock: i32, time: *mut Timespec) -> i32;
+}
+
 /// Monotonic time, as this process sees it.
 #[must_use]
 pub fn now_ns() -> u64 {
-    const CLOCK_MONOTONIC: usize = 1;
+    const CLOCK_MONOTONIC: i32 = 1;
     let mut time = Timespec::new(0);
-    let address = (&raw mut time).expose_provenance();
-    // SAFETY: `time` is what the call writes, and lives through it.
-    let outcome = unsafe { call(number::CLOCK_GETTIME, [CLOCK_MONOTONIC, address, 0, 0, 0, 0]) };
+    // SAFETY: `time` is what the call writes. Every kernel has this clock.
+    unsafe { clock_gettime(CLOCK_MONOTONIC, &raw mut time) };
     let part = |it: i64| u64::try_from(it).unwrap_or_default();
-    match outcome {
-        Ok(_) => part(time.seconds) * 1_000_000_000 + part(time.nanoseconds),
-        // The kernel always has this clock.
-        Err(_) => 0,
-    }
+    part(time.seconds) * 1_000_000_000 + part(time.nanoseconds)
 }
 
 /// The process id, asked of the kernel each time.
@@ -182,6 +190,84 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout_ns: u64) {
     // SAFETY: the word and the time live through the call, which writes neither. Each way to
     // return, an error too, is a reason for the caller to look again.
     let _ = unsafe { call(number::FUTEX, [word, FUTEX_WAIT, expected as usize, timeout, 0, 0]) };
+}
+
+/// The most words that [`wait_any`] waits for: its caller's own, and one for each device.
+pub const WAIT_WORDS_MAX: usize = 1 + crate::layout::DEVICES_MAX;
+
+/// Sleeps until one of the words is woken, if all are still as expected; at most `timeout_ns`.
+///
+/// Words beyond [`WAIT_WORDS_MAX`] are left out. A kernel that cannot wait for several (before
+/// 5.16) waits for the first, for at most `fallback_ns`.
+pub fn wait_any(words: &[(&AtomicU32, u32)], timeout_ns: u64, fallback_ns: u64) {
+    const CLOCK_MONOTONIC: usize = 1;
+    const FUTEX_32: u32 = 2;
+    const NO_SUCH_CALL: Errno = Errno(38);
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct Waiter {
+        expected: u64,
+        word: u64,
+        flags: u32,
+        reserved: u32,
+    }
+    let mut waiters = [Waiter::default(); WAIT_WORDS_MAX];
+    for (waiter, (word, expected)) in waiters.iter_mut().zip(words) {
+        let word = word.as_ptr().expose_provenance() as u64;
+        *waiter = Waiter { expected: u64::from(*expected), word, flags: FUTEX_32, reserved: 0 };
+    }
+    let until = Timespec::new(now_ns().saturating_add(timeout_ns));
+    let there = (&raw const waiters).expose_provenance();
+    let len = words.len().min(WAIT_WORDS_MAX);
+    let time = (&raw const until).expose_provenance();
+    // SAFETY: the waiters, their words and the time live through the call, which writes none.
+    let outcome = unsafe { call(FUTEX_WAITV, [there, len, 0, time, CLOCK_MONOTONIC, 0]) };
+    if let (Err(NO_SUCH_CALL | Errno::NOT_PERMITTED), Some((word, expected))) =
+        (outcome, words.first())
+    {
+        wait(word, *expected, timeout_ns.min(fallback_ns));
+    }
+}
+
+/// Lets short sleeps of this thread be short: by default the kernel may add 50 µs.
+pub fn sleep_exactly() {
+    const PR_SET_TIMERSLACK: usize = 29;
+    // SAFETY: takes no address.
+    let _ = unsafe { call(number::PRCTL, [PR_SET_TIMERSLACK, 1, 0, 0, 0, 0]) };
+}
+
+/// Memory of the process, all zero, for as long as it runs; whole pages.
+#[must_use]
+pub fn zeroed(bytes: usize) -> Option<core::ptr::NonNull<u8>> {
+    const PROT_READ_WRITE: usize = 3;
+    const MAP_PRIVATE_ANONYMOUS: usize = 0x22;
+    let arguments = [0, bytes, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, descriptor(-1), 0];
+    // SAFETY: a fresh mapping at an address that the kernel chooses.
+    let there = unsafe { call(number::MMAP, arguments) }.ok()?;
+    core::ptr::NonNull::new(core::ptr::with_exposed_provenance_mut(there))
+}
+
+/// Gives back memory of [`zeroed`].
+///
+/// # Safety
+///
+/// It is of this many bytes, and nobody uses it any more.
+pub unsafe fn unmap(there: core::ptr::NonNull<u8>, bytes: usize) {
+    let address = there.as_ptr().expose_provenance();
+    // SAFETY: as the caller says.
+    let _ = unsafe { call(number::MUNMAP, [address, bytes, 0, 0, 0, 0]) };
+}
+
+/// Blocks all signals of the calling thread, or puts an earlier set back; gives the old set.
+#[must_use = "the old set is to be put back"]
+pub fn mask_signals(set: u64) -> u64 {
+    const SIG_SETMASK: usize = 2;
+    let mut old = 0_u64;
+    let there = (&raw const set).expose_provenance();
+    let back = (&raw mut old).expose_provenance();
+    // SAFETY: a set of the kernel is eight bytes; both live through the call.
+    let _ = unsafe { call(number::SIGPROCMASK, [SIG_SETMASK, there, back, 8, 0, 0]) };
+    old
 }
 
 /// Wakes all that sleep on `word`, in whatever process.

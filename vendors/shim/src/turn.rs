@@ -192,8 +192,12 @@ impl DeviceControl {
     }
 
     /// Closes the gate: then wait until no process has anyone inside.
+    ///
+    /// Wakes who sleeps on the page, so that processes see to their unfinished work at once.
     pub fn close(&self) -> Grant {
-        crate::gate::close(&self.grant)
+        let closed = crate::gate::close(&self.grant);
+        sys::bump(&self.wake);
+        closed
     }
 
     /// The claim is over: nobody submits or allocates by this page any more.

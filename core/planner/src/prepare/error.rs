@@ -1,7 +1,7 @@
 //! Why this node refuses a claim.
 
 use accelpool_model::{
-    ClaimId, ComputePermille, DeviceName, Enforcement, LeaseState, MemoryBytes, PoolName,
+    Binding, ClaimId, ComputePermille, DeviceName, Enforcement, LeaseState, MemoryBytes, PoolName,
     ProfileName, Sharing,
 };
 
@@ -51,6 +51,10 @@ pub enum PrepareError {
     Changed(ClaimId),
     #[error("claim {0} is {1}: try again")]
     Busy(ClaimId, LeaseState),
+    #[error("claim {0} is not prepared, so nobody can be bound to it")]
+    NotPrepared(ClaimId),
+    #[error("claim {0} would be bound to more than {max} cgroups", max = Binding::MAX)]
+    TooManyBindings(ClaimId),
     #[error("this node holds {0} leases, its limit: release some first")]
     TooManyLeases(usize),
 }
@@ -67,6 +71,7 @@ impl PrepareError {
             | Self::NotAllowed { .. }
             | Self::MemoryOutOfRange { .. }
             | Self::WeakerEnforcement { .. }
+            | Self::TooManyBindings(_)
             | Self::Changed(_) => true,
             Self::LostDevice(_)
             | Self::Held { .. }
@@ -76,6 +81,7 @@ impl PrepareError {
             | Self::CutByHand { .. }
             | Self::NoneFree { .. }
             | Self::Busy(..)
+            | Self::NotPrepared(_)
             | Self::TooManyLeases(_) => false,
         }
     }

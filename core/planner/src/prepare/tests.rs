@@ -30,7 +30,7 @@ impl Node {
         let leases: BTreeMap<ClaimId, Lease> =
             self.leases.iter().map(|lease| (lease.claim.id.clone(), lease.clone())).collect();
         let view = NodeView { inventory: &self.inventory, leases: &leases, pools: &self.pools };
-        plan_prepare(view, claim, &boot(), 5)
+        plan_prepare(view, claim, &[], &boot(), 5)
     }
 
     #[track_caller]
@@ -77,12 +77,13 @@ fn any(profile: Option<&str>, count: u32) -> Request {
 }
 
 const SPEC: &str = "write CDI spec of b";
+const ARM: &str = "arm the gate for b";
 
 #[test]
 fn fresh_claims_are_prepared() {
-    check(&[], named(GPU), &[SPEC]);
-    check(&[], share(GPU, 10, 250), &[SPEC]);
-    check(&[], mig("3g.40gb", 4), &["create partition gpu-0000-1b-00-0-mig-3g-40gb-4", SPEC]);
+    check(&[], named(GPU), &[ARM, SPEC]);
+    check(&[], share(GPU, 10, 250), &[ARM, SPEC]);
+    check(&[], mig("3g.40gb", 4), &["create partition gpu-0000-1b-00-0-mig-3g-40gb-4", ARM, SPEC]);
 }
 
 #[test]
@@ -91,13 +92,13 @@ fn a_whole_device_excludes_everything() {
     check(&[lease("a")], named(GPU), &held);
     check(&[lease("a")], share(GPU, 1, 1), &held);
     check(&[lease("a")], mig("1g.10gb", 0), &held);
-    check(&[lease("a")], named(OTHER), &[SPEC]);
+    check(&[lease("a")], named(OTHER), &[ARM, SPEC]);
 }
 
 #[test]
 fn shares_lie_beside_shares_while_they_last() {
     let leases = [share_lease("a", 50, 500), share_lease("c", 20, 250)];
-    check(&leases, share(GPU, 10, 250), &[SPEC]);
+    check(&leases, share(GPU, 10, 250), &[ARM, SPEC]);
     check(
         &leases,
         share(GPU, 11, 250),
@@ -120,7 +121,7 @@ fn a_share_is_no_larger_than_its_device() {
     check(&[], share(GPU, 81, 1), &[&format!("{range} 81Gi")]);
     check(&[], share(GPU, 0, 1), &[&format!("{range} 0")]);
     let everything = Share { memory: None, compute: None, ..quota(1, 1) };
-    check(&[], Request { share: Some(everything), ..named(GPU) }, &[SPEC]);
+    check(&[], Request { share: Some(everything), ..named(GPU) }, &[ARM, SPEC]);
     let beside = Share { compute: None, ..quota(1, 1) };
     check(
         &[share_lease("a", 1, 1)],
@@ -135,7 +136,11 @@ fn partitions_lie_beside_partitions_they_do_not_touch() {
     let leases = [partition_lease("a", &[("3g.40gb", 0)], false)];
     let held = "refused: device gpu-0000-1b-00-0 is held as partition \
                 gpu-0000-1b-00-0-mig-3g-40gb-0 by claim a";
-    check(&leases, mig("1g.10gb", 4), &["create partition gpu-0000-1b-00-0-mig-1g-10gb-4", SPEC]);
+    check(
+        &leases,
+        mig("1g.10gb", 4),
+        &["create partition gpu-0000-1b-00-0-mig-1g-10gb-4", ARM, SPEC],
+    );
     check(&leases, mig("1g.10gb", 3), &[held]);
     check(&leases, mig("3g.40gb", 0), &[held]);
     check(&leases, named(GPU), &[held]);
@@ -148,7 +153,11 @@ fn a_profile_has_its_own_limit() {
     let none = "refused: device gpu-0000-1b-00-0 has no room for another partition of profile \
                 1g.10gb+me";
     check(&leases, mig("1g.10gb+me", 5), &[none]);
-    check(&leases, mig("1g.10gb", 5), &["create partition gpu-0000-1b-00-0-mig-1g-10gb-5", SPEC]);
+    check(
+        &leases,
+        mig("1g.10gb", 5),
+        &["create partition gpu-0000-1b-00-0-mig-1g-10gb-5", ARM, SPEC],
+    );
 }
 
 #[test]
@@ -164,7 +173,7 @@ fn what_an_operator_cut_is_adopted_or_respected() {
     node.inventory.partitions = vec![partition("1g.10gb", 2, true)];
     let by_hand = "refused: device gpu-0000-1b-00-0 has partition 1g.10gb at 2, which nobody here \
                    made: claim it by name or remove it";
-    node.check(vec![mig("1g.10gb", 2)], &[SPEC]);
+    node.check(vec![mig("1g.10gb", 2)], &[ARM, SPEC]);
     node.check(vec![named(GPU)], &[by_hand]);
     node.check(vec![share(GPU, 1, 1)], &[by_hand]);
     node.check(vec![mig("3g.40gb", 0)], &[by_hand]);
@@ -193,7 +202,7 @@ fn pools_say_what_is_allowed() {
     let refused = "refused: device gpu-0000-1b-00-0 cannot be had as a share: pool default allows \
                    sharing `exclusive`";
     node.check(vec![share(GPU, 1, 1)], &[refused]);
-    node.check(vec![named(GPU)], &[SPEC]);
+    node.check(vec![named(GPU)], &[ARM, SPEC]);
     node.pools[0].selector.names = vec![OTHER.parse().unwrap()];
     let nobody = "refused: device gpu-0000-1b-00-0 belongs to no pool: the configuration offers it \
                   to nobody";
@@ -209,21 +218,21 @@ fn weaker_enforcement_than_demanded_is_refused() {
         &["refused: memory of device gpu-0000-1b-00-0 can be held by `library`, \
            `kernel` is demanded"],
     );
-    check(&[], Request { demand, ..named(GPU) }, &[SPEC]);
+    check(&[], Request { demand, ..named(GPU) }, &[ARM, SPEC]);
 }
 
 #[test]
 fn who_only_looks_is_in_nobodys_way() {
     let look = |name: &str| Request { admin: true, ..named(name) };
-    check(&[lease("a")], look(GPU), &[SPEC]);
-    check(&[], look("gpu-0000-1b-00-0-mig-1g-10gb-0"), &[SPEC]);
+    check(&[lease("a")], look(GPU), &[ARM, SPEC]);
+    check(&[], look("gpu-0000-1b-00-0-mig-1g-10gb-0"), &[ARM, SPEC]);
     let mut watcher = lease("w");
     watcher.allocations[0].portion = Portion::Admin { partition: None };
-    check(&[watcher.clone()], named(GPU), &[SPEC]);
+    check(&[watcher.clone()], named(GPU), &[ARM, SPEC]);
     check(
         &[watcher],
         mig("7g.80gb", 0),
-        &["create partition gpu-0000-1b-00-0-mig-7g-80gb-0", SPEC],
+        &["create partition gpu-0000-1b-00-0-mig-7g-80gb-0", ARM, SPEC],
     );
 }
 
@@ -250,7 +259,7 @@ fn an_unfinished_lease_is_busy() {
 
 #[test]
 fn this_node_chooses_where_a_claim_does_not() {
-    node(&[lease("a")]).check(vec![any(None, 1)], &[SPEC]);
+    node(&[lease("a")]).check(vec![any(None, 1)], &[ARM, SPEC]);
     check(
         &[lease("a")],
         any(None, 2),
@@ -299,7 +308,7 @@ fn a_tainted_device_is_not_chosen_but_can_be_named() {
     node.inventory.taints.insert(gpu(OTHER), vec![taint(TaintEffect::None)]);
     let chosen = node.plan(&claim("b", vec![any(None, 1)])).unwrap().lease;
     assert_eq!(chosen.allocations[0].device.as_str(), OTHER);
-    node.check(vec![named(GPU)], &[SPEC]);
+    node.check(vec![named(GPU)], &[ARM, SPEC]);
 }
 
 #[test]

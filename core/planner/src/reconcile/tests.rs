@@ -40,37 +40,46 @@ fn cut(state: LeaseState) -> Lease {
     Lease { state, ..partition_lease("a", &[("1g.10gb", 0)], false) }
 }
 
+const DISARM: &str = "disarm the gate for a";
 const CREATE: &str = "create partition gpu-0000-1b-00-0-mig-1g-10gb-0";
 const DESTROY: &str = "destroy partition gpu-0000-1b-00-0-mig-1g-10gb-0";
 
 #[test]
 fn a_half_prepared_lease_was_promised_to_nobody() {
-    check(cut(LeaseState::Preparing), NOTHING, &["remove CDI spec of a", DESTROY, "forgotten"]);
+    check(
+        cut(LeaseState::Preparing),
+        NOTHING,
+        &["remove CDI spec of a", DISARM, DESTROY, "forgotten"],
+    );
 }
 
 #[test]
 fn a_half_released_lease_is_finished() {
-    check(cut(LeaseState::Releasing), NOTHING, &["remove CDI spec of a", DESTROY, "forgotten"]);
+    check(
+        cut(LeaseState::Releasing),
+        NOTHING,
+        &["remove CDI spec of a", DISARM, DESTROY, "forgotten"],
+    );
 }
 
 #[test]
 fn partitions_of_a_silent_vendor_are_not_forgotten() {
     let silent = Found { devices: false, complete: false, ..NOTHING };
     let trouble = "troubled: device gpu-0000-1b-00-0 does not answer";
-    check(cut(LeaseState::Releasing), silent, &["remove CDI spec of a", trouble]);
+    check(cut(LeaseState::Releasing), silent, &["remove CDI spec of a", DISARM, trouble]);
     let gone = Found { devices: false, ..NOTHING };
-    check(cut(LeaseState::Releasing), gone, &["remove CDI spec of a", "forgotten"]);
+    check(cut(LeaseState::Releasing), gone, &["remove CDI spec of a", DISARM, "forgotten"]);
 }
 
 #[test]
 fn a_prepared_lease_is_made_true_again() {
-    let spec = "write CDI spec of a";
-    check(lease("a"), NOTHING, &[spec, "restored"]);
+    let (arm, spec) = ("arm the gate for a", "write CDI spec of a");
+    check(lease("a"), NOTHING, &[arm, spec, "restored"]);
     let there = Found { partitions: vec![partition("1g.10gb", 0, true)], ..NOTHING };
-    check(cut(LeaseState::Prepared), there, &[spec, "restored"]);
-    check(cut(LeaseState::Prepared), NOTHING, &[CREATE, spec, "restored"]);
+    check(cut(LeaseState::Prepared), there, &[arm, spec, "restored"]);
+    check(cut(LeaseState::Prepared), NOTHING, &[CREATE, arm, spec, "restored"]);
     let half = Found { partitions: vec![partition("1g.10gb", 0, false)], ..NOTHING };
-    check(cut(LeaseState::Prepared), half, &[DESTROY, CREATE, spec, "restored"]);
+    check(cut(LeaseState::Prepared), half, &[DESTROY, CREATE, arm, spec, "restored"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::{
         When, Width,
     },
     device::Access,
-    layout::{self, DENIAL, GRANT_KEY, GUARD_KEY, Map, REPORT_INTERVAL_NS},
+    layout::{self, DENIAL, GRANT_KEY, GUARD_KEY, Map, REPORT_INTERVAL_NS, mode_number},
     rules::{LEVELS_MAX, Mode},
 };
 
@@ -68,7 +68,7 @@ pub(crate) fn assemble() -> Program {
     count(&mut assembler, decided);
     report(&mut assembler, decided);
     assembler.bind(decided);
-    assembler.jump_if(MODE, When::Equal, signed(Mode::Enforce.number()), refuse);
+    assembler.jump_if(MODE, When::Equal, signed(mode_number(Mode::Enforce)), refuse);
     assembler.bind(pass);
     assembler.set(R0, 1);
     assembler.exit();
@@ -101,7 +101,7 @@ fn look_up_guard(assembler: &mut Assembler, pass: Label) {
     look_up(assembler, Map::Guards, GUARD_AT);
     assembler.jump_if(R0, When::Equal, 0, pass);
     assembler.load(Width::Bytes4, MODE, R0, 0);
-    assembler.jump_if(MODE, When::Equal, signed(Mode::Off.number()), pass);
+    assembler.jump_if(MODE, When::Equal, signed(mode_number(Mode::Off)), pass);
 }
 
 /// Takes from what is missing what each ancestor holds, from the root downwards.
@@ -151,7 +151,7 @@ fn count(assembler: &mut Assembler, decided: Label) {
     assembler.bind(found);
     assembler.copy(COUNTS, R0);
     assembler.set(R1, 1);
-    assembler.jump_if(MODE, When::Equal, signed(Mode::Enforce.number()), denied);
+    assembler.jump_if(MODE, When::Equal, signed(mode_number(Mode::Enforce)), denied);
     assembler.add_to_memory(COUNTS, AUDITED, R1);
     assembler.jump(counted);
     assembler.bind(denied);

@@ -22,7 +22,7 @@ fn world(rules: &Rules) -> World {
     let mut world = World::new();
     for guard in rules.guards().iter() {
         for key in layout::guard_keys(guard) {
-            world.insert(Map::Guards, &key, &guard.mode.number().to_ne_bytes());
+            world.insert(Map::Guards, &key, &layout::mode_number(guard.mode).to_ne_bytes());
         }
     }
     for grant in rules.grants() {

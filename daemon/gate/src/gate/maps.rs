@@ -81,7 +81,7 @@ impl Maps {
         let mut kept = BTreeSet::new();
         for guard in guards.iter() {
             for key in layout::guard_keys(guard) {
-                self.update(Map::Guards, &key, &guard.mode.number().to_ne_bytes())?;
+                self.update(Map::Guards, &key, &layout::mode_number(guard.mode).to_ne_bytes())?;
                 kept.insert(key.to_vec());
             }
         }

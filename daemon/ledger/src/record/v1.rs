@@ -41,6 +41,23 @@ pub(super) struct Lease {
     state: LeaseState,
     since_ms: u64,
     boot: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    bindings: Vec<Binding>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Binding {
+    Workload(String),
+    Cgroup(Cgroup),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cgroup {
+    path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -33,6 +33,7 @@ fn expected() -> Replayed {
         state: LeaseState::Prepared,
         since_ms: u64::MAX,
         boot: boot("5e4b52f7-9d5c-4cc5-a6f4-3f7e8b0a1c2d"),
+        bindings: Vec::new(),
     };
     let taints = (0..3).map(|number| taint("link", number)).collect();
     Replayed {

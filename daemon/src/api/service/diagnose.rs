@@ -35,6 +35,9 @@ impl Service {
                 findings.push(finding("ok", &check, message, ""));
             }
         }
+        let gate = self.gate.clone();
+        let status = super::gate::blocking(move || gate.status()).await;
+        findings.extend(super::gate::findings(&status));
         for (claim, trouble) in &state.troubles {
             findings.push(finding(
                 "error",
@@ -109,7 +112,7 @@ fn tempfile_in(folder: &Path) -> std::io::Result<()> {
     std::fs::remove_file(&probe)
 }
 
-fn finding(severity: &str, check: &str, message: String, remedy: &str) -> Finding {
+pub(super) fn finding(severity: &str, check: &str, message: String, remedy: &str) -> Finding {
     let (severity, check, remedy) = (severity.to_owned(), check.to_owned(), remedy.to_owned());
     Finding { severity, check, message, remedy }
 }

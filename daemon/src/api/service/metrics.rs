@@ -129,6 +129,8 @@ fn devices(state: &State, totals: &ByDevice) -> Vec<wire::DeviceMetrics> {
             energy_mj: energy(|known| &known.device),
             energy_unattributed_mj: energy(|known| &known.unattributed),
             energy_released_mj: energy(|known| &known.released),
+            compute_ratio: known.and_then(|known| known.device.ratio()),
+            readings: None,
         }
     };
     state.inventory.devices().map(of).collect()

@@ -1,7 +1,7 @@
 //! Claims: prepared, asked for again, released; and what becomes of them when steps end.
 
-use accelpool_model::{Allocation, Claim, ClaimId, Lease, LeaseState, Plan, Step};
-use accelpool_planner::{PrepareError, plan_prepare, plan_release};
+use accelpool_model::{Allocation, Binding, Claim, ClaimId, Lease, LeaseState, Plan, Step};
+use accelpool_planner::{PrepareError, plan_bind, plan_prepare, plan_release};
 use tracing::{info, warn};
 
 use super::{
@@ -20,7 +20,13 @@ use crate::{
 };
 
 impl Owner {
-    pub(super) fn on_prepare(&mut self, claim: Claim, reply: Reply<Lease>, round: &mut Round) {
+    pub(super) fn on_prepare(
+        &mut self,
+        claim: Claim,
+        bindings: Vec<Binding>,
+        reply: Reply<Lease>,
+        round: &mut Round,
+    ) {
         if reply.is_closed() {
             return; // The caller hung up before its round came: nothing was promised.
         }
@@ -28,10 +34,10 @@ impl Owner {
             return round.answer(reply, Err(NodeError::Draining));
         }
         if let Some(flight) = self.memory.in_flight.get_mut(&claim.id) {
-            return flight.wait(Request::Prepare { claim, reply }, round);
+            return flight.wait(Request::Prepare { claim, bindings, reply }, round);
         }
         let (view, id) = (self.memory.view(&self.parts.pools), claim.id.clone());
-        let prepare = match plan_prepare(view, &claim, &self.parts.boot, now_ms()) {
+        let prepare = match plan_prepare(view, &claim, &bindings, &self.parts.boot, now_ms()) {
             Ok(prepare) => prepare,
             Err(error) => {
                 let error = self.explain(error);
@@ -43,13 +49,42 @@ impl Owner {
             }
         };
         let (mut lease, repeated) = (prepare.lease, prepare.repeated);
-        if !repeated || lease.boot != self.parts.boot {
+        let known = self.memory.leases.get(&id);
+        let bound = known.is_some_and(|known| known.bindings != lease.bindings);
+        if !repeated || bound || lease.boot != self.parts.boot {
             lease.boot = self.parts.boot.clone();
             self.put(lease.clone(), round);
         }
         let job = self.job(lease, prepare.plan, !repeated);
         let purpose = if repeated { Purpose::Repeat(reply) } else { Purpose::Prepare(reply) };
         self.launch(id, purpose, job, round);
+    }
+
+    pub(super) fn on_bind(
+        &mut self,
+        claim: ClaimId,
+        bindings: Vec<Binding>,
+        reply: Reply<Lease>,
+        round: &mut Round,
+    ) {
+        if self.memory.draining {
+            return round.answer(reply, Err(NodeError::Draining));
+        }
+        if let Some(flight) = self.memory.in_flight.get_mut(&claim) {
+            return flight.wait(Request::Bind { claim, bindings, reply }, round);
+        }
+        let bind = match plan_bind(self.memory.view(&self.parts.pools), &claim, &bindings) {
+            Ok(bind) => bind,
+            Err(error) => return round.answer(reply, Err(NodeError::Refused(error))),
+        };
+        let known = self.memory.leases.get(&claim);
+        if known.is_none_or(|known| known.bindings != bind.lease.bindings) {
+            self.put(bind.lease.clone(), round);
+            let words: Vec<String> = bindings.iter().map(ToString::to_string).collect();
+            self.note(&claim, EventKind::Bound, format!("bound to {}", words.join(", ")), "");
+        }
+        let job = self.job(bind.lease, bind.plan, false);
+        self.launch(claim, Purpose::Repeat(reply), job, round);
     }
 
     pub(super) fn on_release(&mut self, claim: ClaimId, reply: Reply<bool>, round: &mut Round) {
@@ -149,7 +184,11 @@ impl Owner {
         if self.all_answered() {
             plan.steps.retain(|step| match step {
                 Step::DestroyPartition(partition) => self.memory.is_listed(&partition.uuid),
-                Step::CreatePartition(_) | Step::WriteSpec(_) | Step::RemoveSpec(_) => true,
+                Step::CreatePartition(_)
+                | Step::ArmGate(_)
+                | Step::DisarmGate(_)
+                | Step::WriteSpec(_)
+                | Step::RemoveSpec(_) => true,
             });
         }
         let workers = self.memory.routes(&lease, &self.parts.workers);

@@ -75,11 +75,15 @@ impl InFlight {
         let busy = |claim, state| NodeError::Refused(PrepareError::Busy(claim, state));
         let state = accelpool_model::LeaseState::Preparing;
         match request {
-            Request::Prepare { claim, reply } => round.answer(reply, Err(busy(claim.id, state))),
+            Request::Prepare { claim, reply, .. } => {
+                round.answer(reply, Err(busy(claim.id, state)));
+            }
+            Request::Bind { claim, reply, .. } => round.answer(reply, Err(busy(claim, state))),
             Request::Release { claim, reply } => round.answer(reply, Err(busy(claim, state))),
             Request::Taint { .. }
             | Request::Untaint { .. }
             | Request::Read { .. }
+            | Request::Gate { .. }
             | Request::Drain { .. } => {}
         }
     }

@@ -7,7 +7,10 @@ use tracing::{info, warn};
 use super::{Owner, memory::Purpose, round::Round};
 use crate::{
     error::Chain,
-    node::{apply::known_injections, history::EventKind},
+    node::{
+        apply::{Tools, known_injections},
+        history::EventKind,
+    },
 };
 
 impl Owner {
@@ -50,12 +53,16 @@ impl Owner {
     /// True if all that `plan` would do for `lease` is done: the usual case, which is looked at
     /// here for all leases at once. It reads a few small files of a folder in memory.
     fn is_in_line(&self, lease: &Lease, plan: &Plan) -> bool {
-        let only_spec = plan.steps.iter().all(|step| match step {
-            Step::WriteSpec(_) => true,
-            Step::CreatePartition(_) | Step::DestroyPartition(_) | Step::RemoveSpec(_) => false,
-        });
-        let injections = || known_injections(lease, &self.memory.inventory);
-        only_spec && matches!(self.parts.tools.specs.is_right(lease, &injections()), Ok(true))
+        let injections = known_injections(lease, &self.memory.inventory);
+        let Tools { specs, gate, .. } = &self.parts.tools;
+        plan.steps.iter().all(|step| match step {
+            Step::WriteSpec(_) => matches!(specs.is_right(lease, &injections), Ok(true)),
+            Step::ArmGate(_) => gate.is_armed(lease, &injections),
+            Step::CreatePartition(_)
+            | Step::DestroyPartition(_)
+            | Step::RemoveSpec(_)
+            | Step::DisarmGate(_) => false,
+        })
     }
 
     pub(super) fn after_reconcile(

@@ -55,6 +55,7 @@ fn device(index: u32) -> wire::Device {
         share_enforcement: Some(wire::Enforcements {
             memory: "library".to_owned(),
             compute: "library".to_owned(),
+            ..wire::Enforcements::default()
         }),
         ..wire::Device::default()
     }
@@ -66,6 +67,7 @@ fn state(devices: Vec<wire::Device>) -> wire::WatchNodeResponse {
         exposure: "dra".to_owned(),
         sharing: "any".to_owned(),
         devices: devices.iter().map(|device| device.name.clone()).collect(),
+        ..wire::Pool::default()
     };
     wire::WatchNodeResponse {
         revision: 1,

@@ -129,6 +129,9 @@ fn labels_name_the_owner() {
     let expected: HashMap<String, String> =
         expected.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     assert_eq!((asked.claim.as_str(), asked.labels), ("uid", expected));
+    // The daemon finds the pod's cgroup by the one id that both know.
+    let bound: Vec<_> = asked.bindings.into_iter().map(|binding| binding.subject).collect();
+    assert_eq!(bound, [Some(Subject::Workload("pod-uid".to_owned()))]);
 }
 
 fn allocation(request: &str, share_id: Option<&str>, portion: Portion) -> Allocation {

@@ -21,6 +21,7 @@ fn node() -> wire::WatchNodeResponse {
             exposure: "device-plugin".to_owned(),
             sharing: "any".to_owned(),
             devices: vec![],
+            ..wire::Pool::default()
         }],
         ..wire::WatchNodeResponse::default()
     }

@@ -129,7 +129,8 @@ pub(super) fn request(arguments: CreateArguments) -> Result<node::PrepareClaimRe
         demand: demand.clone(),
         ..node::Request::default()
     });
-    Ok(node::PrepareClaimRequest { claim: arguments.name, requests: requests.collect(), labels })
+    let (claim, requests) = (arguments.name, requests.collect());
+    Ok(node::PrepareClaimRequest { claim, requests, labels, ..Default::default() })
 }
 
 /// What each request wants: devices by name, or any that fit.
@@ -181,7 +182,11 @@ fn demand(memory: Option<Enforcement>, compute: Option<Enforcement>) -> Option<n
     }
     let class =
         |demand: Option<Enforcement>| demand.unwrap_or(Enforcement::None).as_str().to_owned();
-    Some(node::Enforcements { memory: class(memory), compute: class(compute) })
+    Some(node::Enforcements {
+        memory: class(memory),
+        compute: class(compute),
+        ..Default::default()
+    })
 }
 
 fn labels(given: &[Label]) -> Result<HashMap<String, String>, Failure> {

@@ -224,6 +224,26 @@ impl Node for Service {
         Ok(Response::new(node::DiagnoseResponse { findings }))
     }
 
+    async fn get_gate(&self, _: Request<node::GetGateRequest>) -> Answer<node::GetGateResponse> {
+        Err(Status::unimplemented("nobody here guards"))
+    }
+
+    type WatchDenialsStream = Pin<Box<dyn Stream<Item = Result<node::Denial, Status>> + Send>>;
+
+    async fn watch_denials(
+        &self,
+        _: Request<node::WatchDenialsRequest>,
+    ) -> Answer<Self::WatchDenialsStream> {
+        Err(Status::unimplemented("nobody here guards"))
+    }
+
+    async fn bind_claim(
+        &self,
+        _: Request<node::BindClaimRequest>,
+    ) -> Answer<node::BindClaimResponse> {
+        Err(Status::unimplemented("nobody here guards"))
+    }
+
     async fn get_metrics(
         &self,
         _: Request<node::GetMetricsRequest>,

@@ -45,7 +45,7 @@ pub(crate) fn name(bus: &str) -> String {
 }
 
 fn enforcements(memory: &str, compute: &str) -> Enforcements {
-    Enforcements { memory: memory.into(), compute: compute.into() }
+    Enforcements { memory: memory.into(), compute: compute.into(), ..Default::default() }
 }
 
 fn device(index: usize) -> Device {
@@ -156,6 +156,7 @@ pub(crate) fn lease(claim: &str, allocations: Vec<Allocation>, age: u64) -> Leas
         labels: HashMap::new(),
         trouble: String::new(),
         boot_id: "3c8d1f0a-6a0e-4c55-8a6d-5c8f3f2f9b10".into(),
+        bindings: Vec::new(),
     }
 }
 
@@ -305,6 +306,7 @@ pub(crate) fn eight_gpus() -> State {
         exposure: exposure.into(),
         sharing: sharing.into(),
         devices: buses.iter().map(|bus| self::name(bus)).collect(),
+        ..Pool::default()
     };
     let vendor = |name: &str, state: &str, restarts, last_error: &str, devices| VendorStatus {
         name: name.into(),

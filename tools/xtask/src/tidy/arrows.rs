@@ -30,7 +30,10 @@ const TURNS: &str = "accelpool-turns";
 const VENDOR_API: &str = "accelpool-vendor-api";
 const VENDOR_SIM: &str = "accelpool-vendor-sim";
 const VENDOR_NVIDIA: &str = "accelpool-vendor-nvidia";
+const CUDA_ENGINE: &str = "accelpool-cuda-engine";
+const CUDA_STANDIN: &str = "accelpool-cuda-standin";
 const SHIM: &str = "accelpool-shim";
+const SHIM_CUDA: &str = "accelpool-shim-cuda";
 const PROTO: &str = "accelpool-proto";
 const LEDGER: &str = "accelpool-ledger";
 const TOPOLOGY: &str = "accelpool-topology";
@@ -54,6 +57,7 @@ const SUITES: &[&str] = &[
     VENDOR_SIM,
     VENDOR_NVIDIA,
     SHIM,
+    SHIM_CUDA,
     PROTO,
     LEDGER,
     TOPOLOGY,
@@ -63,12 +67,14 @@ const SUITES: &[&str] = &[
     CLUSTER,
     CLUSTER_DOUBLE,
     KUBELET_DOUBLE,
+    CUDA_ENGINE,
+    CUDA_STANDIN,
     NRI,
     RUNTIME_DOUBLE,
 ];
 
 /// Every crate, those that are still to come too.
-const PLACES: [Place; 26] = [
+const PLACES: [Place; 28] = [
     place(MODEL, "core/model", &[], "nouns stand on nothing"),
     place(PLANNER, "core/planner", &[MODEL], "decisions know nouns alone"),
     place(TURNS, "core/turns", &[MODEL], "time-slicing policy knows nouns alone"),
@@ -76,8 +82,10 @@ const PLACES: [Place; 26] = [
     place(VENDOR_SIM, "vendors/sim", &[VENDOR_API, MODEL], "an adapter never decides"),
     place(VENDOR_NVIDIA, "vendors/nvidia", &[VENDOR_API, MODEL], "an adapter never decides"),
     place(NVML_STANDIN, "vendors/nvidia/standin", &[], "it knows NVML, not us"),
-    place(SHIM, "vendors/shim", &[MODEL], "it runs inside the tenant's process"),
-    place("accelpool-shim-cuda", "vendors/shim-cuda", &[SHIM, MODEL], "as its base does"),
+    place(SHIM, "vendors/shim", &[], "it runs inside the tenant's process"),
+    place(SHIM_CUDA, "vendors/shim-cuda", &[SHIM], "as its base does"),
+    place(CUDA_ENGINE, "vendors/shim-cuda/engine", &[], "it knows CUDA, not us"),
+    place(CUDA_STANDIN, "vendors/shim-cuda/standin", &[CUDA_ENGINE], "it knows CUDA, not us"),
     place(PROTO, "proto", &[], "wire types are no model types"),
     place(LEDGER, "daemon/ledger", &[MODEL], "it keeps leases and knows nobody"),
     place(TOPOLOGY, "daemon/topology", &[MODEL], "it reads the host and knows nobody"),
@@ -93,6 +101,7 @@ const PLACES: [Place; 26] = [
             VENDOR_SIM,
             VENDOR_NVIDIA,
             SHIM,
+            SHIM_CUDA,
             PROTO,
             LEDGER,
             TOPOLOGY,

@@ -3,8 +3,8 @@
 use accelpool_model as model;
 
 use super::{
-    Allocation, Claim, Enforcements, HeldShare, Lease, LeaseState, Look, Partition, Placement,
-    Portion, Request, Share, Start, Taint, Taints, Wanted, WantedAny,
+    Allocation, Binding, Cgroup, Claim, Enforcements, HeldShare, Lease, LeaseState, Look,
+    Partition, Placement, Portion, Request, Share, Start, Taint, Taints, Wanted, WantedAny,
 };
 
 impl From<&Option<model::BootId>> for Start {
@@ -27,7 +27,7 @@ impl Taints {
 
 impl From<&model::Lease> for Lease {
     fn from(lease: &model::Lease) -> Self {
-        let model::Lease { claim, allocations, state, since_ms, boot } = lease;
+        let model::Lease { claim, allocations, state, since_ms, boot, bindings } = lease;
         Self {
             claim: claim.into(),
             allocations: allocations.iter().map(Into::into).collect(),
@@ -38,6 +38,18 @@ impl From<&model::Lease> for Lease {
             },
             since_ms: *since_ms,
             boot: boot.to_string(),
+            bindings: bindings.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&model::Binding> for Binding {
+    fn from(binding: &model::Binding) -> Self {
+        match binding {
+            model::Binding::Workload(workload) => Self::Workload(workload.to_string()),
+            model::Binding::Cgroup { path, id } => {
+                Self::Cgroup(Cgroup { path: path.clone(), id: id.map(|id| id.0) })
+            }
         }
     }
 }

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use accelpool_model as model;
 
 use super::{
-    Allocation, Claim, Enforcements, HeldShare, Lease, LeaseState, Look, Partition, Placement,
-    Portion, Request, Share, Start, Taint, Taints, Wanted, WantedAny,
+    Allocation, Binding, Cgroup, Claim, Enforcements, HeldShare, Lease, LeaseState, Look,
+    Partition, Placement, Portion, Request, Share, Start, Taint, Taints, Wanted, WantedAny,
 };
 use crate::error::EngineError;
 
@@ -33,7 +33,7 @@ impl Taints {
 
 impl Lease {
     pub(in crate::record) fn into_model(self) -> Result<model::Lease> {
-        let Self { claim, allocations, state, since_ms, boot } = self;
+        let Self { claim, allocations, state, since_ms, boot, bindings } = self;
         Ok(model::Lease {
             claim: claim.into_model()?,
             allocations: collect(allocations, Allocation::into_model)?,
@@ -44,6 +44,18 @@ impl Lease {
             },
             since_ms,
             boot: boot.parse()?,
+            bindings: collect(bindings, Binding::into_model)?,
+        })
+    }
+}
+
+impl Binding {
+    fn into_model(self) -> Result<model::Binding> {
+        Ok(match self {
+            Self::Workload(workload) => model::Binding::Workload(workload.parse()?),
+            Self::Cgroup(Cgroup { path, id }) => {
+                model::Binding::Cgroup { path, id: id.map(model::CgroupId) }
+            }
         })
     }
 }

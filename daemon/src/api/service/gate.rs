@@ -1,0 +1,85 @@
+//! Whom a request means, as the gate must know it; what the gate finds wrong with itself.
+
+use std::sync::Arc;
+
+use accelpool_model::Binding;
+use accelpool_proto::node::Finding;
+use tonic::Status;
+
+use super::diagnose::finding;
+use crate::{
+    api::request::Subject,
+    error,
+    gate::{CgroupError, GateStatus, Hierarchy},
+    node::NodeError,
+};
+
+/// The bindings that `subjects` stand for: the cgroups are there.
+pub(super) async fn find(subjects: Vec<Subject>) -> Result<Vec<Binding>, Status> {
+    let found = blocking(move || {
+        let bindings = subjects.into_iter().map(|subject| match subject {
+            Subject::Workload(id) => Ok(Binding::Workload(id)),
+            Subject::Cgroup(path) => match Hierarchy::find()?.cgroup(&path) {
+                Ok(_) | Err(CgroupError::NoCgroup(_)) => Ok(Binding::Cgroup { path, id: None }),
+                Err(error) => Err(error),
+            },
+            Subject::Process(process) => {
+                let path = Hierarchy::path_of_process(process)?;
+                let (_, id) = Hierarchy::find()?.cgroup(&path)?;
+                Ok(Binding::Cgroup { path, id: Some(id) })
+            }
+        });
+        bindings.collect::<Result<Vec<_>, _>>()
+    });
+    found.await.map_err(|error| error::status(&NodeError::UnknownCgroup(Arc::new(error))))
+}
+
+/// What is wrong with the gate, or that nothing is.
+pub(super) fn findings(status: &GateStatus) -> Vec<Finding> {
+    let words = |mode: accelpool_model::GateMode| {
+        let ranges = status.guarded.iter().filter(|(_, found, _)| *found == mode);
+        let ranges: Vec<&str> = ranges.map(|(numbers, _, _)| numbers.as_str()).collect();
+        if ranges.is_empty() { String::new() } else { format!("; {mode}: {}", ranges.join(", ")) }
+    };
+    let mut findings = Vec::new();
+    findings.push(match status.state {
+        "up" => {
+            let modes =
+                [accelpool_model::GateMode::Enforce, accelpool_model::GateMode::Audit].map(words);
+            let message = format!("the device gate holds `{}`{}", status.root, modes.concat());
+            finding("ok", "gate", message, "")
+        }
+        "off" => finding("ok", "gate", "the device gate is off in every pool".into(), ""),
+        "waiting" => finding(
+            "warning",
+            "gate",
+            format!("the device gate waits: {}", status.reason),
+            "start the kubelet, or set `gate.root` to the cgroup that tenants run in",
+        ),
+        _ => finding(
+            "warning",
+            "gate",
+            format!("there is no device gate, so nothing keeps tenants off devices that they were not granted: {}", status.reason),
+            "see AP0014; `gate = \"off\"` in every pool does without",
+        ),
+    });
+    for defect in &status.defects {
+        let remedy = "see the daemon's log; restart it if that stays so";
+        findings.push(finding("error", "gate", defect.clone(), remedy));
+    }
+    if status.repairs > 0 {
+        let message =
+            format!("the device gate was changed by others and put right {} times", status.repairs);
+        let remedy = "find who changes BPF programs, maps or pins on this machine";
+        findings.push(finding("warning", "gate-repairs", message, remedy));
+    }
+    findings
+}
+
+/// Runs work on a thread that may wait.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

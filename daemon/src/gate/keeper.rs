@@ -1,0 +1,305 @@
+//! What is to be true of the gate, and the kernel made to agree with it.
+//!
+//! Every method blocks: a few system calls each, and for those that look for cgroups a walk
+//! through some hundred folders. Callers run them where waiting is allowed.
+
+mod sync;
+
+pub use self::sync::INTERVAL;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use accelpool_gate::{Access, DeviceNumber, Gate, GateError, Guards, Mode};
+use accelpool_model::{Binding, CgroupId, ClaimId, GateMode, Lease, Pool, WorkloadId};
+use tokio::sync::broadcast;
+
+use super::{
+    GateConfig, Hierarchy,
+    cgroups::{find_workloads, id_of},
+    denials::{self, Denial},
+    guarded::{Family, Guarded, number_of},
+};
+use crate::cdi::Injections;
+
+/// Denials that a slow watcher may lag behind before it misses some.
+const DENIALS_LAG: usize = 256;
+
+/// Why the gate could not be armed or disarmed for a claim.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message documents the variant")]
+pub enum GateStepError {
+    #[error("failed to look at device node `{path}`")]
+    Node { path: PathBuf, source: io::Error },
+    #[error("the gate does not take it")]
+    Gate { source: GateError },
+}
+
+/// The gate's keeper. All clones are one.
+#[derive(Clone)]
+pub struct Keeper(Arc<Shared>);
+
+struct Shared {
+    config: GateConfig,
+    families: Vec<Family>,
+    /// Some pool wants a gate.
+    wanted: bool,
+    state: Mutex<State>,
+    denials: broadcast::Sender<Denial>,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) gate: Option<Gate>,
+    /// Why there is no gate.
+    pub(super) trouble: String,
+    /// The root is not there yet.
+    pub(super) waiting: bool,
+    pub(super) root: PathBuf,
+    pub(super) claims: BTreeMap<ClaimId, Armed>,
+    pub(super) guarded: Guarded,
+    /// Every vendor was heard and every lease armed: what is not known here is not true.
+    complete: bool,
+    /// The kernel agreed with everything once: a difference is somebody else's doing.
+    synced: bool,
+    /// What the kernel was told last.
+    granted: BTreeSet<(CgroupId, DeviceNumber)>,
+    told: Option<Guards>,
+    pub(super) exempt: BTreeMap<CgroupId, String>,
+    pub(super) repairs: u64,
+    pub(super) defects: Vec<String>,
+    pub(super) recent: VecDeque<Denial>,
+    ticks: u64,
+    /// When all cgroups were last looked through for the sake of a denial.
+    pub(super) searched: Option<Instant>,
+}
+
+/// A claim, as the gate needs to know it.
+pub(super) struct Armed {
+    bindings: Vec<Binding>,
+    pub(super) nodes: BTreeMap<DeviceNumber, PathBuf>,
+    /// The cgroups that were found for the bindings.
+    pub(super) cgroups: BTreeMap<CgroupId, PathBuf>,
+    since: Instant,
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Keeper").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}
+
+/// The device nodes that `injections` name, by their numbers as they are now.
+fn nodes_of(injections: &Injections) -> Result<BTreeMap<DeviceNumber, PathBuf>, GateStepError> {
+    let nodes = injections.values().flat_map(|injection| &injection.nodes);
+    let numbered = nodes.map(|node| {
+        let path = PathBuf::from(&node.host_path);
+        match number_of(&path) {
+            Ok(number) => Ok((number, path)),
+            Err(source) => Err(GateStepError::Node { path, source }),
+        }
+    });
+    numbered.collect()
+}
+
+impl Keeper {
+    /// A keeper of the gate that `config` describes; [`Keeper::tick`] puts it up if a pool
+    /// wants one, and takes it down if none does.
+    #[must_use]
+    pub fn new(config: GateConfig, families: Vec<Family>, pools: &[Pool]) -> Self {
+        let wanted = pools.iter().any(|pool| pool.gate != GateMode::Off);
+        let denials = broadcast::Sender::new(DENIALS_LAG);
+        let state = Mutex::default();
+        Self(Arc::new(Shared { config, families, wanted, state, denials }))
+    }
+
+    /// A keeper that never has a gate: nothing is held.
+    #[must_use]
+    pub fn without_gate() -> Self {
+        Self::new(GateConfig::default(), Vec::new(), &[])
+    }
+
+    /// Lets the cgroups of `lease` open its devices, which `injections` names. Adds what is
+    /// new before it takes back what is not meant any more. Holds when it returns, for the
+    /// cgroups that exist; those of a workload that has none yet are armed when they appear.
+    pub fn arm(&self, lease: &Lease, injections: &Injections) -> Result<(), GateStepError> {
+        let nodes = nodes_of(injections)?;
+        let mut state = self.lock();
+        let before = state.claims.remove(&lease.claim.id);
+        let cgroups = before.as_ref().map(|before| before.cgroups.clone()).unwrap_or_default();
+        let former = before.as_ref().map(Armed::pairs).unwrap_or_default();
+        let since = before.map_or_else(Instant::now, |before| before.since);
+        let mut armed = Armed { bindings: lease.bindings.clone(), nodes, cgroups, since };
+        if state.gate.is_some() {
+            armed.resolve(&state.root);
+        }
+        let wanted = armed.pairs();
+        state.claims.insert(lease.claim.id.clone(), armed);
+        let Some(gate) = &state.gate else { return Ok(()) };
+        for (cgroup, number) in &wanted {
+            match gate.grant(*cgroup, *number, Access::READ_WRITE) {
+                Ok(()) => {}
+                // Where nothing is refused, a grant that is missing harms nobody.
+                Err(error) if state.mode_of(*number) != Mode::Enforce => {
+                    tracing::warn!(%error, cgroup = cgroup.0, "a grant was not written");
+                }
+                Err(source) => return Err(GateStepError::Gate { source }),
+            }
+        }
+        state.revoke_unless_held(former.difference(&wanted))
+    }
+
+    /// Takes back what `claim` let its cgroups open, but for what other claims let them.
+    pub fn disarm(&self, claim: &ClaimId) -> Result<(), GateStepError> {
+        let mut state = self.lock();
+        let Some(armed) = state.claims.remove(claim) else { return Ok(()) };
+        state.revoke_unless_held(&armed.pairs())
+    }
+
+    /// True if [`Keeper::arm`] would change nothing.
+    #[must_use]
+    pub fn is_armed(&self, lease: &Lease, injections: &Injections) -> bool {
+        let Ok(nodes) = nodes_of(injections) else { return false };
+        let armed = |armed: &Armed| armed.bindings == lease.bindings && armed.nodes == nodes;
+        self.lock().claims.get(&lease.claim.id).is_some_and(armed)
+    }
+
+    /// The claims that are armed, for whoever compares them with the leases.
+    #[must_use]
+    pub fn armed(&self) -> BTreeSet<ClaimId> {
+        self.lock().claims.keys().cloned().collect()
+    }
+
+    /// Each denial from now on.
+    #[must_use]
+    pub fn denials(&self) -> broadcast::Receiver<Denial> {
+        self.0.denials.subscribe()
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that holds the lock panics half-way through a change.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_wanted(&self) -> bool {
+        self.0.wanted
+    }
+
+    /// Reads denials until the keeper is gone, on a thread of its own.
+    fn watch(&self, mut ring: accelpool_gate::Denials) {
+        let shared = Arc::downgrade(&self.0);
+        let reader = move || {
+            let mut lines = denials::Lines::default();
+            loop {
+                let arrived = match ring.wait(denials::WAIT) {
+                    Ok(arrived) => arrived,
+                    Err(error) => return tracing::error!(%error, "denials cannot be read"),
+                };
+                let Some(shared) = shared.upgrade() else { return };
+                Self(shared).note(arrived, &mut lines);
+            }
+        };
+        let started = std::thread::Builder::new().name("gate-denials".into()).spawn(reader);
+        if let Err(error) = started {
+            tracing::error!(%error, "denials are counted and not reported");
+        }
+    }
+
+    fn note(&self, arrived: Vec<accelpool_gate::Denial>, lines: &mut denials::Lines) {
+        for denial in arrived {
+            let denial = self.lock().describe(&denial);
+            lines.write(&denial);
+            let mut state = self.lock();
+            if state.recent.len() == denials::RECENT_MAX {
+                state.recent.pop_front();
+            }
+            state.recent.push_back(denial.clone());
+            // Nobody needs to watch.
+            let _ = self.0.denials.send(denial);
+        }
+    }
+}
+
+impl State {
+    fn mode_of(&self, number: DeviceNumber) -> Mode {
+        self.guarded.guards.mode_of(number).unwrap_or(Mode::Off)
+    }
+
+    /// Takes back pairs of cgroup and device that no claim has.
+    fn revoke_unless_held<'a>(
+        &self,
+        pairs: impl IntoIterator<Item = &'a (CgroupId, DeviceNumber)>,
+    ) -> Result<(), GateStepError> {
+        let Some(gate) = &self.gate else { return Ok(()) };
+        for (cgroup, number) in pairs {
+            if !self.claims.values().any(|armed| armed.holds(*cgroup, *number)) {
+                let revoked = gate.revoke(*cgroup, *number);
+                revoked.map_err(|source| GateStepError::Gate { source })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The claims that a cgroup is bound to, itself or by an ancestor.
+    pub(super) fn claims_at(&self, folder: &Path) -> impl Iterator<Item = &ClaimId> {
+        let bound = |armed: &Armed| armed.cgroups.values().any(|own| folder.starts_with(own));
+        self.claims.iter().filter(move |(_, armed)| bound(armed)).map(|(claim, _)| claim)
+    }
+}
+
+impl Armed {
+    fn holds(&self, cgroup: CgroupId, number: DeviceNumber) -> bool {
+        self.cgroups.contains_key(&cgroup) && self.nodes.contains_key(&number)
+    }
+
+    /// What is to be in the kernel for this claim.
+    fn pairs(&self) -> BTreeSet<(CgroupId, DeviceNumber)> {
+        let nodes = || self.nodes.keys().copied();
+        self.cgroups.keys().flat_map(|cgroup| nodes().map(|number| (*cgroup, number))).collect()
+    }
+
+    /// The workloads that have no cgroup here.
+    fn unresolved(&self, root: &Path) -> Vec<WorkloadId> {
+        let named: Vec<String> = self
+            .cgroups
+            .values()
+            .map(|folder| folder.strip_prefix(root).unwrap_or(folder).display().to_string())
+            .collect();
+        let has_none = |workload: &&WorkloadId| {
+            let (own, systemd) = (workload.as_str(), workload.as_str().replace('-', "_"));
+            !named.iter().any(|path| path.contains(own) || path.contains(&systemd))
+        };
+        let workloads = self.bindings.iter().filter_map(|binding| match binding {
+            Binding::Workload(workload) => Some(workload),
+            Binding::Cgroup { .. } => None,
+        });
+        workloads.filter(has_none).cloned().collect()
+    }
+
+    /// Finds the cgroups of the bindings, and forgets those that are gone.
+    fn resolve(&mut self, root: &Path) {
+        self.cgroups.retain(|id, folder| id_of(folder).is_ok_and(|found| found == *id));
+        let hierarchy = Hierarchy::of(root);
+        for binding in &self.bindings {
+            let Binding::Cgroup { path, id } = binding else { continue };
+            match hierarchy.cgroup(path) {
+                Ok((folder, found))
+                    if id.is_none_or(|id| id == found) && folder.starts_with(root) =>
+                {
+                    self.cgroups.insert(found, folder);
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+        let missing = self.unresolved(root);
+        if !missing.is_empty() {
+            let found = find_workloads(root, &missing);
+            self.cgroups.extend(found.into_iter().map(|(_, folder, id)| (id, folder)));
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What the daemon tells of the gate.
+
+use std::collections::BTreeMap;
+
+use accelpool_gate::{Counts, Gate};
+use accelpool_model::{Binding, CgroupId, ClaimId, GateMode, Lease};
+
+use super::{Hierarchy, Keeper, cgroups::is_named_for, denials::Denial};
+use crate::error::Chain;
+
+/// The gate as of one moment, as far as leases are told with it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GateView {
+    /// It stands.
+    pub up: bool,
+    root: String,
+    cgroups: BTreeMap<ClaimId, BTreeMap<CgroupId, String>>,
+}
+
+/// How it is with one binding: a word of the node API, and the cgroup's path if there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindingState {
+    /// armed, waiting, gone, outside or ungated
+    pub word: &'static str,
+    /// The path of the cgroup.
+    pub path: String,
+}
+
+impl GateView {
+    /// How it is with a binding of `lease`.
+    #[must_use]
+    pub fn binding(&self, lease: &Lease, binding: &Binding) -> BindingState {
+        let armed = self.cgroups.get(&lease.claim.id);
+        let mut armed = armed.into_iter().flatten();
+        let (found, otherwise, path) = match binding {
+            Binding::Workload(workload) => {
+                let names = |path: &str| {
+                    path.rsplit('/')
+                        .next()
+                        .is_some_and(|name| is_named_for(name, workload.as_str()))
+                };
+                (armed.find(|(_, path)| names(path)), "waiting", "")
+            }
+            Binding::Cgroup { path, id } => {
+                let below = path.strip_prefix(self.root.as_str());
+                let is_below = below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+                let otherwise = match (is_below, id) {
+                    (false, _) => "outside",
+                    (true, None) => "waiting",
+                    (true, Some(_)) => "gone",
+                };
+                let is_it =
+                    |(found, at): &(&CgroupId, &String)| id.map_or(*at == path, |id| id == **found);
+                (armed.find(is_it), otherwise, path.as_str())
+            }
+        };
+        match (self.up, found) {
+            (false, _) => BindingState { word: "ungated", path: path.to_owned() },
+            (true, Some((_, path))) => BindingState { word: "armed", path: path.clone() },
+            (true, None) => BindingState { word: otherwise, path: path.to_owned() },
+        }
+    }
+}
+
+/// Everything that is known of the gate.
+#[derive(Debug, Clone)]
+pub struct GateStatus {
+    /// up, waiting, off or impossible
+    pub state: &'static str,
+    /// Why it is not up.
+    pub reason: String,
+    /// The cgroup that is held.
+    pub root: String,
+    /// Ranges of device numbers, how they are guarded, and who has them.
+    pub guarded: Vec<(String, GateMode, Vec<String>)>,
+    /// The paths of exempt cgroups.
+    pub exempt: Vec<String>,
+    /// Pairs of cgroup and device that are to be admitted.
+    pub grants: usize,
+    /// By device name and number.
+    pub counts: Vec<(String, String, Counts)>,
+    /// How often something was put right.
+    pub repairs: u64,
+    /// What could not be put right.
+    pub defects: Vec<String>,
+    /// The latest denials, oldest first.
+    pub recent: Vec<Denial>,
+}
+
+impl Keeper {
+    /// The gate as of now, as far as leases are told with it.
+    #[must_use]
+    pub fn view(&self) -> GateView {
+        let state = self.lock();
+        if state.gate.is_none() {
+            return GateView::default();
+        }
+        let hierarchy = Hierarchy::of(&state.root);
+        let paths = state.claims.iter().map(|(claim, armed)| {
+            let paths = armed.cgroups.iter().map(|(id, it)| (*id, hierarchy.path_of(it)));
+            (claim.clone(), paths.collect())
+        });
+        GateView { up: true, root: hierarchy.path_of(&state.root), cgroups: paths.collect() }
+    }
+
+    /// Everything that is known of the gate.
+    #[must_use]
+    pub fn status(&self) -> GateStatus {
+        let state = self.lock();
+        let mut defects = state.defects.clone();
+        let counts = state.gate.as_ref().map_or_else(|| Ok(Vec::new()), Gate::counts);
+        let counts = counts.unwrap_or_else(|error| {
+            defects.push(Chain(&error).to_string());
+            Vec::new()
+        });
+        let counts = counts.into_iter().filter(|(_, it)| it.audited + it.denied > 0).map(
+            |(number, counts)| {
+                let node = number.and_then(|number| state.guarded.nodes.get(&number));
+                let device = node.filter(|node| node.devices.len() == 1);
+                let device =
+                    device.and_then(|node| node.devices.first().cloned()).unwrap_or_default();
+                let number = number.map_or_else(|| "other".to_owned(), |number| number.to_string());
+                (device, number, counts)
+            },
+        );
+        let guarded = state.guarded.guards.iter().map(|guard| {
+            let range = guard.devices;
+            let inside = state.guarded.nodes.iter().filter(|(number, _)| range.contains(**number));
+            let users: std::collections::BTreeSet<String> =
+                inside.flat_map(|(_, node)| node.users.iter().cloned()).collect();
+            (range.to_string(), guard.mode, users.into_iter().collect())
+        });
+        let word = match (self.is_wanted(), state.gate.is_some(), state.waiting) {
+            (false, _, _) => "off",
+            (true, true, _) => "up",
+            (true, false, true) => "waiting",
+            (true, false, false) => "impossible",
+        };
+        GateStatus {
+            state: word,
+            reason: state.trouble.clone(),
+            root: if state.gate.is_some() {
+                state.root.display().to_string()
+            } else {
+                String::new()
+            },
+            guarded: if self.is_wanted() { guarded.collect() } else { Vec::new() },
+            exempt: state.exempt.values().cloned().collect(),
+            grants: state
+                .claims
+                .values()
+                .map(|armed| armed.cgroups.len() * armed.nodes.len())
+                .sum(),
+            counts: counts.collect(),
+            repairs: state.repairs,
+            defects,
+            recent: state.recent.iter().cloned().collect(),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The device gate as the daemon keeps it, in the kernel of this machine: tenants in cgroups of
+//! their own open simulated devices while claims come and go, and while somebody meddles.
+
+mod leases;
+mod meddling;
+mod scene;

@@ -1,0 +1,76 @@
+//! Denials are told to whom they concern, and what others do to the gate is put right.
+
+use std::fs;
+
+use accelpool_proto::node::{ExplainClaimRequest, WatchDenialsRequest};
+use accelpool_tests::wait_for;
+
+use crate::scene::{GPU, OTHER, Scene, workload};
+
+#[test]
+fn a_denial_is_counted_told_and_kept() {
+    let scene = Scene::new("audit");
+    let pod = scene.cgroups.make("poda/container");
+    scene.prepare("a", vec![workload("a")]);
+    let client = scene.daemon.client();
+    // Opened again until the stream, which may begin later, has one: each second tells one.
+    let told = client.call(async |mut node| {
+        let mut denials = node.watch_denials(WatchDenialsRequest {}).await?.into_inner();
+        let seen = async { denials.message().await.expect("it goes on").expect("one comes") };
+        let opened = async {
+            loop {
+                assert_eq!(accelpool_tests::Tenant::open(&pod, &scene.node(1)), "admitted");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        };
+        let denial = tokio::select! {
+            denial = seen => denial,
+            () = opened => unreachable!("it has no end"),
+        };
+        Ok(tonic::Response::new(denial))
+    });
+    let told = told.expect("the daemon serves");
+    let path = scene.cgroups.path(&pod);
+    assert_eq!(
+        (told.device.as_str(), told.denied, told.claims.as_slice()),
+        (OTHER, false, &["a".to_owned()][..])
+    );
+    assert!(told.cgroup == path || told.cgroup.is_empty(), "{told:?}");
+    assert_eq!((told.access.as_str(), told.command.as_str()), ("rw", "sh"));
+    let gate = scene.gate();
+    let count = gate.counts.iter().find(|it| it.device == OTHER).expect("it is counted");
+    assert!(count.audited > 0 && count.denied == 0, "{count:?}");
+    assert!(gate.recent.contains(&told));
+    assert!(gate.counts.iter().all(|it| it.device != GPU), "who was granted is not counted");
+    // And in the story of the claim whose process it was.
+    wait_for("the story", || {
+        let request = ExplainClaimRequest { claim: "a".to_owned() };
+        let story = client.call(async |mut node| node.explain_claim(request).await);
+        let events = story.expect("it is known").events;
+        events
+            .iter()
+            .any(|event| event.kind == "denied" && event.message.contains(OTHER))
+            .then_some(())
+    });
+}
+
+#[test]
+fn what_others_do_to_the_gate_is_put_right() {
+    let scene = Scene::new("enforce");
+    let (granted, stranger) = (scene.cgroups.make("poda"), scene.cgroups.make("podb"));
+    scene.prepare("a", vec![workload("a")]);
+    scene.wait("agreement", |gate| gate.grants > 0 && gate.defects.is_empty());
+    let pin = fs::read_dir(scene.cgroups.pins()).expect("it is there").next();
+    let pin = pin.expect("a pin").expect("it can be read").path();
+    fs::remove_file(&pin).expect("it is a pin");
+    let repaired = scene.wait("a new pin", |gate| gate.repairs > 0).repairs;
+    assert!(pin.exists());
+    // The root is removed and made anew, as a kubelet would that was set up anew.
+    fs::remove_dir(&granted).expect("nobody is in it");
+    fs::remove_dir(&stranger).expect("nobody is in it");
+    fs::remove_dir(scene.cgroups.root()).expect("nobody is in it");
+    let (granted, stranger) = (scene.cgroups.make("poda"), scene.cgroups.make("podb"));
+    scene.wait("the gate at the new root", |gate| gate.repairs > repaired);
+    wait_for("grants for the new cgroup", || (scene.open(&granted) == "admitted").then_some(()));
+    assert_eq!(scene.open(&stranger), "refused");
+}

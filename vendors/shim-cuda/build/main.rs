@@ -1,0 +1,106 @@
+//! Compiles the library that tenants load, whatever this crate itself is compiled for.
+//!
+//! The library stands on no standard library, ends on a panic and is always optimised: cargo
+//! can say that of a whole workspace alone, so rustc is called here. The crate's own sources
+//! are compiled twice: by cargo, to be checked and tested, and here, to be loaded.
+
+mod surface;
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use sha2::{Digest, Sha256};
+
+/// A tenant's process pays for every byte of it.
+const LIBRARY_BYTES_MAX: usize = 1 << 20;
+
+const LIBRARY: &str = "libaccelpool_cuda.so";
+
+fn main() {
+    let here = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
+    let out = PathBuf::from(variable("OUT_DIR"));
+    let shim = here.join("../shim/src");
+    for source in [&shim, &here.join("src"), &here.join("surface"), &here.join("build")] {
+        println!("cargo::rerun-if-changed={}", source.display());
+    }
+    println!("cargo::rustc-check-cfg=cfg(accelpool_library)");
+
+    let table = here.join("surface/functions.tsv");
+    let table = fs::read_to_string(&table).expect("the table of functions can be read");
+    let functions = surface::read(&table);
+    fs::write(out.join("surface.rs"), surface::generate(&functions)).expect("OUT_DIR is ours");
+    let exports = out.join("exports.map");
+    fs::write(&exports, surface::exports(&functions)).expect("OUT_DIR is ours");
+
+    let base = out.join("libaccelpool_shim.rlib");
+    let compiler = Compiler { out: &out };
+    compiler.run("accelpool_shim", "rlib", &shim.join("lib.rs"), &base, &[]);
+    let library = out.join(LIBRARY);
+    let link = |argument: &str| ["-C".into(), format!("link-arg={argument}").into()];
+    let mut arguments: Vec<OsString> = vec!["--cfg".into(), "accelpool_library".into()];
+    arguments.extend(["--extern".into(), join("accelpool_shim=", &base)]);
+    arguments.extend(link("-nostartfiles"));
+    arguments.extend(link("-Wl,-z,now,-z,relro,-z,nodelete,--build-id=none,--no-undefined"));
+    arguments.extend(link(&format!("-Wl,-soname,{LIBRARY}")));
+    arguments.extend(["-C".into(), join("link-arg=-Wl,--version-script=", &exports)]);
+    // After the objects, which is where the linker looks for what they need.
+    arguments.extend(link("-lc"));
+    let source = here.join("src/lib.rs");
+    compiler.run("accelpool_cuda", "cdylib", &source, &library, &arguments);
+
+    let bytes = fs::read(&library).expect("the library was just made");
+    assert!(bytes.len() <= LIBRARY_BYTES_MAX, "the library has {} bytes", bytes.len());
+    let digest = Sha256::digest(&bytes);
+    let digest = digest.iter().take(8).fold(0_u64, |value, &byte| value << 8 | u64::from(byte));
+    println!("cargo::rustc-env=ACCELPOOL_SHIM_CUDA={}", library.display());
+    println!("cargo::rustc-env=ACCELPOOL_SHIM_CUDA_DIGEST={digest:016x}");
+}
+
+struct Compiler<'a> {
+    out: &'a Path,
+}
+
+impl Compiler<'_> {
+    fn run(&self, name: &str, kind: &str, source: &Path, output: &Path, arguments: &[OsString]) {
+        let mut command = Command::new(variable("RUSTC"));
+        command.arg(source).arg("-o").arg(output);
+        command.args(["--edition", "2024", "--crate-name", name, "--crate-type", kind]);
+        command.args(["-C", "panic=abort", "-C", "opt-level=3", "-C", "codegen-units=1"]);
+        command.args(["-C", "strip=symbols", "-C", "relocation-model=pic"]);
+        if kind == "cdylib" {
+            command.args(["-C", "lto=fat"]);
+        } else {
+            // The base is inlined into the library: it needs no code of its own.
+            command.args(["-C", "embed-bitcode=yes"]);
+        }
+        // Cargo reports what is wrong with the sources when it compiles them itself.
+        command.args(["--cap-lints", "allow"]);
+        command.env("OUT_DIR", self.out);
+        let (host, target) = (variable("HOST"), variable("TARGET"));
+        if host != target {
+            command.arg("--target").arg(&target);
+        }
+        if let Some(linker) = env::var_os("RUSTC_LINKER") {
+            command.arg("-C").arg(join("linker=", Path::new(&linker)));
+        }
+        command.args(arguments);
+        let outcome = command.output().expect("rustc can be started");
+        let messages = String::from_utf8_lossy(&outcome.stderr);
+        assert!(outcome.status.success(), "rustc failed for `{}`:\n{messages}", source.display());
+    }
+}
+
+fn join(start: &str, path: &Path) -> OsString {
+    let mut whole = OsString::from(start);
+    whole.push(path);
+    whole
+}
+
+fn variable(name: &str) -> OsString {
+    env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name}"))
+}

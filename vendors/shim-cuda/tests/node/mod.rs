@@ -1,0 +1,167 @@
+//! A device of the engine, a claim on it, and tenants that load the shim before the stand-in.
+//!
+//! The claim's daemon is a few lines of this file on the real pages and the real socket: it
+//! registers, and does with gate and heartbeat what a test says.
+#![allow(dead_code, reason = "each suite uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+
+mod keeper;
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use accelpool_cuda_engine::{
+    Engine,
+    machine::{DeviceProfile, Machine},
+};
+use tempfile::TempDir;
+
+pub(crate) use self::keeper::Keeper;
+
+/// What is reached only by a defect; everything else comes as soon as it comes.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+pub(crate) struct Node {
+    pub(crate) dir: TempDir,
+    pub(crate) engine: Engine,
+    pub(crate) machine: Machine,
+}
+
+impl Node {
+    pub(crate) fn new() -> Self {
+        Self::with(Machine::default())
+    }
+
+    pub(crate) fn with(machine: Machine) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::copy(standin(), dir.path().join("libcuda.so.1")).unwrap();
+        let engine = Engine::start(machine.clone(), &dir.path().join("engine.sock")).unwrap();
+        Self { dir, engine, machine }
+    }
+
+    /// A claim on all devices, with so many bytes on each and so many for a context.
+    pub(crate) fn claim(&self, name: &str, quota: u64, reserve: u64) -> Keeper {
+        let uuids: Vec<_> = self.machine.devices.iter().map(DeviceProfile::uuid_bytes).collect();
+        Keeper::new(&self.dir.path().join(name), &uuids, quota, reserve)
+    }
+
+    /// A command that runs with the shim, in the claim.
+    pub(crate) fn command(&self, program: &Path, keeper: &Keeper) -> Command {
+        let mut command = Command::new(program);
+        command.env("LD_LIBRARY_PATH", self.dir.path());
+        command.env("ACCELPOOL_CUDA_STANDIN", self.engine.socket());
+        command.env("LD_PRELOAD", accelpool_shim_cuda::BUILT_AT);
+        command.env("ACCELPOOL_TURNS", keeper.folder());
+        command
+    }
+
+    pub(crate) fn tenant(&self, keeper: &Keeper) -> Tenant {
+        self.tenant_with(keeper, &[])
+    }
+
+    pub(crate) fn tenant_with(&self, keeper: &Keeper, variables: &[(&str, &str)]) -> Tenant {
+        let mut command = self.command(tenant_program(), keeper);
+        command.envs(variables.iter().copied());
+        Tenant::spawn(command)
+    }
+
+    pub(crate) fn started(&self, keeper: &Keeper) -> Tenant {
+        let mut tenant = self.tenant(keeper);
+        tenant.must("start 0");
+        tenant
+    }
+}
+
+/// A tenant's process, which does what it is told; killed when this is dropped.
+pub(crate) struct Tenant {
+    pub(crate) child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Tenant {
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self { child, input, output: BufReader::new(output) }
+    }
+
+    pub(crate) fn send(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    pub(crate) fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    pub(crate) fn ask(&mut self, line: &str) -> String {
+        self.send(line);
+        self.answer()
+    }
+
+    /// Asks for what must succeed, and gives what it answers.
+    #[track_caller]
+    pub(crate) fn must(&mut self, line: &str) -> String {
+        let answer = self.ask(line);
+        let rest = answer.strip_prefix("ok");
+        rest.unwrap_or_else(|| panic!("`{line}` gave `{answer}`")).trim().to_owned()
+    }
+
+    /// Bytes that are free and bytes in all, as CUDA tells the tenant.
+    pub(crate) fn info(&mut self) -> (u64, u64) {
+        let answer = self.must("info");
+        let (free, total) = answer.split_once(' ').unwrap();
+        (free.parse().unwrap(), total.parse().unwrap())
+    }
+}
+
+impl Drop for Tenant {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "{what}: waited in vain");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The stand-in as cargo has built it for this test: the newest beside the test and below it.
+fn standin() -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let folders = test.ancestors().skip(1).take(2).map(Path::to_owned);
+    let files = folders.map(|folder| folder.join("libaccelpool_cuda_standin.so"));
+    let dated = files.filter_map(|file| Some((fs::metadata(&file).ok()?.modified().ok()?, file)));
+    dated.max().expect("cargo has built the stand-in").1
+}
+
+/// The tenant of the stand-in's own suites, a program of the driver API that knows no shim.
+fn tenant_program() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args(["build", "--quiet", "-p", "accelpool-cuda-standin", "--bin", "cuda-tenant"])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .unwrap();
+        assert!(status.success(), "cargo builds the tenant");
+        let test = env::current_exe().unwrap();
+        test.ancestors().nth(2).unwrap().join("cuda-tenant")
+    })
+}
