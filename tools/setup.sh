@@ -6,8 +6,8 @@
 set -eu
 
 # pkg-config finds hwloc and, through it, udev; podman, runc and a static busybox run
-# the containers of the test suites and of the demo.
-packages="build-essential pkg-config libhwloc-dev libudev-dev podman runc busybox-static $*"
+# the containers of the test suites and of the demo; prometheus scrapes and lints metrics.
+packages="build-essential pkg-config libhwloc-dev libudev-dev podman runc busybox-static prometheus $*"
 
 fail() {
     printf 'setup: %s\n' "$1" >&2
@@ -36,15 +36,23 @@ install_packages() {
     fi
     printf 'setup: installing%s\n' "$missing"
     log=$(mktemp)
+    # The tests start what they need themselves; nothing shall run as a service.
+    policy=/usr/sbin/policy-rc.d
+    if [ -e "$policy" ]; then policy=''; else
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+        as_root chmod +x "$policy"
+    fi
     # shellcheck disable=SC2086 # the list is meant to be split
     if ! {
         as_root apt-get update -qq &&
             as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq \
                 --no-install-recommends -o DPkg::Lock::Timeout=120 $missing </dev/null
     } >"$log" 2>&1; then
+        [ -z "$policy" ] || as_root rm -f "$policy"
         tail -n 20 "$log" >&2
         fail "apt-get failed, its last lines stand above: install$missing and try again"
     fi
+    [ -z "$policy" ] || as_root rm -f "$policy"
     rm -f "$log"
 }
 

@@ -3,6 +3,7 @@
 //! The file is TOML. A key that is not known is refused by name, a value that makes no sense
 //! with its path and its range, and nothing is guessed.
 
+mod pools;
 mod raw;
 #[cfg(test)]
 mod tests;
@@ -15,13 +16,14 @@ use std::{
     time::Duration,
 };
 
-use accelpool_model::{
-    DeviceName, Exposure, GateMode, OnStaleHolder, Pool, PoolName, Selector, Sharing, VendorName,
-};
+use accelpool_model::{MemoryBytes, Pool, VendorName};
 use accelpool_vendor_sim::{Profile, from_toml};
 
-use self::raw::{RawConfig, RawGate, RawPool, RawVendor};
-use crate::gate::{Family, GateConfig};
+use self::raw::{RawConfig, RawGate, RawVendor};
+use crate::{
+    gate::{Family, GateConfig},
+    turns::TurnsConfig,
+};
 
 /// Where the configuration lies unless the command line says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/accelpool/accelpoold.toml";
@@ -56,6 +58,8 @@ pub struct Config {
     pub hwloc_xml: Option<PathBuf>,
     /// The device gate.
     pub gate: GateConfig,
+    /// What each process of a share is charged for its context on a device.
+    pub context_reserve: MemoryBytes,
     /// The vendors to drive.
     pub vendors: Vec<VendorConfig>,
     /// The pools; one that takes every device if none is written.
@@ -89,6 +93,8 @@ pub enum VendorConfig {
         profile: String,
         /// The folder that stands for the hardware.
         dir: PathBuf,
+        /// Its devices are shared by turns.
+        turns: bool,
     },
     /// NVIDIA's devices.
     Nvidia {
@@ -98,6 +104,8 @@ pub enum VendorConfig {
         machine_root: PathBuf,
         /// Where the host's own root is seen from here: `/`, or where a container mounts it.
         host_root: PathBuf,
+        /// Its devices are shared by turns.
+        turns: bool,
     },
 }
 
@@ -112,6 +120,13 @@ impl VendorConfig {
         match self {
             Self::Sim { .. } => "sim".parse().expect("it is a DNS label"),
             Self::Nvidia { .. } => "nvidia".parse().expect("it is a DNS label"),
+        }
+    }
+
+    /// True if programs on its shared devices load our library and take turns.
+    const fn takes_turns(&self) -> bool {
+        match self {
+            Self::Sim { turns, .. } | Self::Nvidia { turns, .. } => *turns,
         }
     }
 
@@ -132,7 +147,7 @@ impl VendorConfig {
     #[must_use]
     pub fn worker_arguments(&self) -> Vec<OsString> {
         match self {
-            Self::Sim { profile, dir } => vec![
+            Self::Sim { profile, dir, turns: _ } => vec![
                 "vendor-worker".into(),
                 "sim".into(),
                 "--profile".into(),
@@ -140,7 +155,7 @@ impl VendorConfig {
                 "--dir".into(),
                 dir.into(),
             ],
-            Self::Nvidia { driver_root, machine_root, host_root } => vec![
+            Self::Nvidia { driver_root, machine_root, host_root, turns: _ } => vec![
                 "vendor-worker".into(),
                 "nvidia".into(),
                 "--driver-root".into(),
@@ -224,6 +239,22 @@ impl Config {
         self.run_dir.join("node.sock")
     }
 
+    /// The folder that has one folder for each claim that takes turns.
+    #[must_use]
+    pub fn turns_dir(&self) -> PathBuf {
+        self.run_dir.join("turns")
+    }
+
+    /// How devices are shared by turns.
+    #[must_use]
+    pub fn turns(&self) -> TurnsConfig {
+        let sharing = self.vendors.iter().filter(|vendor| vendor.takes_turns());
+        TurnsConfig {
+            context_reserve: self.context_reserve,
+            adapters: sharing.map(VendorConfig::name).collect(),
+        }
+    }
+
     /// The ledger's file.
     #[must_use]
     pub fn ledger(&self) -> PathBuf {
@@ -274,8 +305,13 @@ impl TryFrom<RawConfig> for Config {
                 .map(|path| absolute("topology.hwloc_xml", path))
                 .transpose()?,
             gate: check_gate(raw.gate)?,
+            context_reserve: raw
+                .turns
+                .context_reserve
+                .parse()
+                .map_err(|error| value("turns.context_reserve".into(), &error))?,
             vendors: check_unique(vendors)?,
-            pools: check_pools(raw.pool)?,
+            pools: pools::check_pools(raw.pool)?,
             run_dir,
         })
     }
@@ -300,7 +336,8 @@ fn check_vendor(index: usize, raw: RawVendor, run_dir: &Path) -> Result<VendorCo
             let profile = raw.profile.unwrap_or_else(|| "dgx-h100".to_owned());
             load_profile(&profile).map_err(|source| ConfigError::Profile { index, source })?;
             let dir = raw.dir.unwrap_or_else(|| run_dir.join("sim"));
-            Ok(VendorConfig::Sim { profile, dir: absolute(&key("dir"), dir)? })
+            let turns = raw.turns.unwrap_or(false); // no program uses a simulated device
+            Ok(VendorConfig::Sim { profile, dir: absolute(&key("dir"), dir)?, turns })
         }
         "nvidia" => {
             only_for("sim", &[("profile", raw.profile.is_some()), ("dir", raw.dir.is_some())])?;
@@ -311,6 +348,7 @@ fn check_vendor(index: usize, raw: RawVendor, run_dir: &Path) -> Result<VendorCo
                 driver_root: root("driver_root", raw.driver_root)?,
                 machine_root: root("machine_root", raw.machine_root)?,
                 host_root: root("host_root", raw.host_root)?,
+                turns: raw.turns.unwrap_or(true),
             })
         }
         _ => Err(ConfigError::UnknownVendor { index, name, known: "nvidia and sim" }),
@@ -381,65 +419,6 @@ fn check_log(raw: raw::RawLog) -> Result<Log, ConfigError> {
         .parse::<tracing_subscriber::EnvFilter>()
         .map_err(|error| value("log.level".into(), &error))?;
     Ok(Log { json, filter })
-}
-
-fn check_pools(raw: Vec<RawPool>) -> Result<Vec<Pool>, ConfigError> {
-    if raw.is_empty() {
-        return Ok(vec![Pool {
-            name: "default".parse().expect("it is a DNS label"),
-            selector: Selector::default(),
-            exposure: Exposure::default(),
-            sharing: Sharing::default(),
-            gate: GateMode::default(),
-            on_stale_holder: OnStaleHolder::default(),
-        }]);
-    }
-    let mut names: BTreeSet<PoolName> = BTreeSet::new();
-    let mut pools = Vec::new();
-    for (index, pool) in raw.into_iter().enumerate() {
-        let pool = check_pool(index, pool)?;
-        if !names.insert(pool.name.clone()) {
-            let name = pool.name.to_string();
-            return Err(ConfigError::Duplicate { key: "pool.name", name });
-        }
-        pools.push(pool);
-    }
-    Ok(pools)
-}
-
-fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
-    let key = |field: &str| format!("pool[{index}].{field}");
-    let names: Vec<DeviceName> = raw
-        .devices
-        .iter()
-        .map(|name| name.parse().map_err(|error| value(key("devices"), &error)))
-        .collect::<Result<_, _>>()?;
-    let parsed = |field: &str, error: &dyn std::fmt::Display| value(key(field), error);
-    let gate = raw.gate.map(|text| text.parse()).transpose().map_err(|e| parsed("gate", &e))?;
-    let gate: GateMode = gate.unwrap_or_default();
-    Ok(Pool {
-        gate,
-        on_stale_holder: OnStaleHolder::default(),
-        name: raw.name.parse().map_err(|error| parsed("name", &error))?,
-        selector: Selector {
-            names,
-            kind: raw.kind.map(|t| t.parse()).transpose().map_err(|e| parsed("kind", &e))?,
-            vendor: raw.vendor.map(|t| t.parse()).transpose().map_err(|e| parsed("vendor", &e))?,
-            model: raw.model.map(|text| shorten(&text)),
-        },
-        exposure: raw
-            .expose
-            .map(|text| text.parse())
-            .transpose()
-            .map_err(|error| parsed("expose", &error))?
-            .unwrap_or_default(),
-        sharing: raw
-            .sharing
-            .map(|text| text.parse())
-            .transpose()
-            .map_err(|error| parsed("sharing", &error))?
-            .unwrap_or_default(),
-    })
 }
 
 fn absolute(key: &str, path: PathBuf) -> Result<PathBuf, ConfigError> {

@@ -26,7 +26,9 @@ use crate::{
     error::{Chain, name_page},
     fault_point::FaultPoints,
     gate::{self, Keeper},
+    holder,
     node::{Node, Start, now_ms},
+    turns,
     usage::{self, Meter},
     worker::{Deadlines, Launch, Worker},
 };
@@ -44,6 +46,8 @@ pub enum RunError {
     Commit { source: CommitError },
     #[error("the CDI folder cannot be used")]
     Specs { source: SpecError },
+    #[error("devices cannot be shared by turns")]
+    Turns { source: turns::StartError },
     #[error("the socket cannot be made")]
     Bind { source: BindError },
     #[error("`{path}` cannot be read")]
@@ -66,6 +70,7 @@ impl RunError {
             Self::Ledger { source } => Some(source.code()),
             Self::Commit { source } => source.code(),
             Self::Specs { .. } => Some("AP0012"),
+            Self::Turns { .. } => Some("AP0015"),
             Self::Bind { source } => Some(source.code()),
             Self::Topology { .. } => Some("AP0013"),
             Self::BootId { .. }
@@ -99,6 +104,8 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
     let keeper = gate.clone();
     let raised = tokio::task::spawn_blocking(move || keeper.tick());
     let specs = SpecFolder::open(&config.cdi_dir).map_err(|source| RunError::Specs { source })?;
+    let turns = turns::Keeper::start(config.turns(), &config.state_dir, &config.turns_dir())
+        .map_err(|source| RunError::Turns { source })?;
     let start = Start {
         boot: boot.clone(),
         pools: config.pools.clone(),
@@ -106,6 +113,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
         observe_interval: config.observe_interval,
         specs,
         gate: gate.clone(),
+        turns: turns.clone(),
         faults: FaultPoints::from_environment(),
         topology: topology.await?,
         ledger,
@@ -126,9 +134,12 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
         interval: config.usage.sample_interval,
         proc: config.usage.proc_dir.clone(),
     };
-    let sampling = tokio::spawn(usage::run(node.clone(), Arc::clone(&meter), settings));
-    let about =
-        About { boot, started_ms, cdi_dir: config.cdi_dir.clone(), ledger: config.ledger() };
+    let sampling =
+        tokio::spawn(usage::run(node.clone(), Arc::clone(&meter), turns.clone(), settings));
+    let proc_dir = config.usage.proc_dir.clone();
+    let watching = tokio::spawn(holder::watch(node.clone(), proc_dir.clone(), boot.clone()));
+    let (cdi_dir, ledger) = (config.cdi_dir.clone(), config.ledger());
+    let about = About { boot, started_ms, cdi_dir, ledger, proc_dir };
     let (goodbye, leaving) = oneshot::channel::<()>();
     let serving = tonic::transport::Server::builder()
         .layer(tower::util::MapResponseLayer::new(name_page))
@@ -137,6 +148,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
             access,
             about,
             gate.clone(),
+            turns,
             meter,
         )))
         .serve_with_incoming_shutdown(listener.incoming(), async { drop(leaving.await) });
@@ -160,6 +172,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
     keeping.abort();
     tell_systemd(NotifyState::Stopping);
     sampling.abort();
+    watching.abort();
     if outcome.is_ok() {
         drain(&node, config.drain_timeout).await;
     }
@@ -273,7 +286,8 @@ fn workers(config: &Config) -> Result<Vec<Worker>, RunError> {
     let worker = |vendor: &VendorConfig| {
         let launch =
             Launch::Process { program: program.clone(), arguments: vendor.worker_arguments() };
-        Worker::new(vendor.name(), launch, Deadlines::default())
+        let pause = config.run_dir.join("paused").join(vendor.name().as_str());
+        Worker::with_pause_file(vendor.name(), launch, Deadlines::default(), pause)
     };
     Ok(config.vendors.iter().map(worker).collect())
 }

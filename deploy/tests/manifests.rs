@@ -133,6 +133,7 @@ fn both_programs_find_their_files_on_the_host() {
     let kubelet = &driver.kubelet_root;
     check_on_host("driver", &kubelet.join("device-plugins/kubelet.sock"), true);
     check_on_host("driver", &kubelet.join("pod-resources/kubelet.sock"), false);
+    check_on_host("driver", &driver.nri.expect("it is on by default").socket, false);
 }
 
 #[test]

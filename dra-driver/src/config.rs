@@ -4,7 +4,7 @@
 //! line or the environment, since it differs on each node.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -32,11 +32,30 @@ pub struct Config {
     pub kubelet_root: PathBuf,
     /// Where health and figures are served over HTTP; nowhere if absent.
     pub listen: Option<SocketAddr>,
+    /// The container runtime's plugin; none if it is switched off.
+    pub nri: Option<NriConfig>,
     /// Whether that is with TLS.
     pub tls: Option<TlsFiles>,
     /// How many shares the devices of a pool are offered as, as extended resources; a pool
     /// that is not named here offers none.
     pub replicas: BTreeMap<PoolName, u32>,
+}
+
+/// How the container runtime is met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NriConfig {
+    /// Where it listens for plugins.
+    pub socket: PathBuf,
+    /// Namespaces whose pods keep the variables by which vendors' runtimes give devices: those
+    /// of monitoring that looks at every device, say.
+    pub exempt_namespaces: BTreeSet<String>,
+}
+
+impl Default for NriConfig {
+    fn default() -> Self {
+        let socket = accelpool_proto::nri::DEFAULT_SOCKET.into();
+        Self { socket, exempt_namespaces: BTreeSet::new() }
+    }
 }
 
 impl Default for Config {
@@ -45,6 +64,7 @@ impl Default for Config {
             node_socket: accelpool_proto::node::DEFAULT_SOCKET.into(),
             kubelet_root: "/var/lib/kubelet".into(),
             listen: None,
+            nri: Some(NriConfig::default()),
             tls: None,
             replicas: BTreeMap::new(),
         }
@@ -59,6 +79,8 @@ struct RawConfig {
     listen: Option<SocketAddr>,
     tls: Option<RawTls>,
     #[serde(default)]
+    nri: RawNri,
+    #[serde(default)]
     device_plugin: RawDevicePlugin,
 }
 
@@ -68,6 +90,15 @@ struct RawTls {
     certificate: PathBuf,
     key: PathBuf,
     client_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawNri {
+    enabled: Option<bool>,
+    socket: Option<PathBuf>,
+    #[serde(default)]
+    exempt_namespaces: BTreeSet<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -93,6 +124,8 @@ pub enum ConfigError {
     Syntax(#[from] toml::de::Error),
     #[error("`{key}` is `{path}`: write an absolute path")]
     Relative { key: &'static str, path: PathBuf },
+    #[error("`nri.exempt_namespaces` has `{0}`, which is no namespace's name")]
+    Namespace(String),
     #[error("`tls` is for what `listen` serves, which is nothing: write an address")]
     TlsUnused,
     #[error("`device_plugin.replicas` names no pool")]
@@ -123,11 +156,6 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let raw: RawConfig = toml::from_str(text)?;
         let default = Self::default();
-        let absolute = |key, path: Option<PathBuf>, default| match path {
-            Some(path) if !path.is_absolute() => Err(ConfigError::Relative { key, path }),
-            Some(path) => Ok(path),
-            None => Ok(default),
-        };
         let tls = match raw.tls {
             None => None,
             Some(_) if raw.listen.is_none() => return Err(ConfigError::TlsUnused),
@@ -148,6 +176,7 @@ impl Config {
             }
         });
         Ok(Self {
+            nri: check_nri(raw.nri)?,
             node_socket: absolute("node_socket", raw.node_socket, default.node_socket)?,
             kubelet_root: absolute("kubelet_root", raw.kubelet_root, default.kubelet_root)?,
             listen: raw.listen,
@@ -155,6 +184,32 @@ impl Config {
             replicas: replicas.collect::<Result<_, ConfigError>>()?,
         })
     }
+}
+
+fn absolute(
+    key: &'static str,
+    path: Option<PathBuf>,
+    default: PathBuf,
+) -> Result<PathBuf, ConfigError> {
+    match path {
+        Some(path) if !path.is_absolute() => Err(ConfigError::Relative { key, path }),
+        Some(path) => Ok(path),
+        None => Ok(default),
+    }
+}
+
+fn check_nri(raw: RawNri) -> Result<Option<NriConfig>, ConfigError> {
+    let default = NriConfig::default();
+    let socket = absolute("nri.socket", raw.socket, default.socket)?;
+    let is_name = |name: &String| {
+        let allowed = |byte: u8| byte == b'-' || byte.is_ascii_digit() || byte.is_ascii_lowercase();
+        (1..=63).contains(&name.len()) && name.bytes().all(allowed)
+    };
+    if let Some(odd) = raw.exempt_namespaces.iter().find(|name| !is_name(name)) {
+        return Err(ConfigError::Namespace(odd.chars().take(64).collect()));
+    }
+    let nri = NriConfig { socket, exempt_namespaces: raw.exempt_namespaces };
+    Ok(raw.enabled.unwrap_or(true).then_some(nri))
 }
 
 #[cfg(test)]
@@ -179,12 +234,16 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "node_socket = '/a'\nkubelet_root = '/b'\nlisten = '127.0.0.1:9'\n\
+                    nri = { enabled = true, socket = '/c', exempt_namespaces = ['gpu-metrics'] }\n\
                     tls = { certificate = '/c', key = '/k', client_ca = '/d' }\n\
                     [device_plugin.replicas]\nshared = 4\n";
         let config = Config::parse(text).unwrap();
         assert_eq!(config.node_socket, Path::new("/a"));
         assert_eq!(config.kubelet_root, Path::new("/b"));
         assert_eq!(config.listen, Some("127.0.0.1:9".parse().unwrap()));
+        let nri = config.nri.unwrap();
+        assert_eq!(nri.socket, Path::new("/c"));
+        assert_eq!(nri.exempt_namespaces, ["gpu-metrics".to_owned()].into());
         let tls =
             TlsFiles { certificate: "/c".into(), key: "/k".into(), client_ca: Some("/d".into()) };
         assert_eq!(config.tls, Some(tls));
@@ -192,9 +251,18 @@ mod tests {
     }
 
     #[test]
+    fn the_plugin_can_be_switched_off() {
+        assert_eq!(Config::parse("nri.enabled = false").unwrap().nri, None);
+        assert_eq!(Config::parse("nri.enabled = true").unwrap().nri, Some(NriConfig::default()));
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         check("socket = '/a'", "unknown field `socket`");
         check("node_socket = 'a'", "`node_socket` is `a`: write an absolute path");
+        check("nri.socket = 'a'", "`nri.socket` is `a`: write an absolute path");
+        check("nri.exempt_namespaces = ['A']", "`nri.exempt_namespaces` has `A`");
+        check("nri.index = 3", "unknown field `index`");
         check("tls = { certificate = '/c', key = '/k' }", "`tls` is for what `listen` serves");
         let tls = "listen = '127.0.0.1:9'\ntls = { certificate = 'c', key = '/k' }";
         check(tls, "`tls.certificate` is `c`: write an absolute path");

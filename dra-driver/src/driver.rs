@@ -33,12 +33,13 @@ use tokio::{
 use tonic::transport::Server;
 
 use crate::{
-    config::Config,
+    config::{Config, NriConfig},
     dra::{self, Claims, V1, V1beta1},
     health::{self, Health},
     http::{self, Pages, Readiness, Tls, TlsError},
     metrics::{Metrics, Source},
-    node::{self, Node, Observers},
+    node::{self, Node, Observed, Observers},
+    nri::{Nri, NriView},
     plugin::{self, OwnPod},
     registration::{self, Registered},
     sequence::Sequences,
@@ -121,6 +122,10 @@ pub struct Driver {
     tasks: Vec<JoinHandle<()>>,
     /// Where health is served over HTTP, if it is.
     pub http: Option<SocketAddr>,
+    /// How the container runtime's plugin is.
+    pub nri: NriView,
+    /// The node, as last seen.
+    pub observed: watch::Receiver<Observed>,
     /// What the kubelet last said.
     pub registered: watch::Receiver<Registered>,
 }
@@ -180,7 +185,7 @@ impl Driver {
         let driver = DRIVER_NAME.to_owned();
         let metrics_node = node_name.clone();
         // What parts of this program count of themselves goes in here.
-        let instruments =
+        let mut instruments =
             Registry::with_labels([("node".into(), node_name.clone().into())].into_iter());
         let cluster = Cluster::connect(ClusterConfig { server, driver, node: node_name }).await?;
         let events = EventRecorder::spawn(cluster.clone());
@@ -212,16 +217,34 @@ impl Driver {
         let publisher = Publisher::spawn(cluster.clone(), observers.states.clone());
         let ready = readiness(&observers, registered.clone(), publisher.status());
         let mut tasks = Vec::new();
+        let own_namespace = own_pod.as_ref().map(|pod| pod.namespace.clone());
+        let nri = match config.nri {
+            Some(NriConfig { socket, mut exempt_namespaces }) => {
+                exempt_namespaces.extend(own_namespace);
+                let nri = Nri {
+                    socket,
+                    exempt_namespaces,
+                    node: daemon.clone(),
+                    observed: observers.observed.clone(),
+                    kubelet_root: config.kubelet_root.clone(),
+                    events: events.clone(),
+                };
+                nri.spawn(stopped.clone(), &mut tasks)
+            }
+            None => NriView::off(),
+        };
+        instruments.register_collector(Box::new(nri.clone()));
         let source = Source::new(daemon.clone());
         let metrics = Metrics::new(source, &metrics_node, Arc::clone(&ready), instruments);
         let tls = config.tls.map(Tls::new).transpose()?.map(Arc::new);
-        let pages = Pages { ready, metrics, tls };
+        let pages = Pages { ready, metrics, nri: nri.clone(), tls };
         let http = match config.listen {
             Some(address) => Some(serve_http(address, pages, stopped.clone(), &mut tasks).await?),
             None => None,
         };
         let statuses = status::Statuses { cluster, observed: observers.observed.clone(), events };
         tasks.push(tokio::spawn(until(statuses.run(), stopped.clone())));
+        let observed = observers.observed.clone();
         let extended = plugin::Plugin {
             kubelet_root: config.kubelet_root,
             pod_uid,
@@ -234,7 +257,7 @@ impl Driver {
         };
         tasks.push(tokio::spawn(extended.run(stopped.clone())));
         tasks.push(tokio::spawn(until(hold(publisher), stopped)));
-        Ok(Self { service, registrar, rest, tasks, http, registered })
+        Ok(Self { service, registrar, rest, tasks, http, nri, observed, registered })
     }
 
     /// Ends in order: the service finishes what it has in hand, then the registration goes.

@@ -29,6 +29,8 @@ use tokio::{
 pub use self::tls::{Tls, TlsError, TlsFiles};
 use crate::{
     metrics::{Form, Metrics},
+    nri::NriView,
+    report,
     stop::Stopped,
 };
 
@@ -51,6 +53,8 @@ pub struct Pages {
     pub ready: Readiness,
     /// For `/metrics` and `/status`.
     pub metrics: Metrics,
+    /// For `/status`.
+    pub nri: NriView,
     /// TLS, if it is wanted.
     pub tls: Option<Arc<Tls>>,
 }
@@ -195,6 +199,8 @@ async fn status(pages: &Pages) -> Answer {
             "version": metrics.daemon.as_ref().map(|daemon| daemon.version.as_str()),
         },
         "driver": { "version": env!("CARGO_PKG_VERSION") },
+        "container_runtime": report::container_runtime(&pages.nri),
+        "findings": report::findings(&pages.nri),
         "devices": devices,
     });
     body(StatusCode::OK, "application/json", format!("{document:#}\n").into_bytes())

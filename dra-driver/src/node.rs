@@ -9,8 +9,9 @@ mod watch;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use accelpool_proto::node::{
-    GetMetricsRequest, GetMetricsResponse, Lease, PreferDevicesRequest, PrepareClaimRequest,
-    ReleaseClaimRequest, node_client::NodeClient,
+    BindClaimRequest, Binding, GetMetricsRequest, GetMetricsResponse, GetTopologyRequest, Lease,
+    NumaNode, PreferDevicesRequest, PrepareClaimRequest, ReleaseClaimRequest, binding::Subject,
+    node_client::NodeClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -78,6 +79,18 @@ impl Node {
         Ok(())
     }
 
+    /// Lets the processes of one more cgroup use what a prepared claim holds.
+    ///
+    /// # Errors
+    ///
+    /// The daemon is away, or the claim is not prepared.
+    pub async fn bind(&self, claim: &str, subject: Subject) -> Result<(), NodeError> {
+        let bindings = vec![Binding { subject: Some(subject), ..Binding::default() }];
+        let request = BindClaimRequest { claim: claim.to_owned(), bindings };
+        self.client.clone().bind_claim(request).await?;
+        Ok(())
+    }
+
     /// What devices, claims and agents use.
     ///
     /// # Errors
@@ -94,5 +107,15 @@ impl Node {
     /// The daemon is away, or does not know one of them.
     pub async fn prefer(&self, request: PreferDevicesRequest) -> Result<Vec<String>, NodeError> {
         Ok(self.client.clone().prefer_devices(request).await?.into_inner().devices)
+    }
+
+    /// The NUMA nodes of the host, with their CPUs.
+    ///
+    /// # Errors
+    ///
+    /// The daemon is away.
+    pub async fn numa_nodes(&self) -> Result<Vec<NumaNode>, NodeError> {
+        let topology = self.client.clone().get_topology(GetTopologyRequest {}).await?;
+        Ok(topology.into_inner().numa_nodes)
     }
 }

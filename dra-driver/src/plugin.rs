@@ -37,6 +37,7 @@ use self::{
 };
 use crate::{
     node::{Node, Observed},
+    pod_resources::PodResources,
     stop::Stopped,
 };
 
@@ -76,7 +77,7 @@ impl Plugin {
         let (lists, resources) = watch::channel(Lists::new());
         let allocator = Allocator::new(self.node);
         let reclaim = Reclaim {
-            pod_resources: self.kubelet_root.join("pod-resources/kubelet.sock"),
+            pod_resources: PodResources::of(&self.kubelet_root),
             own_pod: self.own_pod,
             allocator: allocator.clone(),
             observed: self.observed.clone(),

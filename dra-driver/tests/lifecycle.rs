@@ -28,7 +28,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use serde_json::json;
 
 use crate::common::{
-    Bench, GPU_0, NODE, POD_UID, POOL, Setup, eventually, gpu, other, result, taint, uid_of,
+    Bench, GPU_0, NODE, POD_UID, POOL, Setup, eventually, get, gpu, other, result, taint, uid_of,
 };
 
 const NEXT_POD_UID: &str = "22222222-2222-4222-8222-222222222222";
@@ -350,18 +350,6 @@ async fn readiness_says_what_is_waited_for() {
         tokio::task::yield_now().await;
     }
     assert_eq!(get(address, "/").await.0, 404);
-}
-
-async fn get(address: std::net::SocketAddr, path: &str) -> (u16, String) {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    let code = text.split(' ').nth(1).unwrap().parse().unwrap();
-    let body = text.split_once("\r\n\r\n").unwrap().1.to_owned();
-    (code, body)
 }
 
 /// Two instances tell the API server the same, so neither undoes the other's slices.

@@ -13,6 +13,7 @@ use accelpool_dra_driver::{
     http::{self, Pages, Readiness, Tls, TlsFiles},
     metrics::{Metrics, Source},
     node::Node,
+    nri::NriView,
     stop::Stop,
 };
 use prometheus_client::registry::Registry;
@@ -84,7 +85,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let (stop, stopped) = Stop::new();
-        let pages = Pages { ready, metrics, tls };
+        let pages = Pages { ready, metrics, nri: NriView::off(), tls };
         let task = tokio::spawn(http::serve(listener, pages, stopped));
         Self { folder, address, clients, _stop: stop, task }
     }

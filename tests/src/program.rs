@@ -1,4 +1,4 @@
-//! The program under test, built anew when its sources have changed.
+//! The programs under test, built anew when their sources have changed.
 
 use std::{
     env,
@@ -17,10 +17,30 @@ use std::{
 /// If the program cannot be built, or the profile has no fault points.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(build)
+    PROGRAM.get_or_init(|| build("accelpool-daemon", "accelpoold"))
 }
 
-fn build() -> PathBuf {
+/// The path of `accelpool`, likewise.
+///
+/// # Panics
+///
+/// As [`program`].
+pub fn cli() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build("accelpool-cli", "accelpool"))
+}
+
+/// The path of `cuda-tenant`, a program of CUDA's driver API that does what it is told, likewise.
+///
+/// # Panics
+///
+/// As [`program`].
+pub fn tenant() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build("accelpool-cuda-standin", "cuda-tenant"))
+}
+
+fn build(package: &str, name: &str) -> PathBuf {
     let has_fault_points = cfg!(debug_assertions);
     assert!(
         has_fault_points,
@@ -37,12 +57,12 @@ fn build() -> PathBuf {
     };
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
-        .args(["build", "--quiet", "-p", "accelpool-daemon", "--bin", "accelpoold"])
+        .args(["build", "--quiet", "-p", package, "--bin", name])
         .args(["--profile", profile, "--target-dir"])
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()
         .expect("cargo can be run");
-    assert!(built.success(), "accelpoold was not built: {built}");
-    folder.join("accelpoold")
+    assert!(built.success(), "{name} was not built: {built}");
+    folder.join(name)
 }

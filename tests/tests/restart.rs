@@ -15,8 +15,8 @@ use accelpool_daemon::{
 };
 use accelpool_ledger::Ledger;
 use accelpool_model::{
-    Claim, Enforcements, Exposure, GateMode, OnStaleHolder, Pool, Selector, Sharing, Topology,
-    Wanted,
+    Claim, ComputeRule, Enforcements, Exposure, GateMode, OnStaleHolder, OnViolation, Pool,
+    Selector, Sharing, Topology, Wanted,
 };
 use accelpool_proto::node::{GetMetricsRequest, PrepareClaimRequest};
 use accelpool_tests::{
@@ -196,8 +196,12 @@ async fn impatient_node(home: &Home) -> Node {
         selector: Selector::default(),
         exposure: Exposure::default(),
         sharing: Sharing::default(),
+        switch_mode: false,
         gate: GateMode::default(),
         on_stale_holder: OnStaleHolder::default(),
+        compute: ComputeRule::default(),
+        on_violation: OnViolation::default(),
+        align_cpus: false,
     };
     let start = Start {
         boot,
@@ -209,6 +213,7 @@ async fn impatient_node(home: &Home) -> Node {
         replayed,
         specs: SpecFolder::open(&home.cdi()).unwrap(),
         gate: Keeper::without_gate(),
+        turns: accelpool_daemon::turns::Keeper::off(),
         faults: FaultPoints::default(),
     };
     start.run().await.unwrap().0

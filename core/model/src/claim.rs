@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use crate::{
-    Binding, BootId, ClaimId, ComputePermille, DeviceName, DeviceUuid, Enforcements, MemoryBytes,
-    PartitionName, Placement, ProfileName, RequestName, Selector, ShareId, Weight,
+    Binding, BootId, ClaimId, ComputePermille, DeviceName, DeviceUuid, Enforcement, Enforcements,
+    MemoryBytes, PartitionName, Placement, ProfileName, RequestName, Selector, ShareId, Weight,
 };
 
 /// What someone asks of this node, under one name.
@@ -14,7 +14,7 @@ pub struct Claim {
     pub id: ClaimId,
     /// What it asks for, at least one.
     pub requests: Vec<Request>,
-    /// Opaque words about the owner, for people: nothing is decided by them.
+    /// Opaque words about the owner, for people: nothing here is decided by them.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -180,6 +180,14 @@ impl Allocation {
         }
     }
 
+    /// True if it is a share that the arbiter and the library in its programs keep apart.
+    #[must_use]
+    pub fn takes_turns(&self) -> bool {
+        let library = |class: Enforcement| class == Enforcement::Library;
+        matches!(self.portion, Portion::Share { .. })
+            && (library(self.enforcement.memory) || library(self.enforcement.compute))
+    }
+
     /// The name of this allocation's CDI device, unique on the node.
     #[must_use]
     pub fn cdi_name(&self, claim: &ClaimId) -> String {
@@ -274,6 +282,12 @@ impl Lease {
         }
         self.bindings = all;
         true
+    }
+
+    /// True if a part of it takes turns.
+    #[must_use]
+    pub fn takes_turns(&self) -> bool {
+        self.allocations.iter().any(Allocation::takes_turns)
     }
 
     /// The grant that this lease stands for.

@@ -15,10 +15,18 @@ pub struct Pool {
     pub exposure: Exposure,
     /// How its devices may be cut.
     pub sharing: Sharing,
+    /// Whether a device's partitioning mode may be switched for a claim, while nobody holds it.
+    pub switch_mode: bool,
     /// What the device gate does with an open that no grant admits.
     pub gate: GateMode,
     /// What becomes of a process that has a device open without a grant.
     pub on_stale_holder: OnStaleHolder,
+    /// What the compute time of a share means.
+    pub compute: ComputeRule,
+    /// What becomes of a claim that takes more of a shared device than it was granted.
+    pub on_violation: OnViolation,
+    /// Whether containers with its devices run on the CPUs that are near to them.
+    pub align_cpus: bool,
 }
 
 /// Which devices are meant: each field that is given must match.
@@ -242,6 +250,97 @@ impl FromStr for OnStaleHolder {
 }
 
 impl fmt::Display for OnStaleHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What the compute time of a share means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ComputeRule {
+    /// What it gets at least; what others leave, it may use too.
+    #[default]
+    Guarantee,
+    /// What it gets at least and at most, also while nobody else wants the device.
+    Cap,
+}
+
+/// A text that names no [`ComputeRule`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("compute rule `{0}` is not known: use guarantee or cap")]
+pub struct UnknownComputeRule(pub String);
+
+impl ComputeRule {
+    /// The word as the configuration writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Guarantee => "guarantee",
+            Self::Cap => "cap",
+        }
+    }
+}
+
+impl FromStr for ComputeRule {
+    type Err = UnknownComputeRule;
+    fn from_str(text: &str) -> Result<Self, UnknownComputeRule> {
+        match text {
+            "guarantee" => Ok(Self::Guarantee),
+            "cap" => Ok(Self::Cap),
+            other => Err(UnknownComputeRule(other.chars().take(32).collect())),
+        }
+    }
+}
+
+impl fmt::Display for ComputeRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What becomes of a claim that takes more of a shared device than it was granted, or of a
+/// process that uses one and takes part in no turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum OnViolation {
+    /// It is reported.
+    #[default]
+    Report,
+    /// It is reported, and the cgroup of its processes is frozen.
+    Freeze,
+    /// It is reported, and the cgroup of its processes is killed.
+    Kill,
+}
+
+/// A text that names no [`OnViolation`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("what becomes of a violation, `{0}` is not known: use report, freeze or kill")]
+pub struct UnknownOnViolation(pub String);
+
+impl OnViolation {
+    /// The word as the configuration writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Report => "report",
+            Self::Freeze => "freeze",
+            Self::Kill => "kill",
+        }
+    }
+}
+
+impl FromStr for OnViolation {
+    type Err = UnknownOnViolation;
+    fn from_str(text: &str) -> Result<Self, UnknownOnViolation> {
+        match text {
+            "report" => Ok(Self::Report),
+            "freeze" => Ok(Self::Freeze),
+            "kill" => Ok(Self::Kill),
+            other => Err(UnknownOnViolation(other.chars().take(32).collect())),
+        }
+    }
+}
+
+impl fmt::Display for OnViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }

@@ -127,6 +127,12 @@ impl ComputePermille {
     /// All of the device's compute time.
     pub const WHOLE: Self = Self(1000);
 
+    /// A part known while the program is built; `None` outside 1 to 1000.
+    #[must_use]
+    pub const fn new(permille: u16) -> Option<Self> {
+        if permille >= 1 && permille <= Self::WHOLE.0 { Some(Self(permille)) } else { None }
+    }
+
     /// The part in thousandths.
     #[must_use]
     pub const fn permille(self) -> u16 {

@@ -9,8 +9,8 @@ use crate::{NodeView, prepare::owned_partitions};
 pub struct Release {
     /// The lease, on its way out.
     pub lease: Lease,
-    /// The steps: the CDI spec goes first, so that no new container gets the device, then the
-    /// gate closes, so that no running one opens it again.
+    /// The steps: the CDI spec goes first, so that no new container gets the device, then turns
+    /// end and the gate closes, so that no running one uses or opens it again.
     pub plan: Plan,
 }
 
@@ -27,20 +27,24 @@ pub fn plan_release(view: NodeView<'_>, claim: &ClaimId) -> Option<Release> {
 #[must_use]
 pub fn plan_undo(lease: &Lease) -> Plan {
     let claim = &lease.claim.id;
-    let withdraw = [Step::RemoveSpec(claim.clone()), Step::DisarmGate(claim.clone())];
+    let turns = lease.takes_turns().then(|| Step::DisarmTurns(claim.clone()));
+    let withdraw = [Step::RemoveSpec(claim.clone())]
+        .into_iter()
+        .chain(turns)
+        .chain([Step::DisarmGate(claim.clone())]);
     let mut partitions: Vec<Step> = owned_partitions(lease).map(Step::DestroyPartition).collect();
     partitions.reverse();
-    Plan { steps: withdraw.into_iter().chain(partitions).collect() }
+    Plan { steps: withdraw.chain(partitions).collect() }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use accelpool_model::Inventory;
+    use accelpool_model::{Enforcement, Inventory};
 
     use super::*;
-    use crate::testing::{lease, partition_lease, pools};
+    use crate::testing::{lease, partition_lease, pools, share_lease};
 
     #[track_caller]
     fn check(held: Lease, expected: &[&str]) {
@@ -63,6 +67,14 @@ mod tests {
                 "destroy partition gpu-0000-1b-00-0-mig-1g-10gb-0",
             ],
         );
+    }
+
+    #[test]
+    fn turns_end_before_the_gate_closes() {
+        let steps = ["remove CDI spec of a", "disarm the turns of a", "disarm the gate for a"];
+        let mut held = share_lease("a", 10, 250);
+        held.allocations[0].enforcement.compute = Enforcement::Library;
+        check(held, &steps);
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use accelpool_model::{
-    Allocation, BootId, Claim, ComputePermille, Device, DeviceKind, Enforcement, Enforcements,
-    Exposure, GateMode, Injection, Lease, LeaseState, MemoryBytes, OnStaleHolder, Partition,
-    PartitionProfile, Partitioning, Placement, Placements, Pool, Portion, Request, Selector,
-    Sharing, Wanted,
+    Allocation, BootId, Claim, ComputePermille, ComputeRule, Device, DeviceKind, Enforcement,
+    Enforcements, Exposure, GateMode, Injection, Lease, LeaseState, MemoryBytes, OnStaleHolder,
+    OnViolation, Partition, PartitionProfile, Partitioning, Placement, Placements, Pool, Portion,
+    Request, Selector, Sharing, Wanted,
 };
 
 pub(crate) const GPU: &str = "gpu-0000-1b-00-0";
@@ -44,6 +44,7 @@ pub(crate) fn device(pci: &str) -> Device {
                 profile("3g.40gb", 4, &[0, 4], 2),
                 profile("7g.80gb", 8, &[0], 1),
             ],
+            mode: None,
         }),
         share_enforcement: Enforcements {
             memory: Enforcement::Library,
@@ -59,8 +60,12 @@ pub(crate) fn pools() -> Vec<Pool> {
         selector: Selector::default(),
         exposure: Exposure::Dra,
         sharing: Sharing::Any,
+        switch_mode: false,
         gate: GateMode::default(),
         on_stale_holder: OnStaleHolder::default(),
+        compute: ComputeRule::default(),
+        on_violation: OnViolation::default(),
+        align_cpus: false,
     }]
 }
 

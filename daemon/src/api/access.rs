@@ -77,6 +77,13 @@ fn caller<T>(request: &Request<T>) -> Result<(Uid, Gid), Status> {
     Ok((Uid::from_raw(credentials.uid()), Gid::from_raw(credentials.gid())))
 }
 
+/// The calling process, where this pid namespace has a number for it.
+pub(super) fn caller_pid<T>(request: &Request<T>) -> Option<u32> {
+    let connection = request.extensions().get::<UdsConnectInfo>()?;
+    let pid = connection.peer_cred.and_then(|credentials| credentials.pid())?;
+    u32::try_from(pid).ok().filter(|pid| *pid > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,10 @@ use accelpool_planner::{COUNT_MAX, REQUESTS_MAX};
 use accelpool_proto::node as wire;
 use tonic::{Code, Status};
 
-use crate::error::{INVALID_REQUEST, coded};
+use crate::{
+    error::{INVALID_REQUEST, coded},
+    holder,
+};
 
 /// Labels of a claim: as many as a person reads, as long as Kubernetes' longest names.
 const LABELS_MAX: usize = 32;
@@ -117,6 +120,9 @@ fn labels(
         if key.is_empty() || key.len() > LABEL_KEY_MAX || key.chars().any(char::is_control) {
             let reason = format!("use keys of 1 to {LABEL_KEY_MAX} printable bytes");
             return Err(bad("labels")(&reason));
+        }
+        if key == holder::LABEL {
+            return Err(bad("labels")(&format!("`{key}` is the daemon's own: set `held` instead")));
         }
         if value.len() > LABEL_VALUE_MAX || value.chars().any(char::is_control) {
             let reason = format!("use values of at most {LABEL_VALUE_MAX} printable bytes");

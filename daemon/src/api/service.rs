@@ -4,8 +4,11 @@ mod diagnose;
 mod gate;
 mod metrics;
 mod prefer;
+mod readings;
+mod turns;
 
 use std::{
+    io,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -17,20 +20,26 @@ use tokio_stream::{
     Stream, StreamExt,
     wrappers::{BroadcastStream, WatchStream},
 };
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
-use super::{Access, request, response};
+use super::{Access, access, request, response};
 use crate::{
-    error,
+    environment, error,
     gate::Keeper,
+    holder::{self, Holder},
     node::{Node, NodeError, State},
     timing::Timings,
+    turns as slicing,
     usage::Meter,
+    worker::Worker,
 };
 
 /// Between two states that one watcher is told. A change after a quiet time is told at once; of
 /// a hundred pods that start together, each with two changes, a few are enough.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The longest pause of a vendor: a day. Who needs longer takes it out of the configuration.
+const PAUSE_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What the daemon says of itself.
 #[derive(Debug, Clone)]
@@ -43,6 +52,8 @@ pub struct About {
     pub cdi_dir: std::path::PathBuf,
     /// Where the ledger is.
     pub ledger: std::path::PathBuf,
+    /// Where procfs is.
+    pub proc_dir: std::path::PathBuf,
 }
 
 /// The node API.
@@ -52,6 +63,7 @@ pub struct Service {
     access: Arc<Access>,
     about: Arc<About>,
     gate: Keeper,
+    turns: slicing::Keeper,
     meter: Arc<Meter>,
     timings: Arc<CallTimings>,
 }
@@ -66,13 +78,44 @@ struct CallTimings {
 impl Service {
     /// Serves `node`, and what `meter` has measured of it, to whoever `access` lets pass.
     #[must_use]
-    pub fn new(node: Node, access: Access, about: About, gate: Keeper, meter: Arc<Meter>) -> Self {
+    pub fn new(
+        node: Node,
+        access: Access,
+        about: About,
+        gate: Keeper,
+        turns: slicing::Keeper,
+        meter: Arc<Meter>,
+    ) -> Self {
         let (access, about) = (Arc::new(access), Arc::new(about));
-        Self { node, access, about, gate, meter, timings: Arc::default() }
+        Self { node, access, about, gate, turns, meter, timings: Arc::default() }
     }
 
     async fn state(&self) -> Result<State, Status> {
         self.node.read(None).await.map_err(|error| error::status(&error))
+    }
+
+    /// The workers of the vendor of that name, or of all.
+    fn workers_named(&self, vendor: &str) -> Result<Vec<&Worker>, Status> {
+        let meant = |name: &str| vendor.is_empty() || name == vendor;
+        let workers = self.node.workers().iter().filter(|(name, _)| meant(name.as_str()));
+        let workers: Vec<&Worker> = workers.map(|(_, worker)| worker).collect();
+        if workers.is_empty() && !vendor.is_empty() {
+            let name = vendor.chars().take(63).collect();
+            return Err(error::status(&NodeError::UnknownVendor(name)));
+        }
+        Ok(workers)
+    }
+
+    /// The process that calls, as the one that holds a claim.
+    fn holder<T>(&self, request: &Request<T>) -> Result<Holder, Status> {
+        let pid = access::caller_pid(request).ok_or_else(|| {
+            let message = "the calling process is outside the daemon's pid namespace, so nobody \
+                           could tell when it ends: leave out `held`";
+            Status::failed_precondition(message)
+        })?;
+        Holder::of(&self.about.proc_dir, pid, &self.about.boot).map_err(|error| {
+            Status::failed_precondition(format!("process {pid} cannot be looked at: {error}"))
+        })
     }
 
     /// A lease that was made or changed just now, as it is told.
@@ -85,6 +128,10 @@ impl Service {
         let found = devices.into_iter().find(|device| device.name == name);
         found.ok_or_else(|| error::status(&NodeError::UnknownDevice(name.to_owned())))
     }
+}
+
+fn pause_failed(worker: &Worker, error: &io::Error) -> Status {
+    Status::internal(format!("the pause of vendor {} was not recorded: {error}", worker.vendor()))
 }
 
 /// How a change ended, in one word of a fixed set.
@@ -100,6 +147,8 @@ fn outcome<T>(result: &Result<T, NodeError>) -> &'static str {
             | NodeError::UnknownCgroup(_)
             | NodeError::UnknownVendor(_)
             | NodeError::NotObserved { .. }
+            | NodeError::Paused { .. }
+            | NodeError::Settling(_)
             | NodeError::Draining,
         ) => "refused",
     }
@@ -115,14 +164,20 @@ impl NodeApi for Service {
         let state = self.state().await?;
         let mut vendors = Vec::new();
         for (name, worker) in self.node.workers() {
-            let status = worker.status().await;
+            let (status, paused) = (worker.status().await, worker.paused_until_ms());
             let troubles = state.vendor_troubles.get(name).map(|words| words.join("; "));
             let trouble = troubles.filter(|words| !words.is_empty());
             vendors.push(wire::VendorStatus {
                 name: name.to_string(),
-                state: if status.running { "running" } else { "restarting" }.to_owned(),
+                state: match (paused, status.running) {
+                    (Some(_), _) => "paused",
+                    (None, true) => "running",
+                    (None, false) => "restarting",
+                }
+                .to_owned(),
                 restarts: status.restarts,
                 last_error: trouble.unwrap_or(status.last_error),
+                paused_until_unix_ms: paused.unwrap_or_default(),
                 devices: u32::try_from(state.adapter_of.values().filter(|of| *of == name).count())
                     .unwrap_or(u32::MAX),
             });
@@ -287,15 +342,24 @@ impl NodeApi for Service {
         request: Request<wire::PrepareClaimRequest>,
     ) -> Result<Response<wire::PrepareClaimResponse>, Status> {
         self.access.change(&request)?;
+        let held = request.get_ref().held.then(|| self.holder(&request)).transpose()?;
+        let held = held.map(|holder| holder.to_string());
         let request = request.into_inner();
         let bindings = gate::find(request::subjects(&request.bindings)?).await?;
-        let claim = request::claim_from_wire(request)?;
+        let mut claim = request::claim_from_wire(request)?;
+        claim.labels.extend(held.clone().map(|holder| (holder::LABEL.to_owned(), holder)));
         let started = Instant::now();
         let prepared = self.node.prepare_for(claim, bindings).await;
         self.timings.prepares.observe_since(outcome(&prepared), started);
         let lease = prepared.map_err(|error| error::status(&error))?;
+        if held.is_some() && lease.claim.labels.get(holder::LABEL) != held.as_ref() {
+            let message = format!("claim {} is there and not this process's", lease.claim.id);
+            return Err(Status::already_exists(message));
+        }
+        let environment = environment::of_host(&lease, &self.state().await?.inventory);
         let lease = Some(self.told(&lease).await?);
-        Ok(Response::new(wire::PrepareClaimResponse { lease }))
+        let environment = environment.into_iter().collect();
+        Ok(Response::new(wire::PrepareClaimResponse { lease, environment }))
     }
 
     async fn bind_claim(
@@ -310,6 +374,16 @@ impl NodeApi for Service {
         let lease = bound.map_err(|error| error::status(&error))?;
         let bindings = self.told(&lease).await?.bindings;
         Ok(Response::new(wire::BindClaimResponse { bindings }))
+    }
+
+    async fn get_turns(
+        &self,
+        request: Request<wire::GetTurnsRequest>,
+    ) -> Result<Response<wire::GetTurnsResponse>, Status> {
+        self.access.read(&request)?;
+        let device = request.into_inner().device;
+        let state = self.state().await?;
+        self.turns(&state, &device).map(Response::new)
     }
 
     async fn get_gate(
@@ -381,20 +455,38 @@ impl NodeApi for Service {
         request: Request<wire::QuiesceRequest>,
     ) -> Result<Response<wire::QuiesceResponse>, Status> {
         self.access.change(&request)?;
-        let vendor = request.into_inner().vendor;
-        let meant = |name: &str| vendor.is_empty() || name == vendor;
-        let workers: Vec<_> =
-            self.node.workers().iter().filter(|(name, _)| meant(name.as_str())).collect();
-        if workers.is_empty() && !vendor.is_empty() {
-            let name = vendor.chars().take(63).collect();
-            return Err(error::status(&NodeError::UnknownVendor(name)));
+        let wire::QuiesceRequest { vendor, for_ms } = request.into_inner();
+        if for_ms > PAUSE_MAX_MS {
+            let words = format!("a pause of {for_ms} ms is too long: at most {PAUSE_MAX_MS}");
+            return Err(error::coded(Code::InvalidArgument, error::INVALID_REQUEST, words));
         }
-        for (_, worker) in workers {
+        for worker in self.workers_named(&vendor)? {
+            if for_ms > 0 {
+                let paused = worker.pause(Duration::from_millis(for_ms)).await;
+                paused.map_err(|error| pause_failed(worker, &error))?;
+                tracing::info!(vendor = %worker.vendor(), for_ms, "vendor paused");
+                continue;
+            }
             // A worker that does not close its handles is killed, which closes them.
             if let Err(error) = worker.quiesce(None).await {
                 tracing::warn!(error = %error::Chain(&error), "worker was killed to close handles");
             }
         }
         Ok(Response::new(wire::QuiesceResponse {}))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<wire::ResumeRequest>,
+    ) -> Result<Response<wire::ResumeResponse>, Status> {
+        self.access.change(&request)?;
+        let mut vendors = Vec::new();
+        for worker in self.workers_named(&request.into_inner().vendor)? {
+            if worker.resume().map_err(|error| pause_failed(worker, &error))? {
+                tracing::info!(vendor = %worker.vendor(), "vendor resumed");
+                vendors.push(worker.vendor().to_string());
+            }
+        }
+        Ok(Response::new(wire::ResumeResponse { vendors }))
     }
 }

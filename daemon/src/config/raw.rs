@@ -26,6 +26,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) gate: RawGate,
     #[serde(default)]
+    pub(super) turns: RawTurns,
+    #[serde(default)]
     pub(super) usage: RawUsage,
     #[serde(default)]
     pub(super) vendor: Vec<RawVendor>,
@@ -62,6 +64,18 @@ pub(super) struct RawGate {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct RawTurns {
+    pub(super) context_reserve: String,
+}
+
+impl Default for RawTurns {
+    fn default() -> Self {
+        Self { context_reserve: "512Mi".to_owned() }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct RawUsage {
     pub(super) sample_interval_ms: u64,
     pub(super) proc_dir: PathBuf,
@@ -82,6 +96,7 @@ pub(super) struct RawVendor {
     pub(super) driver_root: Option<PathBuf>,
     pub(super) machine_root: Option<PathBuf>,
     pub(super) host_root: Option<PathBuf>,
+    pub(super) turns: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -95,7 +110,13 @@ pub(super) struct RawPool {
     pub(super) model: Option<String>,
     pub(super) expose: Option<String>,
     pub(super) sharing: Option<String>,
+    #[serde(default)]
+    pub(super) switch_mode: bool,
     pub(super) gate: Option<String>,
+    pub(super) compute: Option<String>,
+    pub(super) on_violation: Option<String>,
+    #[serde(default)]
+    pub(super) align_cpus: bool,
 }
 
 fn default_state_dir() -> PathBuf {

@@ -1,5 +1,7 @@
 //! Each test reads: a file, what it comes to or why it is refused.
 
+use accelpool_model::{ComputeRule, Exposure, OnViolation, Sharing};
+
 use super::*;
 
 #[track_caller]
@@ -62,16 +64,19 @@ fn every_key_is_read() {
     assert_eq!(config.observe_interval, Duration::from_millis(250));
     assert!(config.log.json);
     assert_eq!(config.hwloc_xml.as_deref(), Some(Path::new("/node.xml")));
-    let sim = VendorConfig::Sim { profile: "mi300x".into(), dir: "/sim".into() };
+    let sim = VendorConfig::Sim { profile: "mi300x".into(), dir: "/sim".into(), turns: false };
     let nvidia = VendorConfig::Nvidia {
         driver_root: "/host/run/nvidia/driver".into(),
         machine_root: "/".into(),
         host_root: "/host".into(),
+        turns: true,
     };
     assert_eq!(config.vendors, [sim, nvidia]);
     assert_eq!(config.pools[0].exposure, Exposure::Both);
     assert_eq!(config.pools[0].sharing, Sharing::Exclusive);
     assert_eq!(config.pools[1].sharing, Sharing::Any);
+    assert_eq!(config.pools[1].compute, ComputeRule::Guarantee);
+    assert_eq!(config.pools[1].on_violation, OnViolation::Report);
 }
 
 #[test]
@@ -116,4 +121,25 @@ fn a_missing_file_is_an_error_unless_it_is_the_default() {
     let error = Config::load(Path::new("/absent.toml")).unwrap_err().to_string();
     assert_eq!(error, "failed to read configuration `/absent.toml`");
     assert!(Config::load(Path::new("/dev/zero")).is_err());
+}
+
+#[test]
+fn turns_are_configured_per_vendor_and_pool() {
+    let config = Config::parse(
+        "[turns]\ncontext_reserve = \"300Mi\"\n\
+         [[vendor]]\nname = \"sim\"\nturns = true\n\
+         [[vendor]]\nname = \"nvidia\"\nturns = false\n\
+         [[pool]]\nname = \"a\"\ncompute = \"cap\"\non_violation = \"freeze\"\n",
+    )
+    .unwrap();
+    assert_eq!(config.turns().context_reserve.to_string(), "300Mi");
+    assert_eq!(
+        config.turns().adapters.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["sim"]
+    );
+    assert_eq!(config.pools[0].compute, ComputeRule::Cap);
+    assert_eq!(config.pools[0].on_violation, OnViolation::Freeze);
+    let refused = |text: &str| Config::parse(text).unwrap_err().to_string();
+    assert!(refused("[turns]\ncontext_reserve = \"much\"").contains("`turns.context_reserve`"));
+    assert!(refused("[[pool]]\nname = \"a\"\ncompute = \"half\"").contains("`pool[0].compute`"));
 }

@@ -5,7 +5,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use accelpool_model::{DeviceUuid, Lease, Partition, PartitionStep, Plan, Portion, Step};
+use accelpool_model::{
+    ComputeRule, DeviceUuid, Lease, ModeStep, Partition, PartitionStep, Plan, Portion, Step,
+};
 
 use super::request::Applied;
 use crate::{
@@ -13,6 +15,7 @@ use crate::{
     cdi::{Injections, SpecError, SpecFolder},
     fault_point::FaultPoints,
     gate::{GateStepError, Keeper},
+    turns::{self, TurnsStepError},
     worker::{Worker, WorkerError},
 };
 
@@ -26,8 +29,17 @@ pub enum ApplyError {
     Spec { step: String, source: SpecError },
     #[error("failed to {step}")]
     Gate { step: String, source: GateStepError },
+    #[error("failed to {step}")]
+    Turns { step: String, source: TurnsStepError },
     #[error("failed to {step}: no vendor answers for its device")]
     NoVendor { step: String },
+}
+
+impl ApplyError {
+    /// True if the step failed because an operator has paused its vendor.
+    pub(crate) fn is_paused(&self) -> bool {
+        matches!(self, Self::Vendor { source: WorkerError::Paused { .. }, .. })
+    }
 }
 
 /// What steps are run with.
@@ -35,6 +47,7 @@ pub enum ApplyError {
 pub(super) struct Tools {
     pub(super) specs: SpecFolder,
     pub(super) gate: Keeper,
+    pub(super) turns: turns::Keeper,
     pub(super) faults: FaultPoints,
 }
 
@@ -46,6 +59,10 @@ pub(super) struct Job {
     pub(super) workers: BTreeMap<DeviceUuid, Worker>,
     /// How to use each target that is known before the plan runs.
     pub(super) injections: Injections,
+    /// Destructions that cannot be done now, since their device is gone.
+    pub(super) owed: Vec<PartitionStep>,
+    /// What the compute time of its shares means.
+    pub(super) compute: ComputeRule,
     /// True if a failure is to be undone: the claim was never promised to anybody.
     pub(super) undo: bool,
 }
@@ -60,8 +77,11 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
         fresh: undo,
         workers: job.workers,
         injections: job.injections,
+        switched: Vec::new(),
+        compute: job.compute,
         created: Vec::new(),
         destroyed: Vec::new(),
+        owed: job.owed,
         rewritten: false,
     };
     let mut begun = Vec::new();
@@ -74,8 +94,8 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
         }
     }
     let undone = result.is_ok() || (undo && run.undo(begun).await);
-    let Run { created, destroyed, rewritten, .. } = run;
-    Applied { claim, result, undone, created, destroyed, rewritten }
+    let Run { switched, created, destroyed, owed, rewritten, .. } = run;
+    Applied { claim, result, undone, switched, created, destroyed, owed, rewritten }
 }
 
 struct Run {
@@ -85,23 +105,30 @@ struct Run {
     fresh: bool,
     workers: BTreeMap<DeviceUuid, Worker>,
     injections: Injections,
+    switched: Vec<ModeStep>,
+    compute: ComputeRule,
     created: Vec<Partition>,
     destroyed: Vec<PartitionStep>,
+    owed: Vec<PartitionStep>,
     rewritten: bool,
 }
 
 impl Run {
     async fn step(&mut self, step: &Step) -> Result<(), ApplyError> {
         let point = match step {
+            Step::SwitchMode(_) => "switch_mode",
             Step::CreatePartition(_) => "create_partition",
             Step::DestroyPartition(_) => "destroy_partition",
             Step::ArmGate(_) => "arm_gate",
             Step::DisarmGate(_) => "disarm_gate",
+            Step::ArmTurns(_) => "arm_turns",
+            Step::DisarmTurns(_) => "disarm_turns",
             Step::WriteSpec(_) => "write_spec",
             Step::RemoveSpec(_) => "remove_spec",
         };
         self.tools.faults.pass(&format!("{point}.before")).await;
         match step {
+            Step::SwitchMode(mode) => self.switch_mode(step, mode).await?,
             Step::CreatePartition(partition) => self.create(step, partition).await?,
             Step::DestroyPartition(partition) => self.destroy(step, partition).await?,
             Step::ArmGate(_) => {
@@ -111,6 +138,16 @@ impl Run {
             Step::DisarmGate(claim) => {
                 let disarmed = in_place(|| self.tools.gate.disarm(claim));
                 disarmed.map_err(|source| gate_error(step, source))?;
+            }
+            Step::ArmTurns(_) => {
+                let mut injections = self.injections.clone();
+                let arm = || self.tools.turns.arm(&self.lease, self.compute, &mut injections);
+                in_place(arm).map_err(|source| turns_error(step, source))?;
+                self.injections = injections;
+            }
+            Step::DisarmTurns(claim) => {
+                let disarmed = in_place(|| self.tools.turns.disarm(claim));
+                disarmed.map_err(|source| turns_error(step, source))?;
             }
             Step::WriteSpec(_) => {
                 let specs = &self.tools.specs;
@@ -129,8 +166,16 @@ impl Run {
         Ok(())
     }
 
+    async fn switch_mode(&mut self, step: &Step, mode: &ModeStep) -> Result<(), ApplyError> {
+        let worker = self.worker(step, &mode.uuid)?;
+        let switched = worker.switch_mode(mode).await;
+        switched.map_err(|source| ApplyError::Vendor { step: step.to_string(), source })?;
+        self.switched.push(mode.clone());
+        Ok(())
+    }
+
     async fn create(&mut self, step: &Step, wanted: &PartitionStep) -> Result<(), ApplyError> {
-        let worker = self.worker(step, wanted)?;
+        let worker = self.worker(step, &wanted.uuid)?;
         let created = worker.create_partition(wanted).await;
         let partition =
             created.map_err(|source| ApplyError::Vendor { step: step.to_string(), source })?;
@@ -140,11 +185,11 @@ impl Run {
     }
 
     async fn destroy(&mut self, step: &Step, unwanted: &PartitionStep) -> Result<(), ApplyError> {
-        let worker = self.worker(step, unwanted)?;
+        let worker = self.worker(step, &unwanted.uuid)?;
         match worker.destroy_partition(unwanted).await {
             Ok(()) => {}
-            // Its device left the bus, and the partition with it.
-            Err(error) if error.is_unknown_device() => {}
+            // Its device left the bus; the partition may come back with it.
+            Err(error) if error.is_unknown_device() => self.owed.push(unwanted.clone()),
             Err(source) => return Err(ApplyError::Vendor { step: step.to_string(), source }),
         }
         self.created.retain(|partition| {
@@ -154,8 +199,8 @@ impl Run {
         Ok(())
     }
 
-    fn worker(&self, step: &Step, partition: &PartitionStep) -> Result<Worker, ApplyError> {
-        let worker = self.workers.get(&partition.uuid).cloned();
+    fn worker(&self, step: &Step, device: &DeviceUuid) -> Result<Worker, ApplyError> {
+        let worker = self.workers.get(device).cloned();
         worker.ok_or_else(|| ApplyError::NoVendor { step: step.to_string() })
     }
 
@@ -167,7 +212,12 @@ impl Run {
                 Step::CreatePartition(partition) => Step::DestroyPartition(partition),
                 Step::WriteSpec(claim) => Step::RemoveSpec(claim),
                 Step::ArmGate(claim) => Step::DisarmGate(claim),
-                Step::DestroyPartition(_) | Step::RemoveSpec(_) | Step::DisarmGate(_) => continue,
+                Step::ArmTurns(claim) => Step::DisarmTurns(claim),
+                Step::SwitchMode(_)
+                | Step::DestroyPartition(_)
+                | Step::RemoveSpec(_)
+                | Step::DisarmGate(_)
+                | Step::DisarmTurns(_) => continue,
             };
             if let Err(error) = self.step(&reverse).await {
                 tracing::warn!(error = %crate::error::Chain(&error), "undo failed, to be tried again");
@@ -204,6 +254,10 @@ pub(super) fn known_injections(
 
 fn gate_error(step: &Step, source: GateStepError) -> ApplyError {
     ApplyError::Gate { step: step.to_string(), source }
+}
+
+fn turns_error(step: &Step, source: TurnsStepError) -> ApplyError {
+    ApplyError::Turns { step: step.to_string(), source }
 }
 
 fn spec_error(step: &Step, source: SpecError) -> ApplyError {

@@ -37,6 +37,7 @@ pub enum EventKind {
     Recovered,
     Bound,
     Denied,
+    Violated,
 }
 
 impl EventKind {
@@ -52,6 +53,7 @@ impl EventKind {
             Self::Recovered => "recovered",
             Self::Bound => "bound",
             Self::Denied => "denied",
+            Self::Violated => "violated",
         }
     }
 }

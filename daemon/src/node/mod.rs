@@ -31,7 +31,7 @@ use self::{
     owner::{Owner, Parts},
     request::Request,
 };
-use crate::{cdi::SpecFolder, fault_point::FaultPoints, gate::Keeper, worker::Worker};
+use crate::{cdi::SpecFolder, fault_point::FaultPoints, gate::Keeper, turns, worker::Worker};
 
 /// The kubelet's default pod limit is 110; each pod prepares in one request.
 const REQUESTS_MAX: usize = 128;
@@ -58,6 +58,8 @@ pub struct Start {
     pub specs: SpecFolder,
     /// The device gate.
     pub gate: Keeper,
+    /// Time-slicing.
+    pub turns: turns::Keeper,
     /// Where tests stop the daemon.
     pub faults: FaultPoints,
 }
@@ -95,7 +97,12 @@ impl Start {
             workers: workers.clone(),
             ledger: self.ledger,
             replayed: self.replayed,
-            tools: Tools { specs: self.specs, gate: self.gate, faults: self.faults },
+            tools: Tools {
+                specs: self.specs,
+                gate: self.gate,
+                turns: self.turns,
+                faults: self.faults,
+            },
             inbox,
             notices,
             notify,
@@ -137,6 +144,12 @@ impl Node {
     pub(crate) async fn tell_gate(&self, denied: Option<(ClaimId, String)>) {
         // An owner that has ended keeps no story.
         let _ = self.requests.send(Request::Gate { denied }).await;
+    }
+
+    /// Puts what a claim's processes did into its story.
+    pub(crate) async fn tell_violation(&self, claim: ClaimId, message: String) {
+        // An owner that has ended keeps no story.
+        let _ = self.requests.send(Request::Violated { claim, message }).await;
     }
 
     /// Releases a claim; false if there was nothing to release.

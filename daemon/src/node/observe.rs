@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use accelpool_model::{DeviceUuid, RecoveryAction};
+use accelpool_model::{DeviceUuid, PartitionStep, RecoveryAction};
 use accelpool_vendor_api::VendorEvent;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -11,7 +11,7 @@ use tokio::{
 use tracing::debug;
 
 use super::request::Notice;
-use crate::worker::{Worker, WorkerError};
+use crate::{fault_point::FaultPoints, worker::Worker};
 
 /// How long to wait after a failed call before the vendor is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -68,24 +68,34 @@ pub(super) async fn list(worker: Worker, epoch: u64, notify: mpsc::Sender<Notice
     let _ = notify.send(Notice::Observed { adapter, epoch, answer }).await;
 }
 
+/// Destroys a partition that was left behind, and tells the owner.
+pub(super) async fn settle(
+    worker: Worker,
+    step: PartitionStep,
+    faults: FaultPoints,
+    notify: mpsc::Sender<Notice>,
+) {
+    faults.pass("settle.before").await;
+    let result = worker.destroy_partition(&step).await;
+    faults.pass("settle.after").await;
+    // Nobody listens only if the owner has ended.
+    let _ = notify.send(Notice::Settled { step, result }).await;
+}
+
 /// Asks whether a tainted device has recovered, and tells the owner.
 pub(super) async fn probe(worker: Worker, device: DeviceUuid, notify: mpsc::Sender<Notice>) {
     let action = match worker.recovery_action(&device).await {
         Ok(action) => Some(action),
         // A vendor without such advice asks for nothing.
-        Err(error) if is_unsupported(&error) => Some(RecoveryAction::None),
+        Err(error) if error.is_unsupported() => Some(RecoveryAction::None),
         Err(_) => None,
     };
     let probed = match worker.probe(&device).await {
         Ok(()) => true,
-        Err(error) => is_unsupported(&error),
+        Err(error) => error.is_unsupported(),
     };
     let sound = action.is_some() && probed;
     let action = action.unwrap_or(RecoveryAction::ResetDevice);
     // Nobody listens only if the owner has ended.
     let _ = notify.send(Notice::Probed { device, action, probed: sound }).await;
-}
-
-fn is_unsupported(error: &WorkerError) -> bool {
-    matches!(error, WorkerError::Refused { code: tonic::Code::Unimplemented, .. })
 }

@@ -10,10 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use accelpool_model::{ClaimId, DeviceUuid};
+use accelpool_model::{ClaimId, DeviceCounters, DeviceUuid};
 use accelpool_planner::{Amount, Holding, Part, ProcessUse, attribute, divide_energy};
 
-use super::{Agent, history::History};
+use super::{
+    Agent,
+    history::{self, History},
+};
 
 /// The span over which a share is measured: shorter ones say more about the samples than
 /// about the tenant.
@@ -52,6 +55,8 @@ pub struct Reading<'a> {
     pub used: &'a [Used],
     /// What the vendor says of the device as a whole; nothing where it does not.
     pub measured: Measured,
+    /// All that the device tells of itself, if it was asked with success.
+    pub counters: Option<DeviceCounters>,
     /// When, for people.
     pub unix_ms: u64,
     /// When, for rates.
@@ -156,6 +161,8 @@ impl Totals {
 pub struct DeviceTotals {
     /// When it was read last, in milliseconds since the Unix epoch.
     pub sampled_ms: u64,
+    /// What it told of itself last.
+    pub counters: Option<DeviceCounters>,
     /// All of it.
     pub device: Totals,
     /// What fits no lease.
@@ -192,9 +199,16 @@ impl Meter {
         let device = devices
             .entry(reading.uuid.clone())
             .or_insert_with(|| DeviceTotals::new(reading.unix_ms));
+        let span_ms = reading.unix_ms.saturating_sub(device.sampled_ms);
         for (agent, amount, energy_mj) in device.record(reading) {
-            let energy_mj = energy_mj.unwrap_or(0);
-            history.add(reading.unix_ms, number, agent.as_ref(), amount, energy_mj);
+            let used = history::Used {
+                until_ms: reading.unix_ms,
+                span_ms,
+                device: number,
+                amount,
+                energy_mj: energy_mj.unwrap_or(0),
+            };
+            history.add(agent.as_ref(), used);
         }
     }
 
@@ -244,6 +258,9 @@ impl DeviceTotals {
         let energy_at = |index: usize| energies.as_ref().and_then(|all| all.get(index)).copied();
 
         self.sampled_ms = reading.unix_ms;
+        if let Some(counters) = &reading.counters {
+            self.counters = Some(counters.clone());
+        }
         let parts = [&mut self.device, &mut self.unattributed];
         parts.into_iter().chain(self.allocations.values_mut()).for_each(Totals::begin);
         self.agents.values_mut().for_each(Totals::begin);

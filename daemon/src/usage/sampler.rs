@@ -9,25 +9,33 @@ use std::{
     time::Duration,
 };
 
-use accelpool_model::{Allocation, ClaimId, Device, DeviceUuid, Inventory, Lease, Portion, Sample};
-use accelpool_planner::{Amount, Holding, Owner, Part, ProcessUse};
+use accelpool_arbiter::Held;
+use accelpool_model::{
+    Allocation, ClaimId, Device, DeviceCounters, DeviceUuid, Engine, Inventory, Lease, OnViolation,
+    Portion, Sample,
+};
+use accelpool_planner::{Amount, Holding, NodeView, Owner, Part, ProcessUse};
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval_at, sleep},
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     Agent, Meter,
-    meter::{Held, Measured, Reading, Used},
+    meter::{self, Measured, Reading, Used},
     pods,
     process::{Place, Processes},
 };
 use crate::{
     error::Chain,
     node::{Node, State, now_ms},
+    turns,
     worker::Worker,
 };
+
+/// Who asks for a device's pool needs no lease.
+static NO_LEASES: BTreeMap<ClaimId, Lease> = BTreeMap::new();
 
 /// Claims that come together are looked at together; one that lives for less uses nothing.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -42,7 +50,7 @@ pub struct Settings {
 }
 
 /// Reads the node's vendors until the node ends.
-pub async fn run(node: Node, meter: Arc<Meter>, settings: Settings) {
+pub async fn run(node: Node, meter: Arc<Meter>, turns: turns::Keeper, settings: Settings) {
     let mut vendors = JoinSet::new();
     for worker in node.workers().values() {
         let sampler = Sampler {
@@ -51,6 +59,9 @@ pub async fn run(node: Node, meter: Arc<Meter>, settings: Settings) {
             meter: Arc::clone(&meter),
             processes: Some(Processes::new(&settings.proc)),
             leases: BTreeMap::new(),
+            turns: turns.clone(),
+            offenders: BTreeMap::new(),
+            before: BTreeMap::new(),
         };
         vendors.spawn(sampler.run(settings.interval));
     }
@@ -66,6 +77,16 @@ struct Sampler {
     /// Every lease since the devices were read last, also those that have ended since: what
     /// they used until then is theirs.
     leases: BTreeMap<ClaimId, Lease>,
+    turns: turns::Keeper,
+    /// Who took more of a device than granted when it was read last: told once.
+    offenders: BTreeMap<DeviceUuid, BTreeSet<Vec<i32>>>,
+    /// What the devices told when they were read last.
+    before: BTreeMap<DeviceUuid, Before>,
+}
+
+struct Before {
+    at: std::time::Instant,
+    energy_mj: Option<u64>,
 }
 
 impl Sampler {
@@ -107,8 +128,16 @@ impl Sampler {
             state.inventory.devices().map(|device| device.uuid.clone()).collect();
         self.meter.keep(&listed);
         for device in own {
-            match self.worker.sample(&device.uuid).await {
-                Ok(samples) => self.record(device, &state.inventory, samples).await,
+            let samples = match self.worker.sample(&device.uuid).await {
+                // What the device tells of itself may still be had.
+                Err(error) if error.is_unsupported() => Ok(Vec::new()),
+                samples => samples,
+            };
+            match samples {
+                Ok(samples) => {
+                    self.judge(device, state, &samples).await;
+                    self.record(device, &state.inventory, samples).await;
+                }
                 Err(error) => {
                     // The worker's client has told what is wrong; the figures tell their age.
                     debug!(device = %device.name, error = %Chain(&error), "not sampled");
@@ -120,9 +149,62 @@ impl Sampler {
         }
     }
 
+    /// Compares what the vendor saw with what those who share the device may have, and does
+    /// what the pool says to whoever took more, at each reading for as long as it lasts.
+    async fn judge(&mut self, device: &Device, state: &State, samples: &[Sample]) {
+        let held: Vec<Held> = samples
+            .iter()
+            .filter_map(|sample| {
+                let pid = i32::try_from(sample.pid).ok()?;
+                Some(Held { pid, bytes: sample.memory.bytes() })
+            })
+            .collect();
+        let offences = self.turns.judge(&device.uuid, &held);
+        let view =
+            NodeView { inventory: &state.inventory, leases: &NO_LEASES, pools: &state.pools };
+        let how = view.pool(device).map(|pool| pool.on_violation).unwrap_or_default();
+        let pids = offences.iter().flat_map(|it| &it.pids).filter_map(|pid| (*pid).try_into().ok());
+        let places =
+            if offences.is_empty() { BTreeMap::new() } else { self.places(pids.collect()).await };
+        let told = self.offenders.remove(&device.uuid).unwrap_or_default();
+        let mut now = BTreeSet::new();
+        for mut offence in offences {
+            let pod = |pid: &i32| places.get(&u32::try_from(*pid).ok()?)?.pod.as_deref();
+            if offence.claim.is_none() {
+                let tenants = Tenants::of(&self.leases);
+                let named = offence.pids.iter().filter_map(pod);
+                offence.claim = named.into_iter().find_map(|pod| tenants.first_of(pod));
+            }
+            let news = !told.contains(&offence.pids);
+            now.insert(offence.pids.clone());
+            // What belongs to no claim and no pod is the host's own, a monitor for one.
+            let known = offence.claim.is_some() || offence.pids.iter().any(|it| pod(it).is_some());
+            let how = if known { how } else { OnViolation::Report };
+            if !news && how == OnViolation::Report {
+                continue;
+            }
+            let (words, claim) = (offence.words.clone(), offence.claim.clone());
+            let done = tokio::task::spawn_blocking(move || turns::punish(&offence, how)).await;
+            let done = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            if news {
+                warn!(device = %device.name, claim = claim.as_ref().map(ClaimId::as_str), done, "{words}");
+                if let Some(claim) = claim {
+                    self.node.tell_violation(claim, format!("{words}: {done}")).await;
+                }
+            }
+        }
+        if !now.is_empty() {
+            self.offenders.insert(device.uuid.clone(), now);
+        }
+    }
+
     async fn record(&mut self, device: &Device, inventory: &Inventory, samples: Vec<Sample>) {
         let at = Instant::now().into_std();
         let unix_ms = now_ms();
+        let counters = self.worker.counters(&device.uuid).await;
+        let counters = counters.inspect_err(|error| {
+            debug!(device = %device.name, error = %Chain(error), "no counters");
+        });
         let places = self.places(samples.iter().map(|sample| sample.pid).collect()).await;
         let held = held(&self.leases, device, inventory);
         let tenants = Tenants::of(&self.leases);
@@ -133,14 +215,47 @@ impl Sampler {
                 used(sample, owner)
             })
             .collect();
+        let counters = counters.ok();
+        let measured = self.measured(device, counters.as_ref(), &used, at);
         self.meter.record(&Reading {
             uuid: &device.uuid,
             held: &held,
             used: &used,
-            measured: Measured::default(),
+            measured,
+            counters,
             unix_ms,
             at,
         });
+    }
+
+    /// What a device says of itself as a whole since it was read before.
+    ///
+    /// How busy an engine was is of the last moment alone, so it stands in only where no
+    /// process's own time is known.
+    fn measured(
+        &mut self,
+        device: &Device,
+        counters: Option<&DeviceCounters>,
+        used: &[Used],
+        at: std::time::Instant,
+    ) -> Measured {
+        let Some(counters) = counters else { return Measured::default() };
+        let energy_mj = counters.energy_millijoules;
+        let before = self.before.insert(device.uuid.clone(), Before { at, energy_mj });
+        let known = used.iter().any(|used| used.has_busy);
+        let busy = counters.engines.get(&Engine::Compute).filter(|_| !known).map(|permille| {
+            let elapsed = before.as_ref().map(|before| at.duration_since(before.at));
+            elapsed.unwrap_or_default() * u32::from(*permille) / 1000
+        });
+        Measured {
+            memory_bytes: counters.memory.map(|memory| memory.used.bytes()),
+            busy,
+            energy_mj: energy_mj.map(|now| {
+                let then = before.and_then(|before| before.energy_mj);
+                // A count that went back has begun anew.
+                then.map_or(0, |then| now.saturating_sub(then))
+            }),
+        }
     }
 
     /// Where processes run, of those that are or were known.
@@ -177,13 +292,13 @@ pub(super) fn held(
     leases: &BTreeMap<ClaimId, Lease>,
     device: &Device,
     inventory: &Inventory,
-) -> Vec<Held> {
+) -> Vec<meter::Held> {
     let mut held = Vec::new();
     for lease in leases.values() {
         let bound = pods(lease).next().is_some();
         for (index, allocation) in lease.allocations.iter().enumerate() {
             let Some(part) = part(allocation, device, inventory) else { continue };
-            held.push(Held {
+            held.push(meter::Held {
                 holding: Holding { claim: lease.claim.id.clone(), part, bound },
                 index,
                 agent: Agent::of(&lease.claim),
@@ -223,6 +338,11 @@ impl<'a> Tenants<'a> {
             }
         }
         Self { by_pod }
+    }
+
+    /// A claim of that pod.
+    fn first_of(&self, pod: &str) -> Option<ClaimId> {
+        self.by_pod.get(pod)?.first().cloned()
     }
 
     /// Whose a process at `place` is.

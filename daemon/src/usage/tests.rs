@@ -48,6 +48,7 @@ impl Bench {
             held,
             used,
             measured,
+            counters: None,
             unix_ms: self.seconds * 1000,
             at: self.begun + Duration::from_secs(self.seconds),
         });

@@ -65,6 +65,7 @@ pub(super) fn request_for(
         requests,
         labels: labels_of(claim),
         bindings: claim.pods.iter().map(|pod| workload(&pod.uid)).collect(),
+        held: false,
     })
 }
 

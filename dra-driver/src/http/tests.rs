@@ -14,7 +14,7 @@ fn pages(waits: &[&str]) -> Pages {
     let ready: Readiness = Arc::new(move || waits.clone());
     let source = Source::new(Node::at(Path::new("/nonexistent/node.sock")));
     let metrics = Metrics::new(source, "worker-1", Arc::clone(&ready), Registry::default());
-    Pages { ready, metrics, tls: None }
+    Pages { ready, metrics, nri: NriView::off(), tls: None }
 }
 
 struct Asked {

@@ -196,6 +196,7 @@ fn request_for(claim: &str, resource: &str, device: &Offered) -> PrepareClaimReq
         claim: claim.to_owned(),
         requests: vec![request],
         labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        held: false,
         // The kubelet does not say for which pod: its cgroup is bound when it is known.
         bindings: Vec::new(),
     }

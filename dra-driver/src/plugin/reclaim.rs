@@ -7,32 +7,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
 use accelpool_cluster::SURFACE_LABEL;
-use accelpool_proto::{
-    kubelet::v1::{
-        ListPodResourcesRequest, ListPodResourcesResponse,
-        pod_resources_lister_client::PodResourcesListerClient,
-    },
-    node::Lease,
-};
-use hyper_util::rt::TokioIo;
+use accelpool_proto::{kubelet::v1::ListPodResourcesResponse, node::Lease};
 use tokio::{
-    net::UnixStream,
     sync::watch,
-    time::{Instant, MissedTickBehavior, interval, timeout},
-};
-use tonic::{
-    Status,
-    transport::{Channel, Endpoint, Uri},
+    time::{Instant, MissedTickBehavior, interval},
 };
 
 use super::allocate::Allocator;
-use crate::{labels, node::Observed};
+use crate::{labels, node::Observed, pod_resources::PodResources};
 
 /// How often the kubelet is asked, and only while a lease waits for it. It answers at most
 /// 100 calls a second, for all who ask.
@@ -45,9 +31,6 @@ pub const GRACE: Duration = Duration::from_secs(30);
 /// A kubelet that lists 110 pods takes milliseconds.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// 110 pods with a few hundred devices each.
-const LIST_LEN_MAX: usize = 16 * 1024 * 1024;
-
 /// The pod that this driver runs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -59,7 +42,7 @@ pub struct OwnPod {
 /// Gives back leases of extended resources.
 #[derive(Debug)]
 pub(super) struct Reclaim {
-    pub(super) pod_resources: PathBuf,
+    pub(super) pod_resources: PodResources,
     pub(super) own_pod: Option<OwnPod>,
     pub(super) allocator: Allocator,
     pub(super) observed: watch::Receiver<Observed>,
@@ -70,8 +53,6 @@ pub(super) struct Reclaim {
 impl Reclaim {
     /// Runs for ever.
     pub(super) async fn run(self) {
-        let mut client = PodResourcesListerClient::new(channel(&self.pod_resources))
-            .max_decoding_message_size(LIST_LEN_MAX);
         let mut interval = interval(self.interval);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut absences = Absences::new(self.grace);
@@ -82,7 +63,7 @@ impl Reclaim {
                 continue;
             }
             let asked = Instant::now();
-            match list(&mut client).await {
+            match self.pod_resources.list(LIST_TIMEOUT).await {
                 Ok(pods) => {
                     let due = absences.update(&leased, &pods, self.own_pod.as_ref(), asked);
                     self.give_back(due, asked).await;
@@ -189,24 +170,6 @@ fn used(pods: &ListPodResourcesResponse) -> BTreeSet<Held> {
                 .map(move |id| Held { resource: resource.clone(), id: id.clone() })
         })
         .collect()
-}
-
-async fn list(
-    client: &mut PodResourcesListerClient<Channel>,
-) -> Result<ListPodResourcesResponse, Status> {
-    let answer = timeout(LIST_TIMEOUT, client.list(ListPodResourcesRequest {})).await;
-    let answer = answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")));
-    answer.map(tonic::Response::into_inner)
-}
-
-fn channel(path: &Path) -> Channel {
-    let path: Arc<Path> = path.into();
-    Endpoint::from_static("http://kubelet.invalid").connect_with_connector_lazy(tower::service_fn(
-        move |_: Uri| {
-            let path = Arc::clone(&path);
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        },
-    ))
 }
 
 #[cfg(test)]

@@ -4,13 +4,14 @@
 
 pub(crate) mod daemon;
 pub(crate) mod other;
+pub(crate) mod runtime;
 
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 
 use accelpool_cluster::{ApiServer as Address, DRIVER_NAME};
 use accelpool_cluster_double::ApiServer;
 use accelpool_dra_driver::{
-    config::Config,
+    config::{Config, NriConfig},
     driver::{Driver, Pace, Settings},
     plugin::OwnPod,
 };
@@ -54,6 +55,7 @@ pub(crate) struct Bench {
     pub(crate) api: Arc<ApiServer>,
     pub(crate) daemon: Daemon,
     pub(crate) options: Options,
+    pub(crate) nri: Option<NriConfig>,
     replicas: u32,
     pace: Pace,
 }
@@ -75,7 +77,7 @@ impl Bench {
             options.log = accelpool_kubelet_double::Log::printing();
         }
         let Setup { replicas, pace, .. } = setup;
-        Self { folder, api, daemon, options, replicas, pace }
+        Self { folder, api, daemon, options, nri: None, replicas, pace }
     }
 
     /// The surroundings with a kubelet and a driver that is registered and has published.
@@ -104,6 +106,7 @@ impl Bench {
             node_socket: self.folder.path().join("node.sock"),
             kubelet_root: self.root(),
             listen: Some("127.0.0.1:0".parse().unwrap()),
+            nri: self.nri.clone(),
             tls: None,
             replicas,
         };
@@ -122,8 +125,11 @@ impl Bench {
     pub(crate) fn program(&self, pod_uid: &str) -> Child {
         let config = self.folder.path().join("dra.toml");
         let (node, root) = (self.folder.path().join("node.sock"), self.root());
-        let text =
-            format!("node_socket = '{}'\nkubelet_root = '{}'\n", node.display(), root.display());
+        let text = format!(
+            "node_socket = '{}'\nkubelet_root = '{}'\nnri.enabled = false\n",
+            node.display(),
+            root.display()
+        );
         std::fs::write(&config, text).unwrap();
         Command::new(env!("CARGO_BIN_EXE_accelpool-dra"))
             .args(["--node-name", NODE, "--pod-uid", pod_uid, "--api-server", self.api.url()])
@@ -234,4 +240,17 @@ pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
     };
     let reached = tokio::time::timeout(Duration::from_mins(1), waiting).await;
     assert!(reached.is_ok(), "it never came to be that {what}");
+}
+
+/// A page of the driver, with its status.
+pub(crate) async fn get(address: std::net::SocketAddr, path: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let code = text.split(' ').nth(1).unwrap().parse().unwrap();
+    let body = text.split_once("\r\n\r\n").unwrap().1.to_owned();
+    (code, body)
 }

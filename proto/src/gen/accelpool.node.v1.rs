@@ -140,6 +140,84 @@ pub struct Denial {
     #[prost(string, repeated, tag = "10")]
     pub claims: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetTurnsRequest {
+    /// A device's name; empty for all.
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetTurnsResponse {
+    /// Devices that are shared by turns now, in the order of their names.
+    #[prost(message, repeated, tag = "1")]
+    pub devices: ::prost::alloc::vec::Vec<DeviceTurns>,
+    /// The library that the tenants' programs load, on this node; empty where turns are off.
+    #[prost(string, tag = "2")]
+    pub shim: ::prost::alloc::string::String,
+    /// The folder that has one folder for each claim, on this node; empty where turns are off.
+    #[prost(string, tag = "3")]
+    pub folder: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeviceTurns {
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub uuid: ::prost::alloc::string::String,
+    /// open, exclusive or metered.
+    #[prost(string, tag = "3")]
+    pub mode: ::prost::alloc::string::String,
+    /// The measured cost of handing the device over, in nanoseconds; 0 until there was one.
+    #[prost(uint64, tag = "4")]
+    pub hand_over_ns: u64,
+    /// In the order of the claims' names.
+    #[prost(message, repeated, tag = "5")]
+    pub claims: ::prost::alloc::vec::Vec<ClaimTurns>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClaimTurns {
+    #[prost(string, tag = "1")]
+    pub claim: ::prost::alloc::string::String,
+    /// realtime, normal or idle.
+    #[prost(string, tag = "2")]
+    pub class: ::prost::alloc::string::String,
+    /// idle, waiting, running, draining, stuck or parked.
+    #[prost(string, tag = "3")]
+    pub state: ::prost::alloc::string::String,
+    /// What it is owed while every claim of the device wants it, in thousandths.
+    #[prost(uint32, tag = "4")]
+    pub granted_permille: u32,
+    /// What it used of the last ten seconds, in thousandths; absent in the first second.
+    #[prost(uint32, optional, tag = "5")]
+    pub measured_permille: ::core::option::Option<u32>,
+    /// Device time charged to it since it was armed. It begins anew with the daemon.
+    #[prost(uint64, tag = "6")]
+    pub used_ns: u64,
+    /// Time for which it wanted the device and was kept waiting.
+    #[prost(uint64, tag = "7")]
+    pub throttled_ns: u64,
+    #[prost(uint64, tag = "8")]
+    pub turns: u64,
+    /// How often its work did not end in time, so that the next was served beside it.
+    #[prost(uint64, tag = "9")]
+    pub stuck: u64,
+    #[prost(uint64, tag = "10")]
+    pub memory_quota_bytes: u64,
+    /// What its programs hold, contexts included, as they account for it.
+    #[prost(uint64, tag = "11")]
+    pub memory_used_bytes: u64,
+    #[prost(uint64, tag = "12")]
+    pub memory_peak_bytes: u64,
+    /// Allocations that the quota refused.
+    #[prost(uint64, tag = "13")]
+    pub memory_denied: u64,
+    /// Its registered processes, as the daemon sees them.
+    #[prost(int32, repeated, tag = "14")]
+    pub pids: ::prost::alloc::vec::Vec<i32>,
+    /// Calls of the vendor's library that the shim does not know and lets pass.
+    #[prost(uint64, tag = "15")]
+    pub unclassified: u64,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetMetricsRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -531,6 +609,14 @@ pub struct Device {
     pub taints: ::prost::alloc::vec::Vec<Taint>,
     #[prost(message, optional, tag = "18")]
     pub usage: ::core::option::Option<Usage>,
+    /// True if it is in a mode in which it serves partitions alone (MIG mode), and its pool does
+    /// not let that be switched: it can be had neither whole nor as a share. Where it serves no
+    /// partitions for the like reason, `partitioning` is absent.
+    #[prost(bool, tag = "19")]
+    pub parts_only: bool,
+    /// on or off; empty for a device without such a mode
+    #[prost(string, tag = "20")]
+    pub partitioning_mode: ::prost::alloc::string::String,
 }
 /// What the leases of a device hold of it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -620,6 +706,10 @@ pub struct Pool {
     /// What becomes of a process that keeps a device open without a grant: report or kill
     #[prost(string, tag = "6")]
     pub on_stale_holder: ::prost::alloc::string::String,
+    /// Containers with its devices run on the CPUs of the devices' NUMA nodes, where the runtime
+    /// takes plugins and the kubelet has not chosen CPUs itself.
+    #[prost(bool, tag = "7")]
+    pub align_cpus: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Taint {
@@ -822,7 +912,7 @@ pub struct GetNodeResponse {
 pub struct VendorStatus {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// running, restarting or stopped
+    /// running, restarting, paused or stopped
     #[prost(string, tag = "2")]
     pub state: ::prost::alloc::string::String,
     #[prost(uint32, tag = "3")]
@@ -831,6 +921,9 @@ pub struct VendorStatus {
     pub last_error: ::prost::alloc::string::String,
     #[prost(uint32, tag = "5")]
     pub devices: u32,
+    /// When a pause ends by itself; 0 without one.
+    #[prost(uint64, tag = "6")]
+    pub paused_until_unix_ms: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListDevicesRequest {}
@@ -1022,6 +1115,10 @@ pub struct PrepareClaimRequest {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// The claim lasts as long as the process that calls: once that has ended it is released,
+    /// however it ended. For a caller in the daemon's pid namespace, or one below it.
+    #[prost(bool, tag = "8")]
+    pub held: bool,
     /// Whose processes the gate is to let use it. A repeated request adds to what is bound.
     #[prost(message, repeated, tag = "4")]
     pub bindings: ::prost::alloc::vec::Vec<Binding>,
@@ -1030,6 +1127,13 @@ pub struct PrepareClaimRequest {
 pub struct PrepareClaimResponse {
     #[prost(message, optional, tag = "1")]
     pub lease: ::core::option::Option<Lease>,
+    /// What a process of this host needs in its environment to use what was granted where no
+    /// container runtime injects it.
+    #[prost(map = "string, string", tag = "8")]
+    pub environment: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReleaseClaimRequest {
@@ -1075,9 +1179,25 @@ pub struct QuiesceRequest {
     /// The vendor whose handles are closed; empty for all.
     #[prost(string, tag = "1")]
     pub vendor: ::prost::alloc::string::String,
+    /// For how long no handle is opened again, at most a day: no claim is prepared or released on
+    /// the vendor's devices, and nothing is measured. Absent or 0: the next call opens them.
+    #[prost(uint64, tag = "2")]
+    pub for_ms: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QuiesceResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeRequest {
+    /// The vendor; empty for all.
+    #[prost(string, tag = "1")]
+    pub vendor: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeResponse {
+    /// Those that were paused.
+    #[prost(string, repeated, tag = "1")]
+    pub vendors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 /// Generated client implementations.
 pub mod node_client {
     #![allow(
@@ -1521,6 +1641,31 @@ pub mod node_client {
                 .insert(GrpcMethod::new("accelpool.node.v1.Node", "GetUsage"));
             self.inner.unary(req, path, codec).await
         }
+        /// How shared devices are time-sliced, claim by claim.
+        pub async fn get_turns(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetTurnsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetTurnsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.node.v1.Node/GetTurns",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.node.v1.Node", "GetTurns"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Prepares one claim, or answers as before if it is prepared. Durable when it answers.
         pub async fn prepare_claim(
             &mut self,
@@ -1647,7 +1792,7 @@ pub mod node_client {
                 .insert(GrpcMethod::new("accelpool.node.v1.Node", "UntaintDevice"));
             self.inner.unary(req, path, codec).await
         }
-        /// Closes every handle that a vendor's library holds.
+        /// Closes every handle that a vendor's library holds, and keeps them closed if asked to.
         pub async fn quiesce(
             &mut self,
             request: impl tonic::IntoRequest<super::QuiesceRequest>,
@@ -1670,6 +1815,28 @@ pub mod node_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("accelpool.node.v1.Node", "Quiesce"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends what Quiesce began, before its time.
+        pub async fn resume(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResumeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResumeResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.node.v1.Node/Resume",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.node.v1.Node", "Resume"));
             self.inner.unary(req, path, codec).await
         }
     }
@@ -1804,6 +1971,14 @@ pub mod node_server {
             tonic::Response<super::GetUsageResponse>,
             tonic::Status,
         >;
+        /// How shared devices are time-sliced, claim by claim.
+        async fn get_turns(
+            &self,
+            request: tonic::Request<super::GetTurnsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetTurnsResponse>,
+            tonic::Status,
+        >;
         /// Prepares one claim, or answers as before if it is prepared. Durable when it answers.
         async fn prepare_claim(
             &self,
@@ -1845,11 +2020,16 @@ pub mod node_server {
             tonic::Response<super::UntaintDeviceResponse>,
             tonic::Status,
         >;
-        /// Closes every handle that a vendor's library holds.
+        /// Closes every handle that a vendor's library holds, and keeps them closed if asked to.
         async fn quiesce(
             &self,
             request: tonic::Request<super::QuiesceRequest>,
         ) -> std::result::Result<tonic::Response<super::QuiesceResponse>, tonic::Status>;
+        /// Ends what Quiesce began, before its time.
+        async fn resume(
+            &self,
+            request: tonic::Request<super::ResumeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResumeResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct NodeServer<T> {
@@ -2539,6 +2719,49 @@ pub mod node_server {
                     };
                     Box::pin(fut)
                 }
+                "/accelpool.node.v1.Node/GetTurns" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetTurnsSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::GetTurnsRequest>
+                    for GetTurnsSvc<T> {
+                        type Response = super::GetTurnsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetTurnsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::get_turns(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetTurnsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/accelpool.node.v1.Node/PrepareClaim" => {
                     #[allow(non_camel_case_types)]
                     struct PrepareClaimSvc<T: Node>(pub Arc<T>);
@@ -2784,6 +3007,49 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = QuiesceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.node.v1.Node/Resume" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResumeSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::ResumeRequest>
+                    for ResumeSvc<T> {
+                        type Response = super::ResumeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResumeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::resume(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResumeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -16,8 +16,8 @@ use accelpool_daemon::{
 };
 use accelpool_ledger::Ledger;
 use accelpool_model::{
-    Claim, Exposure, GateMode, Lease, LeaseState, OnStaleHolder, Pool, Portion, Selector, Sharing,
-    Topology,
+    Claim, ComputeRule, Exposure, GateMode, Lease, LeaseState, OnStaleHolder, OnViolation, Pool,
+    Portion, Selector, Sharing, Topology,
 };
 use accelpool_tests::LONG;
 use accelpool_vendor_sim::Sim;
@@ -132,8 +132,12 @@ impl World {
                 selector: Selector::default(),
                 exposure: Exposure::default(),
                 sharing: Sharing::default(),
+                switch_mode: false,
                 gate: GateMode::default(),
                 on_stale_holder: OnStaleHolder::default(),
+                compute: ComputeRule::default(),
+                on_violation: OnViolation::default(),
+                align_cpus: false,
             }],
             topology: Topology::default(),
             workers: vec![Worker::new("sim".parse().unwrap(), Launch::Task(task), deadlines)],
@@ -142,6 +146,7 @@ impl World {
             replayed,
             specs: SpecFolder::open(&self.machine.cdi()).unwrap(),
             gate: Keeper::without_gate(),
+            turns: accelpool_daemon::turns::Keeper::off(),
             faults: faults.clone(),
         };
         let started = runtime.block_on(async {

@@ -6,7 +6,9 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::quantity::{Label, parse_compute, parse_label, parse_memory, parse_timeout};
+use crate::quantity::{
+    Label, parse_compute, parse_label, parse_memory, parse_pause, parse_span, parse_timeout,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -105,11 +107,20 @@ pub(crate) enum Command {
     Pools,
     /// Show the node as a tree with its links, or draw it
     Topology(TopologyArguments),
+    /// Show what each agent used of the devices over time, as a table or a picture
+    #[command(after_help = USAGE_HELP)]
+    Usage(UsageArguments),
     /// Tell a claim's story: what it holds, for whom, what enforces it, why it was refused
     Explain(ExplainArguments),
     /// Create or release node-local claims, without Kubernetes
     #[command(subcommand)]
     Claim(ClaimCommand),
+    /// Run a command with a claim of its own, released when it ends
+    #[command(after_help = RUN_HELP)]
+    Run(Box<RunArguments>),
+    /// Become a command that does not outlive the process that holds its claim
+    #[command(hide = true)]
+    Held(HeldArguments),
     /// Put a taint on a device, so that no new work gets it
     Taint(TaintArguments),
     /// Take a taint off a device
@@ -122,6 +133,8 @@ pub(crate) enum Command {
     Doctor(DoctorArguments),
     /// Close every handle on a vendor's devices, as before a driver change
     Quiesce(QuiesceArguments),
+    /// End a pause that `quiesce --for` began
+    Resume(ResumeArguments),
     /// Copy the ledger out of, or into, its file while the daemon is down
     #[command(subcommand)]
     Ledger(LedgerCommand),
@@ -149,6 +162,28 @@ pub(crate) struct PartitionsArguments {
 #[derive(Debug, Args)]
 pub(crate) struct TopologyArguments {
     /// Draw the topology into this file instead; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
+const USAGE_HELP: &str = "\
+An agent is the value of a claim's label accelpool.dev/agent, else its pod, else the claim. The
+daemon remembers a day by minutes, the last hour by 5 seconds, and nothing over a restart.
+
+Examples:
+  accelpool usage                         who used what in the last hour
+  accelpool usage --agent train-0 --since 10m
+  accelpool usage --since 24h --svg usage.svg";
+
+#[derive(Debug, Args)]
+pub(crate) struct UsageArguments {
+    /// Only this agent, step by step
+    #[arg(long, value_name = "NAME")]
+    pub(crate) agent: Option<String>,
+    /// How far to look back, such as 10m or 2h, at most 24h
+    #[arg(long, value_parser = parse_span, value_name = "TIME", default_value = "1h")]
+    pub(crate) since: Duration,
+    /// Draw the usage into this file instead; `-` is standard output
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
 }
@@ -183,6 +218,13 @@ Examples:
 pub(crate) struct CreateArguments {
     /// The claim's name: letters, digits and `-`
     pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) wanted: WantedArguments,
+}
+
+/// What a claim asks for.
+#[derive(Debug, Args)]
+pub(crate) struct WantedArguments {
     /// This device or partition; given more than once, each of them
     #[arg(long, value_name = "NAME", help_heading = "Which devices")]
     pub(crate) device: Vec<String>,
@@ -224,6 +266,46 @@ pub(crate) struct CreateArguments {
     /// A word about the owner, for people; given more than once, each of them
     #[arg(long, value_parser = parse_label, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<Label>,
+}
+
+const RUN_HELP: &str = "\
+The command is a process of this host, not a container: it sees all devices, and is told by its
+environment which one to use. A share is kept by a library that LD_PRELOAD brings into it.
+
+The claim lasts as long as the command and is released however it ends, also if both are killed.
+What the command leaves behind in the background loses it. Standard streams, the terminal and
+signals are the command's; so is the exit code, or 128 and the signal's number, 126 if it cannot
+be run, 127 if it is not there.
+
+Examples:
+  accelpool run --memory 10Gi --compute 250 -- python train.py   a quarter of a GPU, 10 GiB of it
+  accelpool run --memory 4Gi --class realtime -- ./serve         ahead of others, within a budget
+  accelpool run --count 2 --kind gpu -- torchrun ...             two whole GPUs";
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// The claim's name [default: run- and a number]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) wanted: WantedArguments,
+    /// The command and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HeldArguments {
+    /// The process that has made the claim
+    pub(crate) holder: i32,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// What a device is.
@@ -349,6 +431,16 @@ pub(crate) struct DoctorArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct QuiesceArguments {
+    /// The vendor [default: all of them]
+    pub(crate) vendor: Option<String>,
+    /// Keep them closed for so long, at most a day, or until `resume`: without it the next look
+    /// at the devices, within seconds, opens them again
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_pause)]
+    pub(crate) length: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArguments {
     /// The vendor [default: all of them]
     pub(crate) vendor: Option<String>,
 }

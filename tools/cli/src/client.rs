@@ -4,6 +4,7 @@
 //! wire. A call is made once: what to do about a failure is for the person to say.
 
 use std::{
+    collections::HashMap,
     future::Future,
     io::{self, ErrorKind},
     os::unix::fs::FileTypeExt,
@@ -117,20 +118,30 @@ impl Client {
         Ok(self.read(node.get_topology(node::GetTopologyRequest {})).await?.into())
     }
 
+    /// What agents used since a moment.
+    pub(crate) async fn usage(
+        &self,
+        since_unix_ms: u64,
+    ) -> Result<node::GetUsageResponse, Failure> {
+        let mut node = self.node.clone();
+        self.read(node.get_usage(node::GetUsageRequest { since_unix_ms })).await
+    }
+
     /// What the daemon finds wrong with itself and its host.
     pub(crate) async fn diagnose(&self) -> Result<Vec<Finding>, Failure> {
         let mut node = self.node.clone();
         Ok(convert(self.read(node.diagnose(node::DiagnoseRequest {})).await?.findings))
     }
 
-    /// Prepares a claim.
+    /// Prepares a claim: its lease, and what a process of this host needs to use it.
     pub(crate) async fn prepare(
         &self,
         request: node::PrepareClaimRequest,
-    ) -> Result<Lease, Failure> {
+    ) -> Result<(Lease, HashMap<String, String>), Failure> {
         let mut node = self.node.clone();
         let answer = self.change(node.prepare_claim(request)).await?;
-        answer.lease.map(Lease::from).ok_or(Failure::Incomplete("lease"))
+        let lease = answer.lease.map(Lease::from).ok_or(Failure::Incomplete("lease"))?;
+        Ok((lease, answer.environment))
     }
 
     /// Releases a claim; false if there was nothing to release.
@@ -158,10 +169,23 @@ impl Client {
     }
 
     /// Closes the handles of a vendor, or of all.
-    pub(crate) async fn quiesce(&self, vendor: Option<String>) -> Result<(), Failure> {
+    /// They stay closed for `length`, if it is given.
+    pub(crate) async fn quiesce(
+        &self,
+        vendor: Option<String>,
+        length: Option<Duration>,
+    ) -> Result<(), Failure> {
         let mut node = self.node.clone();
         let vendor = vendor.unwrap_or_default();
-        self.change(node.quiesce(node::QuiesceRequest { vendor })).await.map(|_| ())
+        let for_ms = length.map_or(0, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX));
+        self.change(node.quiesce(node::QuiesceRequest { vendor, for_ms })).await.map(|_| ())
+    }
+
+    /// Ends the pause of a vendor, or of all. The vendors that were paused.
+    pub(crate) async fn resume(&self, vendor: Option<String>) -> Result<Vec<String>, Failure> {
+        let mut node = self.node.clone();
+        let vendor = vendor.unwrap_or_default();
+        Ok(self.change(node.resume(node::ResumeRequest { vendor })).await?.vendors)
     }
 
     async fn read<T>(

@@ -10,12 +10,14 @@ mod ledger;
 mod partitions;
 mod pools;
 mod quiesce;
+mod run;
 mod snapshot;
 mod status;
 mod taint;
 mod topology;
+mod usage;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use accelpool_proto::node::DEFAULT_SOCKET;
 
@@ -27,10 +29,12 @@ use crate::{
 };
 
 /// Does what the command line says.
-pub(crate) async fn run(arguments: Arguments, console: &Console) -> Result<(), Failure> {
+pub(crate) async fn run(arguments: Arguments, console: &Console) -> Result<ExitCode, Failure> {
     let socket = arguments.socket.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET));
     let connect = || Client::connect(&socket, arguments.timeout, progress());
-    match arguments.command {
+    let done = match arguments.command {
+        Command::Run(wanted) => return run::run(async || connect().await, *wanted).await,
+        Command::Held(wanted) => return Ok(run::become_held(wanted, console)),
         Command::Devices => devices::run(&connect().await?, console).await,
         Command::Partitions(wanted) => partitions::run(&connect().await?, console, wanted).await,
         Command::Claims => claims::run(&connect().await?, console).await,
@@ -38,9 +42,10 @@ pub(crate) async fn run(arguments: Arguments, console: &Console) -> Result<(), F
         Command::Topology(wanted) => {
             topology::run(&connect().await?, console, wanted.svg.as_deref()).await
         }
+        Command::Usage(wanted) => usage::run(&connect().await?, console, wanted).await,
         Command::Explain(wanted) => explain::run(&connect().await?, console, &wanted.claim).await,
         Command::Claim(ClaimCommand::Create(wanted)) => {
-            let request = claim::request(*wanted)?;
+            let request = claim::request(wanted.name, &wanted.wanted)?;
             claim::create(&connect().await?, console, request).await
         }
         Command::Claim(ClaimCommand::Release(wanted)) => {
@@ -53,8 +58,12 @@ pub(crate) async fn run(arguments: Arguments, console: &Console) -> Result<(), F
         Command::Doctor(wanted) => {
             doctor::run(console, &wanted.root, arguments.socket, arguments.timeout).await
         }
-        Command::Quiesce(wanted) => quiesce::run(&connect().await?, console, wanted.vendor).await,
+        Command::Quiesce(wanted) => {
+            quiesce::run(&connect().await?, console, wanted.vendor, wanted.length).await
+        }
+        Command::Resume(wanted) => quiesce::resume(&connect().await?, console, wanted.vendor).await,
         Command::Ledger(command) => Err(ledger::run(command)),
         Command::Completion(wanted) => completion::run(wanted.shell),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

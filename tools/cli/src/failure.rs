@@ -86,6 +86,14 @@ pub(crate) enum Failure {
         #[source]
         source: io::Error,
     },
+    #[error("cannot run `{command}`")]
+    Command {
+        command: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("signals cannot be received")]
+    Signals(#[source] io::Error),
     /// The failure has been reported already, beside others.
     #[error("{0} of {1} failed")]
     Several(usize, usize, Exit),
@@ -122,7 +130,9 @@ impl Failure {
             | Self::Output(_)
             | Self::Json(_)
             | Self::Yaml(_)
-            | Self::Exec { .. } => Exit::Failed,
+            | Self::Exec { .. }
+            | Self::Command { .. }
+            | Self::Signals(_) => Exit::Failed,
             Self::Several(_, _, exit) => *exit,
         }
     }
@@ -170,6 +180,8 @@ impl Failure {
             | Self::Output(_)
             | Self::Json(_)
             | Self::Yaml(_)
+            | Self::Command { .. }
+            | Self::Signals(_)
             | Self::Several(..) => None,
         }
     }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod canvas;
 mod client;
 mod commands;
 mod doctor;
@@ -15,6 +16,7 @@ mod failure;
 mod output;
 mod quantity;
 mod topology;
+mod usage;
 
 use std::{process::ExitCode, time::SystemTime};
 
@@ -30,7 +32,7 @@ async fn main() -> ExitCode {
         .map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
     let console = Console::new(arguments.output, arguments.color, now_ms);
     match commands::run(arguments, &console).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(exit) => exit,
         Err(failure) => {
             console.report(&failure);
             failure.exit().into()

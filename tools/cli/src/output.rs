@@ -49,6 +49,11 @@ impl Console {
         }
     }
 
+    /// The time of the run, in milliseconds since the Unix epoch.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
     /// The form that was asked for.
     pub(crate) fn format(&self) -> Format {
         self.format

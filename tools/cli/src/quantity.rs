@@ -19,8 +19,14 @@ const UNITS: [(&str, u64); 10] = [
     ("P", 1_000_000_000_000_000),
 ];
 
+/// What the daemon remembers of usage.
+const SPAN_MAX: Duration = Duration::from_hours(24);
+
 /// The longest wait that can be asked for: nothing that the daemon does takes longer.
 const TIMEOUT_MAX: Duration = Duration::from_hours(1);
+
+/// The longest pause of a vendor that the daemon takes.
+const PAUSE_MAX: Duration = Duration::from_hours(24);
 
 /// Why a text is no quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +39,10 @@ pub(crate) enum QuantityError {
     Compute,
     #[error("write a time of 1s to 1h, such as 30s, 2m or 1h")]
     Timeout,
+    #[error("write a time of 1s to 24h, such as 10m or 2h")]
+    Pause,
+    #[error("write a time of 1m to 24h, such as 10m or 2h")]
+    Span,
     #[error("write KEY=VALUE with a key, such as team=vision")]
     Label,
 }
@@ -56,18 +66,31 @@ pub(crate) fn parse_compute(text: &str) -> Result<u32, QuantityError> {
     permille.filter(|permille| (1..=1000).contains(permille)).ok_or(QuantityError::Compute)
 }
 
-/// Reads a time in seconds, or with one of the suffixes s, m, h.
+/// Reads how long to wait, in seconds, or with one of the suffixes s, m, h.
 pub(crate) fn parse_timeout(text: &str) -> Result<Duration, QuantityError> {
+    let timeout = parse_time(text).filter(|timeout| !timeout.is_zero() && *timeout <= TIMEOUT_MAX);
+    timeout.ok_or(QuantityError::Timeout)
+}
+
+/// Reads how far to look back, as [`parse_timeout`] does.
+pub(crate) fn parse_span(text: &str) -> Result<Duration, QuantityError> {
+    let span = parse_time(text).filter(|span| (Duration::from_mins(1)..=SPAN_MAX).contains(span));
+    span.ok_or(QuantityError::Span)
+}
+
+/// Reads the length of a pause, as [`parse_timeout`] does.
+pub(crate) fn parse_pause(text: &str) -> Result<Duration, QuantityError> {
+    let pause = parse_time(text).filter(|pause| !pause.is_zero() && *pause <= PAUSE_MAX);
+    pause.ok_or(QuantityError::Pause)
+}
+
+fn parse_time(text: &str) -> Option<Duration> {
     let (digits, unit) = [("s", 1), ("m", 60), ("h", 3600)]
         .iter()
         .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, *unit)))
         .unwrap_or((text, 1));
     let seconds = parse_digits(digits).and_then(|count| count.checked_mul(unit));
-    let timeout = Duration::from_secs(seconds.ok_or(QuantityError::Timeout)?);
-    if timeout.is_zero() || timeout > TIMEOUT_MAX {
-        return Err(QuantityError::Timeout);
-    }
-    Ok(timeout)
+    seconds.map(Duration::from_secs)
 }
 
 /// A label of a claim.

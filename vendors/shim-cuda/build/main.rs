@@ -21,6 +21,19 @@ const LIBRARY_BYTES_MAX: usize = 1 << 20;
 
 const LIBRARY: &str = "libaccelpool_cuda.so";
 
+/// All that is linked of the C library; each is in glibc 2.17 too.
+const LIBC_FUNCTIONS: [&str; 9] = [
+    "__register_atfork",
+    "bcmp",
+    "clock_gettime",
+    "dl_iterate_phdr",
+    "getenv",
+    "memcmp",
+    "memcpy",
+    "memset",
+    "strlen",
+];
+
 fn main() {
     let here = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
     let out = PathBuf::from(variable("OUT_DIR"));
@@ -39,17 +52,18 @@ fn main() {
 
     let base = out.join("libaccelpool_shim.rlib");
     let compiler = Compiler { out: &out };
-    compiler.run("accelpool_shim", "rlib", &shim.join("lib.rs"), &base, &[]);
+    let in_library: [OsString; 2] = ["--cfg".into(), "accelpool_library".into()];
+    compiler.run("accelpool_shim", "rlib", &shim.join("lib.rs"), &base, &in_library);
     let library = out.join(LIBRARY);
     let link = |argument: &str| ["-C".into(), format!("link-arg={argument}").into()];
-    let mut arguments: Vec<OsString> = vec!["--cfg".into(), "accelpool_library".into()];
+    let mut arguments = in_library.to_vec();
     arguments.extend(["--extern".into(), join("accelpool_shim=", &base)]);
     arguments.extend(link("-nostartfiles"));
     arguments.extend(link("-Wl,-z,now,-z,relro,-z,nodelete,--build-id=none,--no-undefined"));
     arguments.extend(link(&format!("-Wl,-soname,{LIBRARY}")));
     arguments.extend(["-C".into(), join("link-arg=-Wl,--version-script=", &exports)]);
     // After the objects, which is where the linker looks for what they need.
-    arguments.extend(link("-lc"));
+    arguments.extend(["-C".into(), join("link-arg=", &stub(&out))]);
     let source = here.join("src/lib.rs");
     compiler.run("accelpool_cuda", "cdylib", &source, &library, &arguments);
 
@@ -59,6 +73,26 @@ fn main() {
     let digest = digest.iter().take(8).fold(0_u64, |value, &byte| value << 8 | u64::from(byte));
     println!("cargo::rustc-env=ACCELPOOL_SHIM_CUDA={}", library.display());
     println!("cargo::rustc-env=ACCELPOOL_SHIM_CUDA_DIGEST={digest:016x}");
+}
+
+/// A C library to link with that has names and no versions.
+///
+/// The library then asks for no version, and so for none that an old system lacks. And having
+/// none of its own it stands in for each version of `dlsym` and `dlvsym`, also where another
+/// library that does the same asks for the next one by version.
+fn stub(out: &Path) -> PathBuf {
+    let lines = LIBC_FUNCTIONS
+        .map(|name| format!(".globl {name}\n.type {name}, %function\n{name}: .quad 0\n"));
+    let (source, library) = (out.join("libc.s"), out.join("libc.so.6"));
+    fs::write(&source, format!(".text\n{}", lines.concat())).expect("OUT_DIR is ours");
+    let linker = env::var_os("RUSTC_LINKER").unwrap_or_else(|| "cc".into());
+    let status = Command::new(&linker)
+        .args(["-shared", "-nostdlib", "-Wl,-soname,libc.so.6", "-o"])
+        .args([&library, &source])
+        .status()
+        .expect("the linker can be started");
+    assert!(status.success(), "the linker failed for `{}`", source.display());
+    library
 }
 
 struct Compiler<'a> {

@@ -46,9 +46,7 @@ struct Symbol {
     size: u64,
 }
 
-#[link(name = "c")]
 unsafe extern "C" {
-    /// `GLIBC_2.2.5`; on Arm `GLIBC_2.17`.
     fn dl_iterate_phdr(
         each: unsafe extern "C" fn(*const Object, usize, *mut c_void) -> c_int,
         argument: *mut c_void,

@@ -151,7 +151,3 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
         }
     }
 }
-
-/// Named by the core library as it was compiled for others; nothing here unwinds.
-#[unsafe(no_mangle)]
-extern "C" fn rust_eh_personality() {}

@@ -1,6 +1,6 @@
-//! The C library's functions that the shim needs, each under a version that glibc 2.17 has.
+//! The C library's functions that the shim needs, all of which glibc 2.17 has.
 //!
-//! Few are linked; those that glibc has moved or given new versions since are looked up in
+//! Few are linked, without versions; those that glibc has moved or given new versions since are looked up in
 //! the loaded library when they are first needed.
 #![expect(unsafe_code, reason = "calls C functions")]
 
@@ -18,11 +18,9 @@ const RTLD_NEXT: usize = usize::MAX;
 const RTLD_NOW: c_int = 2;
 const RTLD_NOLOAD: c_int = 4;
 
-#[link(name = "c")]
 unsafe extern "C" {
-    /// `GLIBC_2.2.5`; on Arm `GLIBC_2.17`.
     fn getenv(name: *const c_char) -> *const c_char;
-    /// `GLIBC_2.3.2`: what `pthread_atfork` is in a library.
+    /// What `pthread_atfork` is in a library.
     #[cfg(accelpool_library)]
     fn __register_atfork(
         prepare: Option<unsafe extern "C" fn()>,

@@ -152,9 +152,8 @@ impl Timespec {
     }
 }
 
-#[link(name = "c")]
 unsafe extern "C" {
-    /// Of the C library after all, since it asks no kernel: a launch may need it. `GLIBC_2.17`.
+    /// Of the C library after all, since it asks no kernel: a launch may need it.
     fn clock_gettime(clock: i32, time: *mut Timespec) -> i32;
 }
 

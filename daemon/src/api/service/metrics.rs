@@ -8,14 +8,14 @@ use std::{collections::BTreeMap, time::Duration};
 use accelpool_model::{Allocation, ClaimId, Device, DeviceUuid, Lease, LeaseState, Portion, Taint};
 use accelpool_proto::node as wire;
 
-use super::Service;
+use super::{Service, readings::readings};
 use crate::{
     api::response,
     node::{EventKind, State, now_ms},
     timing::{BOUNDS_S, Histogram, SCHEMA, Timings},
     usage::{
         Agent,
-        history::{BUCKET_MS, Bucket, Who},
+        history::{Bucket, Who},
         meter::{DeviceTotals, Totals},
     },
 };
@@ -59,13 +59,15 @@ impl Service {
     }
 
     pub(super) fn usage(&self, state: &State, since_unix_ms: u64) -> wire::GetUsageResponse {
-        let (buckets, agents) = self.meter.history(|history| history.since(since_unix_ms));
+        let now = now_ms();
+        let (bucket_ms, buckets, agents) =
+            self.meter.history(|history| history.since(since_unix_ms, now));
         // Numbers that were given once, as places in this answer's list.
         let places: BTreeMap<u32, u32> = agents.keys().copied().zip(0..).collect();
         wire::GetUsageResponse {
-            unix_ms: now_ms(),
+            unix_ms: now,
             since_unix_ms: self.about.started_ms,
-            bucket_ms: BUCKET_MS,
+            bucket_ms,
             devices: u32::try_from(state.inventory.devices().count()).unwrap_or(u32::MAX),
             agents: agents.values().map(agent).collect(),
             buckets: buckets.into_iter().map(|found| bucket(found, &places)).collect(),
@@ -130,7 +132,7 @@ fn devices(state: &State, totals: &ByDevice) -> Vec<wire::DeviceMetrics> {
             energy_unattributed_mj: energy(|known| &known.unattributed),
             energy_released_mj: energy(|known| &known.released),
             compute_ratio: known.and_then(|known| known.device.ratio()),
-            readings: None,
+            readings: known.and_then(|known| known.counters.as_ref()).map(readings),
         }
     };
     state.inventory.devices().map(of).collect()

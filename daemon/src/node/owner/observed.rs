@@ -78,12 +78,14 @@ impl Owner {
         let before = std::mem::take(&mut self.memory.inventory);
         let mut devices: Vec<Device> = Vec::new();
         let mut links = Vec::new();
-        for found in self.memory.discoveries.values() {
+        for (adapter, found) in &self.memory.discoveries {
             for device in &found.devices {
                 // Two adapters may see one card; the first by name drives it.
                 let twin = |other: &Device| other.uuid == device.uuid || other.name == device.name;
                 if !devices.iter().any(twin) {
-                    devices.push(device.clone());
+                    let mut device = device.clone();
+                    self.parts.tools.turns.classify(adapter, &mut device);
+                    devices.push(device);
                 }
             }
             links.extend(found.links.iter().cloned());

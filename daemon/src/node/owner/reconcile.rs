@@ -32,6 +32,9 @@ impl Owner {
                 Err(error) => warn!(%claim, error = %Chain(&error), "stale CDI spec stays"),
             }
         }
+        if self.all_answered() && self.memory.in_flight.is_empty() {
+            self.parts.tools.turns.clear(&self.memory.leases);
+        }
         for Repair { claim, outcome, plan } in repairs {
             if self.memory.in_flight.contains_key(&claim) {
                 continue;
@@ -58,7 +61,11 @@ impl Owner {
         plan.steps.iter().all(|step| match step {
             Step::WriteSpec(_) => matches!(specs.is_right(lease, &injections), Ok(true)),
             Step::ArmGate(_) => gate.is_armed(lease, &injections),
-            Step::CreatePartition(_)
+            // What a share's turns add to its spec is known only once they are armed.
+            Step::ArmTurns(_)
+            | Step::DisarmTurns(_)
+            | Step::SwitchMode(_)
+            | Step::CreatePartition(_)
             | Step::DestroyPartition(_)
             | Step::RemoveSpec(_)
             | Step::DisarmGate(_) => false,

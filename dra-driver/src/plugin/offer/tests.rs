@@ -20,7 +20,6 @@ fn node() -> wire::WatchNodeResponse {
             name: "p".to_owned(),
             exposure: "device-plugin".to_owned(),
             sharing: "any".to_owned(),
-            devices: vec![],
             ..wire::Pool::default()
         }],
         ..wire::WatchNodeResponse::default()

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::claims::{enforced_cell, holds};
 use crate::{
-    args::{CreateArguments, Enforcement},
+    args::{Enforcement, WantedArguments},
     client::Client,
     document::Lease,
     failure::Failure,
@@ -37,7 +37,7 @@ pub(super) async fn create(
     console: &Console,
     request: node::PrepareClaimRequest,
 ) -> Result<(), Failure> {
-    let document = Created { lease: client.prepare(request).await? };
+    let document = Created { lease: client.prepare(request).await?.0 };
     console.print(&document, |page| write_created(&document.lease, page))
 }
 
@@ -116,12 +116,15 @@ pub(super) async fn release(
     Err(Failure::Several(failed, names.len(), exit))
 }
 
-/// What the arguments ask of the daemon.
-pub(super) fn request(arguments: CreateArguments) -> Result<node::PrepareClaimRequest, Failure> {
-    let share = share(&arguments)?;
+/// What the arguments ask of the daemon, for a claim of this name.
+pub(super) fn request(
+    claim: String,
+    arguments: &WantedArguments,
+) -> Result<node::PrepareClaimRequest, Failure> {
+    let share = share(arguments)?;
     let demand = demand(arguments.require_memory, arguments.require_compute);
     let labels = labels(&arguments.label)?;
-    let wanted = wanted(&arguments)?;
+    let wanted = wanted(arguments)?;
     let requests = wanted.into_iter().enumerate().map(|(index, wanted)| node::Request {
         name: format!("r{index}"),
         wanted: Some(wanted),
@@ -129,12 +132,12 @@ pub(super) fn request(arguments: CreateArguments) -> Result<node::PrepareClaimRe
         demand: demand.clone(),
         ..node::Request::default()
     });
-    let (claim, requests) = (arguments.name, requests.collect());
+    let requests = requests.collect();
     Ok(node::PrepareClaimRequest { claim, requests, labels, ..Default::default() })
 }
 
 /// What each request wants: devices by name, or any that fit.
-fn wanted(arguments: &CreateArguments) -> Result<Vec<Wanted>, Failure> {
+fn wanted(arguments: &WantedArguments) -> Result<Vec<Wanted>, Failure> {
     if arguments.device.is_empty() || arguments.partition.is_some() {
         let selector = node::Selector {
             names: arguments.device.clone(),
@@ -158,7 +161,7 @@ fn wanted(arguments: &CreateArguments) -> Result<Vec<Wanted>, Failure> {
     Ok(arguments.device.iter().cloned().map(Wanted::Device).collect())
 }
 
-fn share(arguments: &CreateArguments) -> Result<Option<node::Share>, Failure> {
+fn share(arguments: &WantedArguments) -> Result<Option<node::Share>, Failure> {
     if arguments.memory.is_none() && arguments.compute.is_none() {
         if arguments.weight.is_some() || arguments.class.is_some() {
             return Err(Failure::Usage(

@@ -14,14 +14,13 @@
 //!
 //! All devices stand in one row, so that no line has to pass behind a card.
 
-mod canvas;
 mod card;
 mod fabric;
 mod legend;
 
-use self::canvas::{Canvas, count};
 use super::{Branch, NumaGroup, RootGroup, tree::cut};
 use crate::{
+    canvas::{Canvas, count, document},
     document::{Device, GetTopologyResponse},
     output::memory,
 };
@@ -76,7 +75,7 @@ pub(crate) fn draw(groups: &[NumaGroup<'_>], topology: &GetTopologyResponse) -> 
     let width = (x - NUMA_GAP).max(MARGIN + legend_width) + MARGIN;
     let size = (width, fabric_bottom + 40 + legend::HEIGHT + MARGIN);
     let parts = [title(topology), boxes, lines, faces, footer];
-    canvas::document(size, &parts)
+    document("Topology of the node", size, &parts)
 }
 
 fn title(topology: &GetTopologyResponse) -> Canvas {

@@ -255,6 +255,10 @@ impl Node for Service {
         Ok(Response::new(self.state.usage.clone()))
     }
 
+    async fn get_turns(&self, _: Request<node::GetTurnsRequest>) -> Answer<node::GetTurnsResponse> {
+        Ok(Response::new(self.state.turns.clone()))
+    }
+
     async fn prepare_claim(
         &self,
         request: Request<node::PrepareClaimRequest>,
@@ -264,7 +268,8 @@ impl Node for Service {
         self.change(&claim, format!("{request:?}")).await?;
         let held = vec![whole(&claim, "r0", "9d"), whole(&claim, "r0", "df")];
         let lease = (claim != HOLLOW).then(|| lease(&claim, held, 0));
-        Ok(Response::new(node::PrepareClaimResponse { lease }))
+        let environment = [("ACCELPOOL_TEST".to_owned(), claim)].into();
+        Ok(Response::new(node::PrepareClaimResponse { lease, environment }))
     }
 
     async fn release_claim(
@@ -310,5 +315,10 @@ impl Node for Service {
     ) -> Answer<node::QuiesceResponse> {
         self.change("", format!("{:?}", request.into_inner())).await?;
         Ok(Response::new(node::QuiesceResponse {}))
+    }
+
+    async fn resume(&self, request: Request<node::ResumeRequest>) -> Answer<node::ResumeResponse> {
+        self.change("", format!("{:?}", request.into_inner())).await?;
+        Ok(Response::new(node::ResumeResponse { vendors: vec!["sim".into()] }))
     }
 }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Commands with the names of their golden files.
-const COMMANDS: [(&str, &str); 20] = [
+const COMMANDS: [(&str, &str); 24] = [
     ("devices", "devices"),
     ("partitions", "partitions"),
     ("partitions-possible", "partitions --possible"),
@@ -30,6 +30,10 @@ const COMMANDS: [(&str, &str); 20] = [
     ("snapshot", "snapshot"),
     ("quiesce", "quiesce sim"),
     ("quiesce-all", "quiesce"),
+    ("quiesce-for", "quiesce --for 10m"),
+    ("resume", "resume"),
+    ("usage", "usage"),
+    ("usage-of-agent", "usage --agent notebook"),
 ];
 
 /// Columns of a terminal that a text takes; all characters of the goldens are one wide.

@@ -6,10 +6,11 @@ use std::{
 };
 
 use accelpool_proto::node::{
-    AdminPortion, Allocation, Device, Enforcements, Event, ExplainClaimResponse, Finding,
-    GetNodeResponse, GetTopologyResponse, GetUsageResponse, Lease, Link, NumaNode, Partition,
-    PartitionPortion, Partitioning, PcieNode, Pool, Profile, SharePortion, Taint, Usage,
-    VendorStatus, Whole, allocation::Portion,
+    AdminPortion, Agent, Allocation, Device, Enforcements, Event, ExplainClaimResponse, Finding,
+    GetNodeResponse, GetTopologyResponse, GetTurnsResponse, GetUsageResponse, Lease, Link,
+    NumaNode, Partition, PartitionPortion, Partitioning, PcieNode, Pool, Profile, SharePortion,
+    Taint, Usage, UsageBucket, UsageEntry, VendorStatus, Whole, allocation::Portion,
+    usage_entry::Who,
 };
 
 const GIB: u64 = 1 << 30;
@@ -31,6 +32,7 @@ pub(crate) struct State {
     pub(crate) topology: GetTopologyResponse,
     pub(crate) findings: Vec<Finding>,
     pub(crate) usage: GetUsageResponse,
+    pub(crate) turns: GetTurnsResponse,
 }
 
 /// Milliseconds since 1970, so long ago that the age is the same for the whole test.
@@ -83,6 +85,8 @@ fn device(index: usize) -> Device {
         present: true,
         taints: Vec::new(),
         usage: Some(Usage { mode: "free".into(), ..Usage::default() }),
+        parts_only: false,
+        partitioning_mode: String::new(),
     }
 }
 
@@ -297,6 +301,37 @@ fn topology(devices: &[Device]) -> GetTopologyResponse {
     }
 }
 
+/// Three agents over the last five minutes of fifteen that are remembered. The moments are
+/// fixed, since a table of them has rows for each; so is what "now" is for the daemon.
+fn usage_over_time() -> GetUsageResponse {
+    let end = 1_700_000_100_000 / 60_000 * 60_000;
+    let agent =
+        |name: &str, namespace: &str| Agent { name: name.into(), namespace: namespace.into() };
+    let entry = |who, busy_ms, gib: u64, energy_mj| UsageEntry {
+        who: Some(who),
+        busy_ms,
+        memory_bytes: gib * GIB,
+        energy_mj,
+    };
+    let bucket = |minute: u64| UsageBucket {
+        start_unix_ms: end - minute * 60_000,
+        entries: vec![
+            entry(Who::Agent(0), 200_000, 300, 60_000_000),
+            entry(Who::Agent(1), 30_000 + 1_000 * minute, 10, 9_000_000),
+            entry(Who::Agent(2), 5_000, 4, 1_500_000),
+            entry(Who::Unattributed(true), 600, 1, 200_000),
+        ],
+    };
+    GetUsageResponse {
+        unix_ms: end + 30_000,
+        since_unix_ms: end - 15 * 60_000,
+        bucket_ms: 60_000,
+        devices: 8,
+        agents: vec![agent("train-0", "vision"), agent("dev <a>", ""), agent("notebook", "team-b")],
+        buckets: (1..=5).rev().map(bucket).collect(),
+    }
+}
+
 /// The node with eight GPUs.
 pub(crate) fn eight_gpus() -> State {
     let devices = devices();
@@ -314,6 +349,7 @@ pub(crate) fn eight_gpus() -> State {
         restarts,
         last_error: last_error.into(),
         devices,
+        paused_until_unix_ms: 0,
     };
     let finding = |severity: &str, check: &str, message: &str, remedy: &str| Finding {
         severity: severity.into(),
@@ -354,7 +390,8 @@ pub(crate) fn eight_gpus() -> State {
         ],
         devices,
         leases,
-        usage: GetUsageResponse::default(),
+        usage: usage_over_time(),
+        turns: GetTurnsResponse::default(),
     }
 }
 

@@ -22,6 +22,21 @@ fn a_picture_is_a_file_of_xml() {
 }
 
 #[test]
+fn usage_is_drawn_too() {
+    let fake = Fake::start(node::eight_gpus());
+    let path = fake.folder().join("usage.svg");
+    let outcome = Outcome::of(fake.socket(), &format!("usage --svg {}", path.display()));
+    assert_eq!((outcome.exit, &*outcome.stdout), (Some(0), ""), "{}", outcome.stderr);
+    let picture = std::fs::read_to_string(&path).unwrap();
+    check("usage.svg", &picture);
+    assert_eq!(check_xml(&picture), Ok(()));
+    // A bar for each agent and minute that is high enough to be seen.
+    assert_eq!(picture.matches("vision/train-0, ").count(), 5);
+    let outcome = Outcome::of(fake.socket(), "usage --svg -");
+    assert_eq!(outcome.stdout, picture);
+}
+
+#[test]
 fn what_is_no_xml_is_seen() {
     assert_eq!(check_xml("<a><b c=\"d\"/>text &amp; more</a>"), Ok(()));
     for broken in

@@ -20,16 +20,21 @@ fn words_become_requests() {
         "claim create strict --memory 1Gi --require-memory hardware",
         "claim create stricter --require-memory kernel --require-compute library",
         "claim create labelled --label team=vision",
+        "run --name job --memory 1Gi --compute 250 -- true",
         "claim release train",
         "taint gpu-0000-9d-00-0 --reason rattles --effect NoExecute",
         "untaint gpu-0000-9d-00-0 --key fell-off-bus",
         "quiesce",
+        "quiesce sim --for 10m",
+        "resume sim",
     ];
     for command in commands {
         let outcome = Outcome::of(fake.socket(), command);
         assert_eq!(outcome.exit, Some(0), "{command}: {}", outcome.stderr);
     }
     let asked = fake.asked();
+    // What `run` has asked for it gives back.
+    let asked: Vec<_> = asked.into_iter().filter(|asked| !asked.contains("\"job\" }")).collect();
     assert_eq!(asked.len(), commands.len());
     let pairs =
         commands.iter().zip(&asked).map(|(command, asked)| format!("{command}\n  {asked}\n"));
@@ -66,6 +71,8 @@ fn words_that_make_no_sense_ask_nothing() {
         "devices -o xml",
         "explain",
         "completion powershell",
+        "quiesce --for 0",
+        "quiesce --for 25h",
     ];
     for command in commands {
         let outcome = Outcome::of(fake.socket(), command);

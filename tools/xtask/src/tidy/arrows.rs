@@ -38,6 +38,7 @@ const PROTO: &str = "accelpool-proto";
 const LEDGER: &str = "accelpool-ledger";
 const TOPOLOGY: &str = "accelpool-topology";
 const GATE: &str = "accelpool-gate";
+const ARBITER: &str = "accelpool-arbiter";
 const DAEMON: &str = "accelpool-daemon";
 const DRA_DRIVER: &str = "accelpool-dra-driver";
 const CLUSTER: &str = "accelpool-cluster";
@@ -62,6 +63,7 @@ const SUITES: &[&str] = &[
     LEDGER,
     TOPOLOGY,
     GATE,
+    ARBITER,
     DAEMON,
     DRA_DRIVER,
     CLUSTER,
@@ -74,7 +76,7 @@ const SUITES: &[&str] = &[
 ];
 
 /// Every crate, those that are still to come too.
-const PLACES: [Place; 28] = [
+const PLACES: [Place; 29] = [
     place(MODEL, "core/model", &[], "nouns stand on nothing"),
     place(PLANNER, "core/planner", &[MODEL], "decisions know nouns alone"),
     place(TURNS, "core/turns", &[MODEL], "time-slicing policy knows nouns alone"),
@@ -89,6 +91,7 @@ const PLACES: [Place; 28] = [
     place(PROTO, "proto", &[], "wire types are no model types"),
     place(LEDGER, "daemon/ledger", &[MODEL], "it keeps leases and knows nobody"),
     place(TOPOLOGY, "daemon/topology", &[MODEL], "it reads the host and knows nobody"),
+    place(ARBITER, "daemon/arbiter", &[MODEL, TURNS, SHIM], "it gives turns and knows no vendor"),
     place(GATE, "daemon/gate", &[MODEL], "the kernel's side of a grant"),
     place(
         DAEMON,
@@ -106,6 +109,7 @@ const PLACES: [Place; 28] = [
             LEDGER,
             TOPOLOGY,
             GATE,
+            ARBITER,
         ],
         "the one place where everything on a node meets",
     ),

@@ -1,7 +1,8 @@
 //! A device's card: what it is, how it is used, by whom, and what is wrong with it.
 
-use super::{Placed, canvas::Canvas, cut};
+use super::{Placed, cut};
 use crate::{
+    canvas::Canvas,
     document::Device,
     output::{list, memory, permille},
 };

@@ -2,12 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    Placed,
-    canvas::{Canvas, count},
-    card,
-};
+use super::{Placed, card};
 use crate::{
+    canvas::{Canvas, count},
     document::Link,
     output::bandwidth,
     topology::clique::{self, Clique, Line},

@@ -1,11 +1,13 @@
 //! What the colours mean.
 
 use super::{
-    canvas::{Canvas, count},
     card::{MODES, TAINT},
     fabric,
 };
-use crate::document::Link;
+use crate::{
+    canvas::{Canvas, count},
+    document::Link,
+};
 
 /// Space for the row of samples.
 pub(super) const HEIGHT: i32 = 24;

@@ -27,7 +27,7 @@ fn picture(devices: usize, pairs: &[(usize, usize)]) -> String {
 #[test]
 fn words_from_outside_stay_words() {
     let words = "<script>&\"'\u{1}\u{ffff}é";
-    assert_eq!(canvas::escape(words), "&lt;script&gt;&amp;&quot;&#39;\u{fffd}\u{fffd}é");
+    assert_eq!(crate::canvas::escape(words), "&lt;script&gt;&amp;&quot;&#39;\u{fffd}\u{fffd}é");
     let mut hostile = device("</text><script>");
     hostile.taints = vec![Taint { key: "<b>".to_owned(), ..Taint::default() }];
     hostile.usage.claims = vec!["\"><i>".to_owned()];

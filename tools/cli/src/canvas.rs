@@ -4,13 +4,13 @@ use std::fmt::Write;
 
 /// Shapes in the order in which they are drawn.
 #[derive(Default)]
-pub(super) struct Canvas {
+pub(crate) struct Canvas {
     text: String,
 }
 
 impl Canvas {
     /// A rectangle with rounded corners.
-    pub(super) fn rect(
+    pub(crate) fn rect(
         &mut self,
         (x, y): (i32, i32),
         (width, height): (i32, i32),
@@ -23,22 +23,22 @@ impl Canvas {
     }
 
     /// Words; `style` is ours, `words` may be anybody's.
-    pub(super) fn text(&mut self, (x, y): (i32, i32), words: &str, style: &str) {
+    pub(crate) fn text(&mut self, (x, y): (i32, i32), words: &str, style: &str) {
         self.add(format_args!("<text x=\"{x}\" y=\"{y}\" {style}>{}</text>", escape(words)));
     }
 
     /// A line along `path`.
-    pub(super) fn path(&mut self, path: &str, style: &str) {
+    pub(crate) fn path(&mut self, path: &str, style: &str) {
         self.add(format_args!("<path d=\"{path}\" fill=\"none\" {style}/>"));
     }
 
     /// Begins a group that tells more under the pointer.
-    pub(super) fn begin_group(&mut self, hint: &str) {
+    pub(crate) fn begin_group(&mut self, hint: &str) {
         self.add(format_args!("<g><title>{}</title>", escape(hint)));
     }
 
     /// Ends a group.
-    pub(super) fn end_group(&mut self) {
+    pub(crate) fn end_group(&mut self) {
         self.add(format_args!("</g>"));
     }
 
@@ -48,13 +48,14 @@ impl Canvas {
 }
 
 /// The file made of `parts`, the last on top.
-pub(super) fn document((width, height): (i32, i32), parts: &[Canvas]) -> String {
+pub(crate) fn document(label: &str, (width, height): (i32, i32), parts: &[Canvas]) -> String {
     let mut text = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
          <svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
-         viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"Topology of the node\" \
+         viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\" \
          font-family=\"Inter, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif\" fill=\"#1f2933\">\n\
-         <rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n"
+         <rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n",
+        escape(label)
     );
     for part in parts {
         text.push_str(&part.text);
@@ -64,7 +65,7 @@ pub(super) fn document((width, height): (i32, i32), parts: &[Canvas]) -> String 
 }
 
 /// Words as XML text. Characters that XML 1.0 forbids, even as references, become U+FFFD.
-pub(super) fn escape(words: &str) -> String {
+pub(crate) fn escape(words: &str) -> String {
     let mut text = String::with_capacity(words.len());
     for character in words.chars() {
         match character {
@@ -83,6 +84,6 @@ pub(super) fn escape(words: &str) -> String {
 }
 
 /// A number of things as a coordinate. What would not fit is wider than any screen.
-pub(super) fn count(things: usize) -> i32 {
+pub(crate) fn count(things: usize) -> i32 {
     i32::try_from(things).unwrap_or(1_000_000).min(1_000_000)
 }

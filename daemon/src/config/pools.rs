@@ -1,0 +1,83 @@
+//! Pools: as written, and as valid.
+
+use std::collections::BTreeSet;
+
+use accelpool_model::{
+    ComputeRule, DeviceName, Exposure, GateMode, OnStaleHolder, OnViolation, Pool, PoolName,
+    Selector, Sharing,
+};
+
+use super::{ConfigError, raw::RawPool, shorten, value};
+
+pub(super) fn check_pools(raw: Vec<RawPool>) -> Result<Vec<Pool>, ConfigError> {
+    if raw.is_empty() {
+        return Ok(vec![Pool {
+            name: "default".parse().expect("it is a DNS label"),
+            selector: Selector::default(),
+            exposure: Exposure::default(),
+            sharing: Sharing::default(),
+            gate: GateMode::default(),
+            on_stale_holder: OnStaleHolder::default(),
+            compute: ComputeRule::default(),
+            on_violation: OnViolation::default(),
+            switch_mode: false,
+            align_cpus: false,
+        }]);
+    }
+    let mut names: BTreeSet<PoolName> = BTreeSet::new();
+    let mut pools = Vec::new();
+    for (index, pool) in raw.into_iter().enumerate() {
+        let pool = check_pool(index, pool)?;
+        if !names.insert(pool.name.clone()) {
+            let name = pool.name.to_string();
+            return Err(ConfigError::Duplicate { key: "pool.name", name });
+        }
+        pools.push(pool);
+    }
+    Ok(pools)
+}
+
+fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
+    let key = |field: &str| format!("pool[{index}].{field}");
+    let names: Vec<DeviceName> = raw
+        .devices
+        .iter()
+        .map(|name| name.parse().map_err(|error| value(key("devices"), &error)))
+        .collect::<Result<_, _>>()?;
+    let parsed = |field: &str, error: &dyn std::fmt::Display| value(key(field), error);
+    let gate = raw.gate.map(|text| text.parse()).transpose().map_err(|e| parsed("gate", &e))?;
+    let gate: GateMode = gate.unwrap_or_default();
+    Ok(Pool {
+        gate,
+        on_stale_holder: OnStaleHolder::default(),
+        compute: word(raw.compute.as_deref()).map_err(|error| parsed("compute", &error))?,
+        on_violation: word(raw.on_violation.as_deref())
+            .map_err(|error| parsed("on_violation", &error))?,
+        name: raw.name.parse().map_err(|error| parsed("name", &error))?,
+        selector: Selector {
+            names,
+            kind: raw.kind.map(|t| t.parse()).transpose().map_err(|e| parsed("kind", &e))?,
+            vendor: raw.vendor.map(|t| t.parse()).transpose().map_err(|e| parsed("vendor", &e))?,
+            model: raw.model.map(|text| shorten(&text)),
+        },
+        exposure: raw
+            .expose
+            .map(|text| text.parse())
+            .transpose()
+            .map_err(|error| parsed("expose", &error))?
+            .unwrap_or_default(),
+        sharing: raw
+            .sharing
+            .map(|text| text.parse())
+            .transpose()
+            .map_err(|error| parsed("sharing", &error))?
+            .unwrap_or_default(),
+        switch_mode: raw.switch_mode,
+        align_cpus: raw.align_cpus,
+    })
+}
+
+/// A word of a fixed set; the default where none is written.
+fn word<T: std::str::FromStr + Default>(text: Option<&str>) -> Result<T, T::Err> {
+    text.map_or_else(|| Ok(T::default()), str::parse)
+}

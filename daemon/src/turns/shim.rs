@@ -1,0 +1,124 @@
+//! The library that programs on shared devices load, installed under the hash of its content.
+//!
+//! A file once installed is never written again: programs of running containers have it
+//! mapped. Another version is another folder. It lies in the state folder, since hosts mount
+//! `/run` so that nothing there can be mapped as a program.
+
+use std::{
+    fs, io,
+    io::Write as _,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use accelpool_model::Mount;
+use accelpool_shim_cuda::{DIGEST, FILE_NAME, LIBRARY};
+
+/// Where a container finds the library.
+const CONTAINER_FOLDER: &str = "/run/accelpool/shim";
+/// The dynamic loader's own list. Unlike `LD_PRELOAD`, it leaves a variable of the image alone,
+/// is not lost with the environment, and does nothing to an image with another C library.
+const PRELOAD: &str = "/etc/ld.so.preload";
+const PRELOAD_FILE: &str = "ld.so.preload";
+
+/// Why the library was not installed.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message documents the variant")]
+pub enum InstallError {
+    #[error("failed to make the folder `{path}`")]
+    Folder { path: PathBuf, source: io::Error },
+    #[error("failed to write `{path}`")]
+    Write { path: PathBuf, source: io::Error },
+}
+
+/// The installed library.
+#[derive(Debug, Clone)]
+pub struct Shim {
+    library: PathBuf,
+    mounts: [Mount; 2],
+}
+
+impl Shim {
+    /// Installs the library of this build below `state_dir`, unless it is there already.
+    pub fn install(state_dir: &Path) -> Result<Self, InstallError> {
+        let folder = state_dir.join("shim").join(DIGEST);
+        fs::create_dir_all(&folder)
+            .map_err(|source| InstallError::Folder { path: folder.clone(), source })?;
+        let inside = format!("{CONTAINER_FOLDER}/{DIGEST}/{FILE_NAME}");
+        let library = folder.join(FILE_NAME);
+        let preload = folder.join(PRELOAD_FILE);
+        put(&library, LIBRARY, 0o555)?;
+        put(&preload, format!("{inside}\n").as_bytes(), 0o444)?;
+        let mount = |host: &Path, container_path: &str| Mount {
+            host_path: host.display().to_string(),
+            container_path: container_path.to_owned(),
+        };
+        let mounts = [mount(&library, &inside), mount(&preload, PRELOAD)];
+        Ok(Self { library, mounts })
+    }
+
+    /// Where it is on this node.
+    #[must_use]
+    pub fn library(&self) -> &Path {
+        &self.library
+    }
+
+    /// What a container gets, read-only.
+    #[must_use]
+    pub fn mounts(&self) -> &[Mount] {
+        &self.mounts
+    }
+}
+
+/// Makes the file at `path` hold `content`. One that does is left alone; one that does not, a
+/// damaged one, gives its name to a new file and stays for whoever has it open.
+fn put(path: &Path, content: &[u8], mode: u32) -> Result<(), InstallError> {
+    if fs::read(path).is_ok_and(|found| found == content) {
+        return Ok(());
+    }
+    let failed = |source| InstallError::Write { path: path.to_owned(), source };
+    // Two daemons never run on one state folder: the ledger's lock came first.
+    let unfinished = path.with_extension("tmp");
+    let mut file = fs::File::create(&unfinished).map_err(failed)?;
+    file.write_all(content).map_err(failed)?;
+    file.set_permissions(fs::Permissions::from_mode(mode)).map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    fs::rename(&unfinished, path).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn it_is_installed_once_and_repaired_beside() {
+        let state = tempfile::tempdir().expect("a folder");
+        let first = Shim::install(state.path()).expect("installed");
+        let inode = |shim: &Shim| fs::metadata(shim.library()).expect("it is there").ino();
+        assert_eq!(fs::read(first.library()).expect("readable"), LIBRARY);
+        assert!(first.library().to_string_lossy().contains(DIGEST));
+        let again = Shim::install(state.path()).expect("installed");
+        assert_eq!(inode(&first), inode(&again), "written again");
+
+        let before = inode(&first);
+        let mapped = fs::File::open(first.library()).expect("readable");
+        fs::set_permissions(first.library(), fs::Permissions::from_mode(0o755)).expect("ours");
+        fs::write(first.library(), b"half").expect("ours");
+        let repaired = Shim::install(state.path()).expect("installed");
+        assert_ne!(before, inode(&repaired), "the file of running programs was written");
+        assert_eq!(mapped.metadata().expect("open").ino(), before);
+        assert_eq!(fs::read(repaired.library()).expect("readable"), LIBRARY);
+    }
+
+    #[test]
+    fn the_loaders_list_names_the_library_where_it_is_mounted() {
+        let state = tempfile::tempdir().expect("a folder");
+        let shim = Shim::install(state.path()).expect("installed");
+        let [library, preload] = shim.mounts() else { panic!("two mounts") };
+        let list = fs::read_to_string(&preload.host_path).expect("readable");
+        assert_eq!(list, format!("{}\n", library.container_path));
+        assert_eq!(preload.container_path, PRELOAD);
+    }
+}
