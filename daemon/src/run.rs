@@ -23,7 +23,7 @@ use crate::{
     api::{About, Access, BindError, Listener, Service},
     cdi::{SpecError, SpecFolder},
     config::{Config, VendorConfig},
-    error::Chain,
+    error::{Chain, name_page},
     fault_point::FaultPoints,
     gate::{self, Keeper},
     holder,
@@ -145,6 +145,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
     let about = About { boot, started_ms, cdi_dir, ledger, proc_dir };
     let (goodbye, leaving) = oneshot::channel::<()>();
     let serving = tonic::transport::Server::builder()
+        .layer(tower::util::MapResponseLayer::new(name_page))
         .add_service(NodeServer::new(Service::new(
             node.clone(),
             access,

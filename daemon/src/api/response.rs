@@ -1,10 +1,10 @@
 //! Model types to wire responses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use accelpool_model::{
-    Allocation, Binding, ClaimId, Device, DeviceName, Enforcements, Lease, Link, NumaNode,
-    Partition, PartitionProfile, Partitioning, PcieNode, Placements, Pool, Portion, Taint, Target,
+    Allocation, Binding, Device, DeviceName, Enforcements, Lease, Link, NumaNode, Partition,
+    PartitionProfile, Partitioning, PcieNode, Placements, Pool, Portion, Taint, Target,
 };
 use accelpool_planner::NodeView;
 use accelpool_proto::node as wire;
@@ -17,14 +17,13 @@ use crate::{
     node::{Event, State},
 };
 
-/// The leases of `state` by claim, as decisions want them.
-pub(super) fn leases_by_claim(state: &State) -> BTreeMap<ClaimId, Lease> {
-    state.leases.iter().map(|lease| (lease.claim.id.clone(), lease.clone())).collect()
+/// `state` as decisions want it.
+pub(super) fn view(state: &State) -> NodeView<'_> {
+    NodeView { inventory: &state.inventory, leases: &state.leases, pools: &state.pools }
 }
 
 pub(super) fn devices(state: &State) -> Vec<wire::Device> {
-    let leases = leases_by_claim(state);
-    let view = NodeView { inventory: &state.inventory, leases: &leases, pools: &state.pools };
+    let view = view(state);
     state.inventory.devices().map(|found| device(view, found)).collect()
 }
 
@@ -132,8 +131,7 @@ fn enforcements(enforcements: Enforcements) -> wire::Enforcements {
 
 /// The partitions that exist, and if `possible` every one that could.
 pub(super) fn partitions(state: &State, only: &str, possible: bool) -> Vec<wire::Partition> {
-    let leases = leases_by_claim(state);
-    let view = NodeView { inventory: &state.inventory, leases: &leases, pools: &state.pools };
+    let view = view(state);
     let inventory = &state.inventory;
     let mut found = Vec::new();
     for (name, target) in inventory.possible_partitions() {
@@ -148,7 +146,7 @@ pub(super) fn partitions(state: &State, only: &str, possible: bool) -> Vec<wire:
         if there.is_none() && !served {
             continue;
         }
-        let holder = state.leases.iter().find(|lease| {
+        let holder = state.leases.values().find(|lease| {
             let holds = |allocation: &Allocation| {
                 matches!(&allocation.portion, Portion::Partition { name: held, .. } if held == name)
             };
@@ -183,8 +181,7 @@ fn existing(partition: &Partition) -> &'static str {
 }
 
 pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
-    let leases = BTreeMap::new();
-    let view = NodeView { inventory: &state.inventory, leases: &leases, pools: &state.pools };
+    let view = view(state);
     let of = |pool: &Pool| wire::Pool {
         name: pool.name.to_string(),
         exposure: pool.exposure.to_string(),
@@ -204,7 +201,7 @@ pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
 
 pub(super) fn leases(state: &State) -> Vec<wire::Lease> {
     let gated = gated_devices(state);
-    state.leases.iter().map(|held| lease_among(state, &gated, held)).collect()
+    state.leases.values().map(|held| lease_among(state, &gated, held)).collect()
 }
 
 /// A lease of `state`, or one that has just been made.
@@ -214,8 +211,7 @@ pub(super) fn lease(state: &State, lease: &Lease) -> wire::Lease {
 
 /// The devices that the gate keeps everybody off who was not granted them.
 fn gated_devices(state: &State) -> BTreeSet<&DeviceName> {
-    let leases = BTreeMap::new();
-    let view = NodeView { inventory: &state.inventory, leases: &leases, pools: &state.pools };
+    let view = view(state);
     let enforced = |device: &&Device| {
         view.pool(device).is_some_and(|pool| pool.gate == accelpool_model::GateMode::Enforce)
     };

@@ -34,6 +34,10 @@ use crate::{
     worker::Worker,
 };
 
+/// Between two states that one watcher is told. A change after a quiet time is told at once; of
+/// a hundred pods that start together, each with two changes, a few are enough.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
 /// The longest pause of a vendor: a day. Who needs longer takes it out of the configuration.
 const PAUSE_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -289,7 +293,8 @@ impl NodeApi for Service {
         let possible = request.get_ref().possible;
         let service = self.clone();
         // The latest revision only: a slow reader skips what it has no time for.
-        let states = WatchStream::new(self.node.revisions()).then(move |_| {
+        let revisions = WatchStream::new(self.node.revisions()).throttle(WATCH_INTERVAL);
+        let states = Box::pin(revisions).then(move |_| {
             let service = service.clone();
             async move {
                 let state = service.state().await?;
@@ -417,7 +422,7 @@ impl NodeApi for Service {
         let claim = request.into_inner().claim;
         let claim = (!claim.is_empty()).then(|| request::claim_id(&claim)).transpose()?;
         if let Some(claim) = &claim
-            && !self.state().await?.leases.iter().any(|lease| lease.claim.id == *claim)
+            && !self.state().await?.leases.contains_key(claim)
         {
             return Err(error::status(&NodeError::UnknownClaim(claim.clone())));
         }

@@ -104,6 +104,19 @@ impl std::fmt::Debug for Keeper {
     }
 }
 
+/// The device nodes that `injections` name, by their numbers as they are now.
+fn nodes_of(injections: &Injections) -> Result<BTreeMap<DeviceNumber, PathBuf>, GateStepError> {
+    let nodes = injections.values().flat_map(|injection| &injection.nodes);
+    let numbered = nodes.map(|node| {
+        let path = PathBuf::from(&node.host_path);
+        match number_of(&path) {
+            Ok(number) => Ok((number, path)),
+            Err(source) => Err(GateStepError::Node { path, source }),
+        }
+    });
+    numbered.collect()
+}
+
 impl Keeper {
     /// A keeper of the gate that `config` describes; [`Keeper::tick`] puts it up if a pool
     /// wants one, and takes it down if none does.
@@ -131,14 +144,7 @@ impl Keeper {
         injections: &Injections,
         shares: &Shares,
     ) -> Result<(), GateStepError> {
-        let mut nodes = BTreeMap::new();
-        for node in injections.values().flat_map(|injection| &injection.nodes) {
-            let path = PathBuf::from(&node.host_path);
-            let number = number_of(&path);
-            let number =
-                number.map_err(|source| GateStepError::Node { path: path.clone(), source });
-            nodes.insert(number?, path);
-        }
+        let nodes = nodes_of(injections)?;
         let mut state = self.lock();
         let before = state.claims.remove(&lease.claim.id);
         let cgroups = before.as_ref().map(|before| before.cgroups.clone()).unwrap_or_default();
@@ -182,6 +188,14 @@ impl Keeper {
         drop(state);
         self.hurry();
         revoked
+    }
+
+    /// True if [`Keeper::arm`] would change nothing.
+    #[must_use]
+    pub fn is_armed(&self, lease: &Lease, injections: &Injections) -> bool {
+        let Ok(nodes) = nodes_of(injections) else { return false };
+        let armed = |armed: &Armed| armed.bindings == lease.bindings && armed.nodes == nodes;
+        self.lock().claims.get(&lease.claim.id).is_some_and(armed)
     }
 
     /// The claims that are armed, for whoever compares them with the leases.

@@ -118,7 +118,7 @@ impl Start {
             pools: self.pools.into(),
             topology: Arc::new(self.topology),
             workers: workers.clone(),
-            ledger: Arc::new(self.ledger),
+            ledger: self.ledger,
             replayed: self.replayed,
             tools: Tools {
                 specs: self.specs,

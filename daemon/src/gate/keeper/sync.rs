@@ -25,9 +25,11 @@ impl Keeper {
     /// Takes over what vendors list and pools say, then does as [`Keeper::tick`] does.
     #[must_use]
     pub fn observe(&self, observed: &node::State) -> bool {
-        let leases = observed.leases.iter().map(|it| (it.claim.id.clone(), it.clone())).collect();
-        let view =
-            NodeView { inventory: &observed.inventory, leases: &leases, pools: &observed.pools };
+        let view = NodeView {
+            inventory: &observed.inventory,
+            leases: &observed.leases,
+            pools: &observed.pools,
+        };
         let adapter_of =
             |device: &accelpool_model::Device| observed.adapter_of.get(&device.uuid).cloned();
         let guarded = guarded::guarded(view, &self.0.families, adapter_of);
