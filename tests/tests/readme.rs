@@ -94,3 +94,11 @@ fn the_demo_shows_what_it_promises() {
     let picture = fs::read_to_string(root().join(".demo/topology.svg"));
     assert!(picture.is_ok_and(|picture| picture.contains("</svg>")), "the picture is there");
 }
+
+#[test]
+fn the_demo_of_turns_shows_what_it_promises() {
+    let seen = printed(&bash(&["tools/demo-turns.sh", "--lenient"], None));
+    for line in ["CUDA_ERROR_OUT_OF_MEMORY", "and no error", "All shown and checked."] {
+        assert!(seen.contains(line), "{line} is missing:\n{seen}");
+    }
+}

@@ -22,8 +22,8 @@ use tonic::{
 
 use crate::{
     document::{
-        Device, ExplainClaimResponse, Finding, GetNodeResponse, GetTopologyResponse, Lease,
-        Partition, Pool,
+        Device, ExplainClaimResponse, Finding, GetNodeResponse, GetTopologyResponse,
+        GetTurnsResponse, Lease, Partition, Pool,
     },
     failure::Failure,
     output::Progress,
@@ -125,6 +125,13 @@ impl Client {
     ) -> Result<node::GetUsageResponse, Failure> {
         let mut node = self.node.clone();
         self.read(node.get_usage(node::GetUsageRequest { since_unix_ms })).await
+    }
+
+    /// How shared devices are time-sliced.
+    pub(crate) async fn turns(&self) -> Result<GetTurnsResponse, Failure> {
+        let mut node = self.node.clone();
+        let request = node::GetTurnsRequest { device: String::new() };
+        Ok(self.read(node.get_turns(request)).await?.into())
     }
 
     /// What the daemon finds wrong with itself and its host.

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Commands with the names of their golden files.
-const COMMANDS: [(&str, &str); 22] = [
+const COMMANDS: [(&str, &str); 23] = [
     ("devices", "devices"),
     ("partitions", "partitions"),
     ("partitions-possible", "partitions --possible"),
@@ -30,6 +30,7 @@ const COMMANDS: [(&str, &str); 22] = [
     ("snapshot", "snapshot"),
     ("quiesce", "quiesce sim"),
     ("quiesce-all", "quiesce"),
+    ("top", "top --once"),
     ("usage", "usage"),
     ("usage-of-agent", "usage --agent notebook"),
 ];
