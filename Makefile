@@ -1,5 +1,5 @@
 # The recipes of the house; CI runs these and nothing else.
-.PHONY: help demo demo-kubelet demo-nvidia demo-turns test bench lint fmt deny doc
+.PHONY: help demo demo-metrics demo-kubelet demo-nvidia demo-turns test bench lint fmt deny doc
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1  -  /p' Makefile
@@ -12,6 +12,9 @@ demo-nvidia: ## show the NVIDIA adapter on this machine, which needs no GPU
 
 demo-turns: ## show shared devices at work, on a stand-in for CUDA's driver
 	@tools/setup.sh && tools/demo-turns.sh
+
+demo-metrics: ## show who used what: five agents, Prometheus, sums and a picture
+	@tools/setup.sh && tools/demo-metrics.sh
 
 demo-kubelet: ## show the Kubernetes driver between doubles of kubelet and API server
 	@tools/setup.sh && tools/demo-kubelet.sh

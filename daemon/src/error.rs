@@ -16,6 +16,7 @@ pub const PERMISSION_DENIED: &str = "AP0116";
 pub fn code(error: &NodeError) -> &'static str {
     match error {
         NodeError::Refused(error) => prepare_code(error),
+        NodeError::Failed(error) if error.is_paused() => "AP0131",
         NodeError::Failed(_) => "AP0114",
         NodeError::UnknownDevice(_) => "AP0101",
         NodeError::UnknownTaint { .. } => "AP0118",
@@ -23,6 +24,8 @@ pub fn code(error: &NodeError) -> &'static str {
         NodeError::UnknownVendor(_) => "AP0119",
         NodeError::UnknownCgroup(_) => "AP0121",
         NodeError::NotObserved { .. } => "AP0120",
+        NodeError::Paused { .. } => "AP0131",
+        NodeError::Settling(_) => "AP0111",
         NodeError::Draining => "AP0115",
         NodeError::Ledger => "AP0004",
     }
@@ -32,6 +35,7 @@ fn prepare_code(error: &PrepareError) -> &'static str {
     match error {
         PrepareError::UnknownDevice(_) => "AP0101",
         PrepareError::LostDevice(_) => "AP0102",
+        PrepareError::ModeOn { .. } | PrepareError::ModeOff { .. } => "AP0130",
         PrepareError::Held { .. } => "AP0103",
         PrepareError::MemoryTaken { .. }
         | PrepareError::ComputeTaken { .. }
@@ -70,13 +74,17 @@ fn wire_code(error: &NodeError) -> Code {
             PrepareError::LostDevice(_)
             | PrepareError::NoPool(_)
             | PrepareError::NotAllowed { .. }
+            | PrepareError::ModeOn { .. }
+            | PrepareError::ModeOff { .. }
             | PrepareError::Held { .. }
             | PrepareError::CutByHand { .. }
             | PrepareError::WeakerEnforcement { .. } => Code::FailedPrecondition,
             PrepareError::Changed(_) => Code::AlreadyExists,
             PrepareError::Busy(..) => Code::Aborted,
         },
+        NodeError::Settling(_) => Code::Aborted,
         NodeError::Failed(_)
+        | NodeError::Paused { .. }
         | NodeError::NotObserved { .. }
         | NodeError::Draining
         | NodeError::Ledger => Code::Unavailable,

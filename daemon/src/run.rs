@@ -285,7 +285,8 @@ fn workers(config: &Config) -> Result<Vec<Worker>, RunError> {
     let worker = |vendor: &VendorConfig| {
         let launch =
             Launch::Process { program: program.clone(), arguments: vendor.worker_arguments() };
-        Worker::new(vendor.name(), launch, Deadlines::default())
+        let pause = config.run_dir.join("paused").join(vendor.name().as_str());
+        Worker::with_pause_file(vendor.name(), launch, Deadlines::default(), pause)
     };
     Ok(config.vendors.iter().map(worker).collect())
 }

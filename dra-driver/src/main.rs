@@ -86,7 +86,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         pace: Pace::default(),
     })
     .await?;
-    tracing::info!("serving");
+    // A field would be painted and quoted; this is read by scripts.
+    let http = driver.http.map(|http| format!(" http={http}")).unwrap_or_default();
+    tracing::info!("serving{http}");
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -9,8 +9,9 @@ mod watch;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use accelpool_proto::node::{
-    GetMetricsRequest, GetMetricsResponse, GetTopologyRequest, Lease, NumaNode,
-    PreferDevicesRequest, PrepareClaimRequest, ReleaseClaimRequest, node_client::NodeClient,
+    BindClaimRequest, Binding, GetMetricsRequest, GetMetricsResponse, GetTopologyRequest, Lease,
+    NumaNode, PreferDevicesRequest, PrepareClaimRequest, ReleaseClaimRequest, binding::Subject,
+    node_client::NodeClient,
 };
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -75,6 +76,18 @@ impl Node {
     pub async fn release(&self, claim: &str) -> Result<(), NodeError> {
         let request = ReleaseClaimRequest { claim: claim.to_owned() };
         self.client.clone().release_claim(request).await?;
+        Ok(())
+    }
+
+    /// Lets the processes of one more cgroup use what a prepared claim holds.
+    ///
+    /// # Errors
+    ///
+    /// The daemon is away, or the claim is not prepared.
+    pub async fn bind(&self, claim: &str, subject: Subject) -> Result<(), NodeError> {
+        let bindings = vec![Binding { subject: Some(subject), ..Binding::default() }];
+        let request = BindClaimRequest { claim: claim.to_owned(), bindings };
+        self.client.clone().bind_claim(request).await?;
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! The plugin of the container runtime (NRI): what cannot be done for a container from outside
 //! is done before it is made.
 //!
-//! It takes away the variables that ask for devices which were not granted, and puts a
-//! container on the CPUs that are near to its devices. It keeps no container from being made and is never late: what cannot be done in time is done
+//! It binds the container's grants to its pod's cgroup, takes away the variables that ask for
+//! devices which were not granted, and puts it on the CPUs that are near to its devices. It
+//! keeps no container from being made and is never late: what cannot be done in time is done
 //! afterwards. Without a runtime that takes plugins the rest of the driver goes on.
 
 mod cgroup;
@@ -102,7 +103,8 @@ impl Nri {
         let (status, status_view) = watch::channel(NriStatus::Absent { why });
         let shared = Arc::new(Shared {
             pod_resources: PodResources::of(&self.kubelet_root),
-            numa_nodes: NumaNodes::new(self.node),
+            numa_nodes: NumaNodes::new(self.node.clone()),
+            node: self.node,
             observed: self.observed,
             exempt_namespaces: self.exempt_namespaces,
             reports: Reports::new(self.events),
@@ -167,7 +169,8 @@ impl Absence {
 
 /// What it means, in the log and in `/status`.
 pub const ABSENCE_MEANS: &str = "no plugin of the container runtime (NRI): variables such as \
-    NVIDIA_VISIBLE_DEVICES are not taken away, and CPUs are not aligned";
+    NVIDIA_VISIBLE_DEVICES are not taken away, CPUs are not aligned, and where the gate enforces, \
+    pods of extended resources and those that share a claim later cannot open their devices";
 
 /// What to do about it.
 pub const ABSENCE_REMEDY: &str = "use containerd 2.0 or newer, or switch NRI on in an older one \

@@ -5,142 +5,24 @@
 
 mod common;
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use accelpool_dra_driver::{
     config::NriConfig,
-    driver::Driver,
     node::Observed,
     nri::{NriSnapshot, NriStatus},
 };
-use accelpool_kubelet_double::Kubelet;
-use accelpool_proto::nri::{
-    CdiDevice, Container, LinuxContainer, LinuxCpu, LinuxPodSandbox, LinuxResources, PodSandbox,
-};
+use accelpool_proto::nri::{Container, LinuxCpu, LinuxPodSandbox, LinuxResources};
 use accelpool_runtime_double::{Generation, Options, Records, Runtime};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::common::{Bench, GPU_0, GPU_1, POD_UID, Setup, eventually, result, uid_of};
+use crate::common::{
+    Bench, GPU_0, GPU_1, POD_UID, Setup, eventually, result,
+    runtime::{NOWHERE, Node, container, cpus, events, granted, near, sandbox, socket},
+    uid_of,
+};
 
 const GENERATIONS: [Generation; 3] = [Generation::First, Generation::Paged, Generation::Dedicated];
-
-/// A node whose runtime takes plugins.
-struct Node {
-    runtime: Runtime,
-    driver: Driver,
-    kubelet: Kubelet,
-    bench: Bench,
-}
-
-impl Node {
-    async fn start(generation: Generation) -> Self {
-        let setup = Setup { exposure: "both", ..Setup::default() };
-        Self::start_with(setup, |options| options.generation = generation).await
-    }
-
-    async fn start_with(setup: Setup, change: impl FnOnce(&mut Options)) -> Self {
-        let mut bench = Bench::new(setup).await;
-        bench.daemon.change(|node| node.pools[0].align_cpus = true);
-        let socket = socket(&bench);
-        let exempt_namespaces = ["monitoring".to_owned()].into();
-        bench.nri = Some(NriConfig { socket: socket.clone(), exempt_namespaces });
-        let mut options = Options::new(socket);
-        change(&mut options);
-        let runtime = Runtime::start(options, Records::default()).unwrap();
-        let kubelet = bench.kubelet();
-        let driver = bench.driver(POD_UID).await;
-        kubelet.log.wait_for("accelpool.dev registered", 1).await;
-        runtime.wait_for("95-accelpool synchronized", 1).await;
-        Self { runtime, driver, kubelet, bench }
-    }
-
-    fn counters(&self) -> NriSnapshot {
-        self.driver.nri.counters.snapshot()
-    }
-
-    /// Waits until the driver knows of so many leases.
-    async fn wait_known(&self, leases: usize) {
-        let mut observed = self.driver.observed.clone();
-        let known = |observed: &Observed| {
-            observed.snapshot.as_ref().is_some_and(|snapshot| snapshot.leases.len() == leases)
-        };
-        observed.wait_for(known).await.unwrap();
-    }
-
-    /// A claim of the whole `device`, prepared for a pod that the runtime has made.
-    async fn claimed(&self, name: &str, device: &str) -> PodSandbox {
-        let pod = self.bench.claim(name, &[result("r", device)]);
-        let leases = self.bench.daemon.claims().len() + 1;
-        self.kubelet.claims.prepare(&pod).await.unwrap();
-        self.wait_known(leases).await;
-        let pod = sandbox("team", name);
-        self.runtime.run_pod(pod.clone()).await;
-        pod
-    }
-}
-
-fn socket(bench: &Bench) -> PathBuf {
-    bench.folder.path().join("nri.sock")
-}
-
-fn sandbox(namespace: &str, name: &str) -> PodSandbox {
-    PodSandbox {
-        id: format!("sandbox-{name}"),
-        name: name.to_owned(),
-        uid: format!("pod-{name}"),
-        namespace: namespace.to_owned(),
-        linux: Some(LinuxPodSandbox { cgroup_parent: format!("/kubepods/pod-{name}") }),
-    }
-}
-
-/// A container of `pod` with this environment.
-fn container(pod: &PodSandbox, env: &[&str]) -> Container {
-    Container {
-        id: format!("container-{}", pod.name),
-        pod_sandbox_id: pod.id.clone(),
-        name: "main".to_owned(),
-        env: env.iter().map(|&entry| entry.to_owned()).collect(),
-        linux: Some(LinuxContainer {
-            cgroups_path: format!("/kubepods/pod-{}/main", pod.name),
-            ..LinuxContainer::default()
-        }),
-        ..Container::default()
-    }
-}
-
-/// One that was given `device` for the claim with the pod's name: as the kubelet asks for it, and
-/// with what CDI puts there.
-fn granted(pod: &PodSandbox, device: &str, env: &[&str]) -> Container {
-    let uid = uid_of(&pod.name);
-    let cdi_name = format!("{uid}-r-{device}");
-    let variable = cdi_name.to_ascii_uppercase().replace('-', "_");
-    let mut container = container(pod, env);
-    container.env.push(format!("ACCELPOOL_GRANT_{variable}=portion=whole"));
-    container.cdi_devices = vec![CdiDevice { name: format!("accelpool.dev/claim={cdi_name}") }];
-    container
-}
-
-fn cpus(container: &Container) -> (String, String) {
-    let resources = container.linux.clone().and_then(|linux| linux.resources).unwrap_or_default();
-    let LinuxCpu { cpus, mems } = resources.cpu.unwrap_or_default();
-    (cpus, mems)
-}
-
-fn near(cpus: &str, mems: &str) -> (String, String) {
-    (cpus.to_owned(), mems.to_owned())
-}
-
-const NOWHERE: (String, String) = (String::new(), String::new());
-
-/// The events of this reason, as `namespace/pod note`.
-fn events(bench: &Bench, reason: &str) -> Vec<String> {
-    let events = bench.api.list("events").into_iter().filter(|event| event["reason"] == reason);
-    let words = events.map(|event| {
-        let text = |at: &str| event.pointer(at).and_then(|it| it.as_str()).unwrap().to_owned();
-        format!("{}/{} {}", text("/regarding/namespace"), text("/regarding/name"), text("/note"))
-    });
-    words.collect()
-}
 
 /// An image that asks for everything gets nothing, and its pod is told.
 #[tokio::test]
@@ -234,6 +116,8 @@ async fn the_kubelet_tells_whose_an_extended_resource_is() {
     node.runtime.run_pod(pod.clone()).await;
     let made = node.runtime.create(container(&pod, &env)).await.unwrap();
     assert_eq!(cpus(&made), near("4-7", "1"), "the last device is the preferred one");
+    let bound = format!("bind {} to cgroup /kubepods/pod-p", node.bench.daemon.claims()[0]);
+    assert_eq!(node.bench.daemon.count(&bound), 1, "before its first process");
 
     // Another pod writes the same variable into its own environment.
     node.kubelet.extended.begin_pod("team", "thief");
@@ -242,6 +126,58 @@ async fn the_kubelet_tells_whose_an_extended_resource_is() {
     let made = node.runtime.create(container(&thief, &env)).await.unwrap();
     assert_eq!(cpus(&made), NOWHERE);
     assert_eq!((node.counters().alignments, node.counters().forgeries), (1, 1));
+    assert_eq!(node.bench.daemon.count("bind"), 1);
+}
+
+/// The kubelet prepares a claim once, for the first of the pods that share it. The second is
+/// bound when its container is made.
+#[tokio::test]
+async fn a_pod_that_shares_a_claim_later_is_bound() {
+    let node = Node::start(Generation::Dedicated).await;
+    let first = node.claimed("train", GPU_1).await;
+    node.runtime.create(granted(&first, GPU_1, &[])).await.unwrap();
+    assert_eq!(node.bench.daemon.count("bind"), 0, "it was bound when it was prepared");
+
+    let mut second = sandbox("team", "second");
+    second.linux =
+        Some(LinuxPodSandbox { cgroup_parent: "kubepods-burstable-podsecond.slice".to_owned() });
+    node.runtime.run_pod(second.clone()).await;
+    let asked = Container { name: "b".to_owned(), ..granted(&first, GPU_1, &[]) };
+    let asked = Container { id: "b".to_owned(), pod_sandbox_id: second.id.clone(), ..asked };
+    node.runtime.create(asked.clone()).await.unwrap();
+    let path = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podsecond.slice";
+    let bound = format!("bind {} to cgroup {path}", uid_of("train"));
+    assert_eq!(node.bench.daemon.count(&bound), 1, "{:?}", node.bench.daemon.calls());
+    let mut observed = node.driver.observed.clone();
+    let known = |observed: &Observed| {
+        let lease = observed.snapshot.as_ref().and_then(|snapshot| snapshot.leases.first());
+        lease.is_some_and(|lease| lease.bindings.len() == 2)
+    };
+    observed.wait_for(known).await.unwrap();
+    node.runtime.create(Container { id: "c".to_owned(), ..asked }).await.unwrap();
+    assert_eq!(node.counters().bindings, 1, "once for a pod");
+}
+
+/// Bound by the last moment before the first process, if not by the first.
+#[tokio::test]
+async fn what_could_not_be_bound_is_bound_before_the_first_process() {
+    let node = Node::start(Generation::Dedicated).await;
+    let first = node.claimed("train", GPU_1).await;
+    let second = sandbox("team", "second");
+    node.runtime.run_pod(second.clone()).await;
+    let asked = Container {
+        id: "b".to_owned(),
+        pod_sandbox_id: second.id.clone(),
+        ..granted(&first, GPU_1, &[])
+    };
+    node.bench.daemon.hold();
+    node.runtime.create(asked).await.unwrap();
+    assert_eq!(node.bench.daemon.count("bind"), 0);
+    node.bench.daemon.let_go();
+    node.runtime.start_container("b").await;
+    let bound = format!("bind {} to cgroup /kubepods/pod-second", uid_of("train"));
+    assert!(node.bench.daemon.count(&bound) >= 1, "{:?}", node.bench.daemon.calls());
+    assert!(!node.runtime.log().concat().contains("cut off"), "{:#?}", node.runtime.log());
 }
 
 /// A slow daemon delays the container, but the plugin is not cut off; what was left is done

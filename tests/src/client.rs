@@ -167,6 +167,15 @@ impl Client {
         self.call(async |mut node| node.get_metrics(wire::GetMetricsRequest {}).await)
     }
 
+    /// How shared devices are time-sliced.
+    ///
+    /// # Errors
+    ///
+    /// See [`Client::call`].
+    pub fn turns(&self) -> Result<wire::GetTurnsResponse, Status> {
+        self.call(async |mut node| node.get_turns(wire::GetTurnsRequest::default()).await)
+    }
+
     /// What agents used over time.
     ///
     /// # Errors

@@ -46,7 +46,11 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    pub(crate) fn start(home: &Home, faults: &Faults) -> Result<Self, Output> {
+    pub(crate) fn start(
+        home: &Home,
+        faults: &Faults,
+        ready: impl Fn(&wire::GetNodeResponse) -> bool,
+    ) -> Result<Self, Output> {
         let log = OpenOptions::new().create(true).append(true).open(home.log());
         let said = fs::metadata(home.log()).map_or(0, |found| found.len());
         let mut command = Command::new(program());
@@ -68,9 +72,9 @@ impl Daemon {
         let socket = home.socket();
         let client = Client::connect(&socket);
         let ended = wait_for("a daemon that serves, and has heard its vendors", || {
-            let ready = |node: wire::GetNodeResponse| node.state == "ready";
             // The socket first: a call waits for minutes, a connection is refused at once.
-            if UnixStream::connect(&socket).is_ok() && client.node().is_ok_and(ready) {
+            if UnixStream::connect(&socket).is_ok() && client.node().is_ok_and(|node| ready(&node))
+            {
                 return Some(None);
             }
             child.try_wait().expect("a child can be waited for").map(Some)

@@ -54,6 +54,25 @@ impl Home {
         home
     }
 
+    /// A home whose GPUs are shared by turns.
+    ///
+    /// # Panics
+    ///
+    /// If the folder cannot be made.
+    #[must_use]
+    pub fn with_turns(profile: &str) -> Self {
+        let home = Self::new(profile);
+        // Right behind the vendor's own keys.
+        home.configure(profile, &format!("turns = true\n\n{NO_GATE}"));
+        home
+    }
+
+    /// The folder of the claims that take turns.
+    #[must_use]
+    pub fn turns(&self) -> PathBuf {
+        self.run.path().join("turns")
+    }
+
     /// Writes the configuration anew with another `gate`, for the next daemon.
     ///
     /// # Panics
@@ -173,7 +192,18 @@ impl Home {
     ///
     /// How it ended.
     pub fn try_start(&self, faults: &Faults) -> Result<Daemon, Output> {
-        Daemon::start(self, faults)
+        Daemon::start(self, faults, |node| node.state == "ready")
+    }
+
+    /// Starts a daemon whose vendors do not answer, and waits until it serves.
+    ///
+    /// # Panics
+    ///
+    /// If it ends before.
+    #[must_use]
+    pub fn start_unheard(&self) -> Daemon {
+        let started = Daemon::start(self, &Faults::default(), |node| node.state == "starting");
+        started.expect("the daemon starts")
     }
 
     /// Runs `accelpoold` with other arguments to its end.

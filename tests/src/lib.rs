@@ -15,6 +15,7 @@ mod program;
 pub mod prometheus;
 pub mod requests;
 pub mod rules;
+pub mod tenants;
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ pub use crate::{
     daemon::{Daemon, Faults},
     home::Home,
     podman::{CDI_DIR, Container, Podman},
-    program::{cli, program},
+    program::{cli, program, tenant},
 };
 
 /// Longer than anything takes on a loaded machine; a test that passes never waits as long.

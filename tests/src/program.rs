@@ -30,6 +30,16 @@ pub fn cli() -> &'static Path {
     PROGRAM.get_or_init(|| build("accelpool-cli", "accelpool"))
 }
 
+/// The path of `cuda-tenant`, a program of CUDA's driver API that does what it is told, likewise.
+///
+/// # Panics
+///
+/// As [`program`].
+pub fn tenant() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build("accelpool-cuda-standin", "cuda-tenant"))
+}
+
 fn build(package: &str, name: &str) -> PathBuf {
     let has_fault_points = cfg!(debug_assertions);
     assert!(

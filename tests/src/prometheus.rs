@@ -68,11 +68,25 @@ impl Prometheus {
     /// If the query is wrong, or Prometheus does not answer.
     #[must_use]
     pub fn query(&self, query: &str) -> Vec<(Value, f64)> {
+        self.ask(query, "")
+    }
+
+    /// What a query found at a moment, in seconds since the Unix epoch.
+    ///
+    /// # Panics
+    ///
+    /// See [`Prometheus::query`].
+    #[must_use]
+    pub fn query_at(&self, query: &str, moment: f64) -> Vec<(Value, f64)> {
+        self.ask(query, &format!("&time={moment:.3}"))
+    }
+
+    fn ask(&self, query: &str, more: &str) -> Vec<(Value, f64)> {
         let mut encoded = String::new();
         for byte in query.bytes() {
             write!(encoded, "%{byte:02X}").expect("a String takes any text");
         }
-        let (status, body) = get(self.address, &format!("/api/v1/query?query={encoded}"), "");
+        let (status, body) = get(self.address, &format!("/api/v1/query?query={encoded}{more}"), "");
         // While it starts it has nothing to tell.
         if status == 503 {
             return Vec::new();

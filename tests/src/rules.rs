@@ -6,7 +6,10 @@
 mod overlap;
 mod specs;
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use accelpool_proto::node::{Device, Lease, Partition, allocation::Portion};
 use serde_json::Value;
@@ -26,6 +29,8 @@ pub struct Picture {
     pub partitions: Vec<Partition>,
     /// The partitions that the hardware has.
     pub hardware: Vec<Place>,
+    /// The claims that have a folder for their turns.
+    pub turns: BTreeSet<String>,
     /// The files of the CDI folder, with their text.
     pub specs: BTreeMap<String, String>,
 }
@@ -53,6 +58,7 @@ impl Picture {
             leases: client.claims().expect("the daemon lists claims"),
             partitions: client.partitions().expect("the daemon lists partitions"),
             hardware: hardware(home),
+            turns: turns(home),
             specs: specs::read(home),
         }
     }
@@ -76,8 +82,24 @@ impl Picture {
             }
         }
         faults.extend(self.partition_faults());
+        faults.extend(self.turns_faults());
         faults.extend(specs::faults(&self.specs, &self.leases));
         faults
+    }
+
+    /// Shares that a library keeps apart, and folders where it finds its daemon.
+    fn turns_faults(&self) -> Vec<String> {
+        let takes_turns = |lease: &&Lease| {
+            lease.allocations.iter().any(|one| {
+                let classes = one.enforcement.clone().unwrap_or_default();
+                matches!(one.portion, Some(Portion::Share(_)))
+                    && [classes.memory, classes.compute].contains(&"library".to_owned())
+            })
+        };
+        let sharing = self.leases.iter().filter(takes_turns).map(|lease| lease.claim.clone());
+        let sharing: BTreeSet<String> = sharing.collect();
+        let wrong = sharing.symmetric_difference(&self.turns);
+        wrong.map(|claim| format!("claim {claim}: a share and no folder, or the reverse")).collect()
     }
 
     /// Partitions without a lease, leases without their partition.
@@ -113,6 +135,12 @@ impl Picture {
         }
         faults
     }
+}
+
+fn turns(home: &Home) -> BTreeSet<String> {
+    // Where nothing is shared by turns there is no folder.
+    let entries = fs::read_dir(home.turns()).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// The partitions of the simulated hardware, in order.

@@ -197,7 +197,7 @@ fn other_calls_refuse_nonsense_too() {
         client.call(async |mut node| node.list_partitions(request).await).unwrap_err()
     };
     let quiesce = |vendor: &str| {
-        let request = QuiesceRequest { vendor: vendor.to_owned() };
+        let request = QuiesceRequest { vendor: vendor.to_owned(), for_ms: 0 };
         client.call(async |mut node| node.quiesce(request).await).unwrap_err()
     };
     let huge = "x".repeat(MIB);

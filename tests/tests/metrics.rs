@@ -9,11 +9,11 @@ use accelpool_dra_driver::{
     config::Config,
     driver::{Driver, Pace, Settings},
 };
-use accelpool_proto::node::PrepareClaimRequest;
 use accelpool_tests::{
     Client, Daemon, Home,
     prometheus::{Prometheus, get, lint},
     requests::{claim, named, share},
+    tenants::{Proc, of_pod},
     wait_for,
 };
 use serde_json::{Value, json};
@@ -28,14 +28,10 @@ const GIB: u64 = 1 << 30;
 /// Five pods on one device, and one that has another to itself.
 const PODS: u32 = 5;
 
-fn pod_uid(number: u32) -> String {
-    format!("00000000-0000-4000-8000-{number:012}")
-}
-
 /// A node that serves `/metrics`, and what it needs to live.
 struct Node {
     home: Home,
-    proc: TempDir,
+    proc: Proc,
     _root: TempDir,
     _api: Arc<ApiServer>,
     _driver: Driver,
@@ -46,7 +42,7 @@ struct Node {
 impl Node {
     fn new() -> Self {
         let home = Home::new("dgx-h100");
-        let proc = tempfile::tempdir().expect("a temporary folder can be made");
+        let proc = Proc::new();
         home.sample_every(100, proc.path());
         let root = tempfile::tempdir().expect("a temporary folder can be made");
         let runtime = Runtime::new().expect("a runtime can be made");
@@ -76,29 +72,12 @@ impl Node {
 
     /// A process in a container of pod `pod`; the answer is its line for the script.
     fn process(&self, pid: u32, pod: u32, device: &str, permille: u32) -> String {
-        let folder = self.proc.path().join(pid.to_string());
-        fs::create_dir_all(&folder).expect("the folder takes folders");
-        let stat = format!("{pid} (train) R {}42 0\n", "0 ".repeat(18));
-        fs::write(folder.join("stat"), stat).expect("the folder takes files");
-        let cgroup = format!("0::/kubepods/burstable/pod{}/{pid}\n", pod_uid(pod));
-        fs::write(folder.join("cgroup"), cgroup).expect("the folder takes files");
+        self.proc.add(pid, pod);
         format!(
             "[[process]]\npid = {pid}\ndevice = \"{device}\"\nmemory = \"{pod}Gi\"\n\
              compute_permille = {permille}\n"
         )
     }
-}
-
-fn of_pod(mut request: PrepareClaimRequest, pod: u32) -> PrepareClaimRequest {
-    let labels = [
-        ("accelpool.dev/surface", "dra".to_owned()),
-        ("accelpool.dev/namespace", "team".to_owned()),
-        ("accelpool.dev/name", format!("claim-{pod}")),
-        ("accelpool.dev/pod", format!("pod-{pod}")),
-        ("accelpool.dev/pod-uid", pod_uid(pod)),
-    ];
-    request.labels = labels.map(|(key, value)| (key.to_owned(), value)).into();
-    request
 }
 
 /// True of exactly this number.

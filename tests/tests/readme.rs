@@ -102,3 +102,14 @@ fn the_demo_of_turns_shows_what_it_promises() {
         assert!(seen.contains(line), "{line} is missing:\n{seen}");
     }
 }
+
+#[test]
+fn the_metrics_demo_adds_up() {
+    let seen = printed(&bash(&["-c", "ACCELPOOL_DEMO_SECONDS=10 tools/demo-metrics.sh"], None));
+    // It checks itself; these lines prove that it came to its end by way of its middle.
+    for line in ["missing or too much", "oldest figure", "All shown and checked; "] {
+        assert!(seen.contains(line), "{line} is missing:\n{seen}");
+    }
+    let picture = fs::read_to_string(root().join(".demo-metrics/usage.svg"));
+    assert!(picture.is_ok_and(|picture| picture.contains("</svg>")), "the picture is there");
+}

@@ -196,6 +196,7 @@ async fn impatient_node(home: &Home) -> Node {
         selector: Selector::default(),
         exposure: Exposure::default(),
         sharing: Sharing::default(),
+        switch_mode: false,
         gate: GateMode::default(),
         on_stale_holder: OnStaleHolder::default(),
         compute: ComputeRule::default(),

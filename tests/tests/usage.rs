@@ -8,49 +8,17 @@ use std::{
 };
 
 use accelpool_proto::node::{
-    AllocationMetrics, DeviceMetrics, GetMetricsResponse, PrepareClaimRequest, usage_entry::Who,
+    AllocationMetrics, DeviceMetrics, GetMetricsResponse, usage_entry::Who,
 };
 use accelpool_tests::{
     Client, Home,
     requests::{claim, named, share},
+    tenants::{Proc, of_pod, pod_uid},
     wait_for,
 };
-use tempfile::TempDir;
 
 const GPU: &str = "gpu-0000-1b-00-0";
 const GIB: u64 = 1 << 30;
-
-/// Pods by number: the last digits of their UIDs.
-fn pod_uid(number: u32) -> String {
-    format!("00000000-0000-4000-8000-{number:012}")
-}
-
-/// A procfs of processes that do not exist.
-struct Proc(TempDir);
-
-impl Proc {
-    fn new() -> Self {
-        Self(tempfile::tempdir().expect("a temporary folder can be made"))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    /// A process in a container of pod `pod`.
-    fn add(&self, pid: u32, pod: u32) {
-        let folder = self.path().join(pid.to_string());
-        fs::create_dir_all(&folder).expect("the folder takes folders");
-        let stat = format!("{pid} (train) R {}42 0\n", "0 ".repeat(18));
-        fs::write(folder.join("stat"), stat).expect("the folder takes files");
-        let flat = pod_uid(pod).replace('-', "_");
-        let cgroup = format!(
-            "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{flat}.slice/\
-             cri-containerd-{pid}.scope\n"
-        );
-        fs::write(folder.join("cgroup"), cgroup).expect("the folder takes files");
-    }
-}
 
 /// A script line for a process.
 fn process(pid: u32, memory: &str, permille: u32) -> String {
@@ -58,16 +26,6 @@ fn process(pid: u32, memory: &str, permille: u32) -> String {
         "[[process]]\npid = {pid}\ndevice = \"{GPU}\"\nmemory = \"{memory}\"\n\
          compute_permille = {permille}\n"
     )
-}
-
-fn of_pod(mut request: PrepareClaimRequest, pod: u32) -> PrepareClaimRequest {
-    let labels = [
-        ("accelpool.dev/namespace", "team".to_owned()),
-        ("accelpool.dev/pod", format!("pod-{pod}")),
-        ("accelpool.dev/pod-uid", pod_uid(pod)),
-    ];
-    request.labels = labels.map(|(key, value)| (key.to_owned(), value)).into();
-    request
 }
 
 fn device(metrics: &GetMetricsResponse) -> &DeviceMetrics {

@@ -162,6 +162,26 @@ impl Device {
         format!("{kind}-{}", pci.label()).parse().expect("kind and PCI address form a DNS label")
     }
 
+    /// True if it can be had whole or as a share; `switches` says that its mode may be switched
+    /// for that.
+    #[must_use]
+    pub fn serves_whole(&self, switches: bool) -> bool {
+        self.mode().is_none_or(|mode| !mode.on || (mode.switchable && switches))
+    }
+
+    /// True if parts of it can be had; `switches` says that its mode may be switched for that.
+    #[must_use]
+    pub fn serves_parts(&self, switches: bool) -> bool {
+        self.partitioning.is_some()
+            && self.mode().is_none_or(|mode| mode.on || (mode.switchable && switches))
+    }
+
+    /// The mode that it must be in to be cut, where there is one.
+    #[must_use]
+    pub fn mode(&self) -> Option<PartitioningMode> {
+        self.partitioning.as_ref()?.mode
+    }
+
     /// The partition profile of that name.
     #[must_use]
     pub fn profile(&self, name: &ProfileName) -> Option<&PartitionProfile> {
@@ -181,6 +201,17 @@ pub struct Partitioning {
     pub uniform: bool,
     /// The profiles offered.
     pub profiles: Vec<PartitionProfile>,
+    /// The mode that the device must be in to be cut, where it has such a mode (MIG's).
+    pub mode: Option<PartitioningMode>,
+}
+
+/// A mode in which a device serves parts alone, and without which it serves no parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PartitioningMode {
+    /// Whether the device is in it now.
+    pub on: bool,
+    /// Whether it can be switched while the device is idle, without a reset.
+    pub switchable: bool,
 }
 
 /// One shape a partition can have.

@@ -58,6 +58,14 @@ impl Inventory {
         self.devices.insert(device.name.clone(), device);
     }
 
+    /// Puts a device in place of the one of the same name and shape; all that is known of it, its
+    /// partitions among them, stays.
+    pub fn replace(&mut self, device: Device) {
+        if let Some(known) = self.devices.get_mut(&device.name) {
+            *known = device;
+        }
+    }
+
     /// Takes a device out, with the names of its partitions and its mark as lost.
     pub fn remove(&mut self, name: &DeviceName) -> Option<Device> {
         let device = self.devices.remove(name)?;

@@ -13,6 +13,7 @@ mod device;
 mod fault;
 mod inventory;
 mod name;
+mod owed;
 mod pci;
 mod plan;
 mod pool;
@@ -32,7 +33,8 @@ pub use crate::counters::{
 };
 pub use crate::device::{
     Device, DeviceKind, DeviceNode, Enforcement, Enforcements, Injection, Mount, Partition,
-    PartitionProfile, Partitioning, Placements, UnknownDeviceKind, UnknownEnforcement,
+    PartitionProfile, Partitioning, PartitioningMode, Placements, UnknownDeviceKind,
+    UnknownEnforcement,
 };
 pub use crate::fault::{Fault, FaultClass, RecoveryAction, Taint, TaintEffect, UnknownTaintEffect};
 pub use crate::inventory::{Inventory, Target};
@@ -40,8 +42,9 @@ pub use crate::name::{
     BootId, ClaimId, DeviceName, DeviceUuid, NameError, PartitionName, PoolName, ProfileName,
     RequestName, ShareId, VendorName, WorkloadId,
 };
+pub use crate::owed::OwedPartition;
 pub use crate::pci::{BadPciAddress, PciAddress};
-pub use crate::plan::{PartitionStep, Plan, Step};
+pub use crate::plan::{ModeStep, PartitionStep, Plan, Step};
 pub use crate::pool::{
     ComputeRule, Exposure, GateMode, OnStaleHolder, OnViolation, Pool, Selector, Sharing,
     UnknownComputeRule, UnknownExposure, UnknownGateMode, UnknownOnStaleHolder, UnknownOnViolation,

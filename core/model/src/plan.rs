@@ -14,6 +14,9 @@ pub struct Plan {
 /// One change to the node. Each can be done twice without harm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// Brings an idle device into its partitioning mode, or out of it. One that is as it should
+    /// be stays so. Not undone: the next claim switches it as it needs it.
+    SwitchMode(ModeStep),
     /// Makes a partition exist. One that is there and complete counts as made.
     CreatePartition(PartitionStep),
     /// Makes a partition, whole or half-created, not exist. One that is gone counts as destroyed.
@@ -47,9 +50,23 @@ pub struct PartitionStep {
     pub start: u32,
 }
 
+/// The mode that a step switches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModeStep {
+    /// The device's name, for people.
+    pub device: DeviceName,
+    /// The device's identity.
+    pub uuid: DeviceUuid,
+    /// Whether it is to serve parts.
+    pub on: bool,
+}
+
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::SwitchMode(ModeStep { device, on, .. }) => {
+                write!(f, "switch partitioning of {device} {}", if *on { "on" } else { "off" })
+            }
             Self::CreatePartition(step) => write!(f, "create partition {}", step.name),
             Self::DestroyPartition(step) => write!(f, "destroy partition {}", step.name),
             Self::ArmGate(claim) => write!(f, "arm the gate for {claim}"),

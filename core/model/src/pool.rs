@@ -15,6 +15,8 @@ pub struct Pool {
     pub exposure: Exposure,
     /// How its devices may be cut.
     pub sharing: Sharing,
+    /// Whether a device's partitioning mode may be switched for a claim, while nobody holds it.
+    pub switch_mode: bool,
     /// What the device gate does with an open that no grant admits.
     pub gate: GateMode,
     /// What becomes of a process that has a device open without a grant.

@@ -12,6 +12,7 @@ mod prepare;
 mod reconcile;
 mod release;
 mod select;
+mod settle;
 mod taint;
 #[cfg(test)]
 mod testing;
@@ -26,5 +27,6 @@ pub use crate::prepare::{
 pub use crate::reconcile::{Outcome, Repair, plan_reconcile};
 pub use crate::release::{Release, plan_release, plan_undo};
 pub use crate::select::COUNT_MAX;
+pub use crate::settle::{Settlement, plan_settle};
 pub use crate::taint::{is_recovered, taint_for, taint_for_loss};
 pub use crate::view::{NodeView, check_possible};

@@ -8,9 +8,12 @@ mod error;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use accelpool_model::{
     Allocation, Binding, BootId, Claim, ClaimId, Device, DeviceName, Enforcements, Lease,
-    LeaseState, PartitionStep, Plan, Portion, ProfileName, Request, Share, Step, Target, Wanted,
+    LeaseState, ModeStep, PartitionStep, Plan, Portion, ProfileName, Request, Share, Step, Target,
+    Wanted,
 };
 
 pub use self::error::PrepareError;
@@ -74,14 +77,15 @@ pub fn plan_prepare(
         bindings: Vec::new(),
     };
     bind(&mut lease, bindings)?;
-    Ok(Prepare { plan: plan_lease(&lease), lease, repeated: false })
+    Ok(Prepare { plan: plan_lease(view, &lease), lease, repeated: false })
 }
 
-/// The steps that make `lease` true from nothing: partitions first, the CDI spec last, so that
-/// no container can ask for a device that is not ready.
-fn plan_lease(lease: &Lease) -> Plan {
+/// The steps that make `lease` true from nothing: modes and partitions first, the CDI spec last,
+/// so that no container can ask for a device that is not ready.
+fn plan_lease(view: NodeView<'_>, lease: &Lease) -> Plan {
+    let modes = switched_modes(view, lease).map(Step::SwitchMode);
     let create = owned_partitions(lease).map(Step::CreatePartition);
-    Plan { steps: create.chain(offer(lease)).collect() }
+    Plan { steps: modes.chain(create).chain(offer(lease)).collect() }
 }
 
 /// The steps by which containers get what is there: gate and turns first, so that the first
@@ -90,6 +94,29 @@ pub(crate) fn offer(lease: &Lease) -> impl Iterator<Item = Step> {
     let claim = &lease.claim.id;
     let turns = lease.takes_turns().then(|| Step::ArmTurns(claim.clone()));
     [Step::ArmGate(claim.clone())].into_iter().chain(turns).chain([Step::WriteSpec(claim.clone())])
+}
+
+/// The modes that `lease` needs on devices whose pool may switch them, once for each device.
+///
+/// Also those that seem to be right: what was observed may be older than the last switch.
+pub(crate) fn switched_modes<'a>(
+    view: NodeView<'a>,
+    lease: &'a Lease,
+) -> impl Iterator<Item = ModeStep> + 'a {
+    let mut seen = BTreeSet::new();
+    lease.allocations.iter().filter_map(move |allocation| {
+        let on = match &allocation.portion {
+            Portion::Whole | Portion::Share { .. } => false,
+            Portion::Partition { adopted: false, .. } => true,
+            Portion::Partition { adopted: true, .. } | Portion::Admin { .. } => return None,
+        };
+        let device = view.inventory.device(&allocation.device)?;
+        let switchable = device.mode().is_some_and(|mode| mode.switchable);
+        if !switchable || !view.switches_mode(device) || !seen.insert(&allocation.device) {
+            return None;
+        }
+        Some(ModeStep { device: device.name.clone(), uuid: device.uuid.clone(), on })
+    })
 }
 
 /// The partitions that exist because of `lease`; adopted ones do not.
@@ -219,6 +246,7 @@ pub(crate) fn allocate_whole(
     earlier: &[Allocation],
 ) -> Result<Allocation, PrepareError> {
     check_pool(view, device, |_| true, "whole")?;
+    check_mode(view, device, false)?;
     Occupancy::of(view, device, claim, earlier).check_whole()?;
     allocation(request, device, Portion::Whole, Enforcements::HARDWARE)
 }
@@ -232,6 +260,7 @@ pub(crate) fn allocate_share(
     earlier: &[Allocation],
 ) -> Result<Allocation, PrepareError> {
     check_pool(view, device, |pool| pool.sharing.allows_shares(), "as a share")?;
+    check_mode(view, device, false)?;
     let memory = share.memory.unwrap_or(device.memory);
     if memory > device.memory || memory.bytes() == 0 {
         return Err(PrepareError::MemoryOutOfRange {
@@ -259,6 +288,7 @@ pub(crate) fn allocate_partition(
         || PrepareError::UnknownProfile { device: device.name.clone(), profile: profile.clone() };
     let partitioning = device.partitioning.as_ref().ok_or_else(unknown)?;
     let shape = device.profile(profile).ok_or_else(unknown)?;
+    check_mode(view, device, true)?;
     let occupancy = Occupancy::of(view, device, claim, earlier);
     let adopted = occupancy.check_partition(partitioning, shape, start)?;
     let name =
@@ -281,6 +311,27 @@ fn device_of<'a>(view: NodeView<'a>, name: &DeviceName) -> Result<&'a Device, Pr
         return Err(PrepareError::LostDevice(name.clone()));
     }
     view.inventory.device(name).ok_or_else(|| PrepareError::UnknownDevice(name.to_string()))
+}
+
+/// Checks that a device in the mode that it is in can be had whole, or in parts.
+pub(crate) fn check_mode(
+    view: NodeView<'_>,
+    device: &Device,
+    in_parts: bool,
+) -> Result<(), PrepareError> {
+    let switches = view.switches_mode(device);
+    let served =
+        if in_parts { device.serves_parts(switches) } else { device.serves_whole(switches) };
+    if served {
+        return Ok(());
+    }
+    let scheme = device.partitioning.as_ref().map(|it| it.scheme.clone()).unwrap_or_default();
+    let device = device.name.clone();
+    Err(if in_parts {
+        PrepareError::ModeOff { device, scheme }
+    } else {
+        PrepareError::ModeOn { device, scheme }
+    })
 }
 
 fn check_pool(

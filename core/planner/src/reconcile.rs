@@ -9,11 +9,11 @@ mod tests;
 
 use std::collections::BTreeSet;
 
-use accelpool_model::{ClaimId, Lease, LeaseState, PartitionStep, Plan, Portion, Step};
+use accelpool_model::{ClaimId, Device, Lease, LeaseState, PartitionStep, Plan, Portion, Step};
 
 use crate::{
     NodeView,
-    prepare::{offer, owned_partitions},
+    prepare::{offer, owned_partitions, switched_modes},
     release::plan_undo,
 };
 
@@ -64,21 +64,24 @@ fn forget(view: NodeView<'_>, lease: &Lease, complete: bool) -> Repair {
     let absent = |step: &PartitionStep| view.inventory.device_by_uuid(&step.uuid).is_none();
     let hidden = owned_partitions(lease).find(absent);
     let outcome = match hidden {
-        // The partitions of a device that is truly gone went with it.
+        // What a device that is truly gone has of it is owed until its return.
         Some(_) if complete => Outcome::Forgotten,
         Some(step) => Outcome::Troubled(format!("device {} does not answer", step.device)),
         None => Outcome::Forgotten,
     };
-    plan.steps.retain(|step| match step {
-        Step::DestroyPartition(step) => !absent(step),
-        Step::RemoveSpec(_)
-        | Step::ArmTurns(_)
-        | Step::DisarmTurns(_)
-        | Step::DisarmGate(_)
-        | Step::CreatePartition(_)
-        | Step::ArmGate(_)
-        | Step::WriteSpec(_) => true,
-    });
+    if !complete {
+        plan.steps.retain(|step| match step {
+            Step::DestroyPartition(step) => !absent(step),
+            Step::SwitchMode(_)
+            | Step::ArmGate(_)
+            | Step::ArmTurns(_)
+            | Step::DisarmTurns(_)
+            | Step::DisarmGate(_)
+            | Step::RemoveSpec(_)
+            | Step::CreatePartition(_)
+            | Step::WriteSpec(_) => true,
+        });
+    }
     Repair { claim, outcome, plan }
 }
 
@@ -97,6 +100,9 @@ fn restore(view: NodeView<'_>, lease: &Lease) -> Repair {
                 "device {name} is now {}, another card than {}",
                 device.uuid, allocation.uuid
             ));
+        }
+        if let Some(trouble) = wrong_mode(view, device, &allocation.portion) {
+            return Some(trouble);
         }
         match &allocation.portion {
             Portion::Partition { name, profile, start, adopted: true, .. } => {
@@ -117,6 +123,22 @@ fn restore(view: NodeView<'_>, lease: &Lease) -> Repair {
     Repair { claim, outcome: Outcome::Restored, plan: plan_restore(view, lease) }
 }
 
+/// What is wrong with the mode that a device is in, if it cannot be mended from here.
+fn wrong_mode(view: NodeView<'_>, device: &Device, portion: &Portion) -> Option<String> {
+    let switches = view.switches_mode(device);
+    let scheme = device.partitioning.as_ref().map_or("", |partitioning| &partitioning.scheme);
+    match portion {
+        // Whoever holds it may be using it: it is not switched under them.
+        Portion::Whole | Portion::Share { .. } => device
+            .mode()
+            .is_some_and(|mode| mode.on)
+            .then(|| format!("device {} was switched to {scheme} mode", device.name)),
+        Portion::Partition { .. } => (device.mode().is_some() && !device.serves_parts(switches))
+            .then(|| format!("device {} is not in {scheme} mode any more", device.name)),
+        Portion::Admin { .. } => None,
+    }
+}
+
 /// The steps that make `lease` true from whatever is left of it: only what is missing is made.
 pub(crate) fn plan_restore(view: NodeView<'_>, lease: &Lease) -> Plan {
     let there =
@@ -128,5 +150,9 @@ pub(crate) fn plan_restore(view: NodeView<'_>, lease: &Lease) -> Plan {
             let clear = there(&step).is_some().then(|| Step::DestroyPartition(step.clone()));
             clear.into_iter().chain([Step::CreatePartition(step)])
         });
-    Plan { steps: missing.chain(offer(lease)).collect() }
+    let missing: Vec<Step> = missing.collect();
+    // A device that serves its parts is in the right mode.
+    let modes = switched_modes(view, lease).filter(|_| !missing.is_empty());
+    let modes: Vec<Step> = modes.filter(|step| step.on).map(Step::SwitchMode).collect();
+    Plan { steps: modes.into_iter().chain(missing).chain(offer(lease)).collect() }
 }

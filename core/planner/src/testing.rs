@@ -44,6 +44,7 @@ pub(crate) fn device(pci: &str) -> Device {
                 profile("3g.40gb", 4, &[0, 4], 2),
                 profile("7g.80gb", 8, &[0], 1),
             ],
+            mode: None,
         }),
         share_enforcement: Enforcements {
             memory: Enforcement::Library,
@@ -59,6 +60,7 @@ pub(crate) fn pools() -> Vec<Pool> {
         selector: Selector::default(),
         exposure: Exposure::Dra,
         sharing: Sharing::Any,
+        switch_mode: false,
         gate: GateMode::default(),
         on_stale_holder: OnStaleHolder::default(),
         compute: ComputeRule::default(),

@@ -7,7 +7,7 @@ use accelpool_model::{
     ProfileName, TaintEffect,
 };
 
-use crate::{PrepareError, occupancy::Occupancy};
+use crate::{PrepareError, occupancy::Occupancy, prepare::check_mode};
 
 /// The node as a decision sees it: observed, promised and configured.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +32,12 @@ impl<'a> NodeView<'a> {
     #[must_use]
     pub fn pool(&self, device: &Device) -> Option<&'a Pool> {
         self.pools.iter().find(|pool| pool.selector.matches(device))
+    }
+
+    /// True if the pool of `device` lets its partitioning mode be switched.
+    #[must_use]
+    pub fn switches_mode(&self, device: &Device) -> bool {
+        self.pool(device).is_some_and(|pool| pool.switch_mode)
     }
 
     /// Everything that claims other than `but` hold on `device`, in any lease state: what is
@@ -91,6 +97,7 @@ pub fn check_possible(
         || PrepareError::UnknownProfile { device: device.name.clone(), profile: profile.clone() };
     let partitioning = device.partitioning.as_ref().ok_or_else(unknown)?;
     let shape = device.profile(profile).ok_or_else(unknown)?;
+    check_mode(view, device, true)?;
     Occupancy::beside_all(view, device).check_partition(partitioning, shape, start).map(|_| ())
 }
 

@@ -35,6 +35,8 @@ struct Document {
     leases: Vec<Value>,
     taints: Vec<Value>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    owed: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     unreadable: Vec<Unreadable>,
 }
 
@@ -98,9 +100,11 @@ pub fn import(json: &str, path: &Path) -> Result<Summary, ImportError> {
     if !file::write_new(path, &image)? {
         return Err(ImportError::Exists(path.into()));
     }
-    let is_lease = |record: &&Record| matches!(record, Record::Lease(_));
-    let leases = contents.records.values().filter(is_lease).count();
-    Ok(Summary { leases, tainted_devices: contents.records.len() - leases })
+    let count = |is: fn(&&Record) -> bool| contents.records.values().filter(is).count();
+    Ok(Summary {
+        leases: count(|record| matches!(record, Record::Lease(_))),
+        tainted_devices: count(|record| matches!(record, Record::Taints(..))),
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ExportError> {
@@ -110,13 +114,14 @@ fn read(path: &Path) -> Result<Vec<u8>, ExportError> {
 }
 
 fn document(contents: &Contents, unreadable: Vec<Unreadable>) -> String {
-    let (mut leases, mut taints) = (Vec::new(), Vec::new());
+    let (mut leases, mut taints, mut owed) = (Vec::new(), Vec::new(), Vec::new());
     for record in contents.records.values() {
         let json = serde_json::from_str(&record.to_json()).expect("it was just written as JSON");
         match record {
             Record::Start(_) => {}
             Record::Lease(_) => leases.push(json),
             Record::Taints(..) => taints.push(json),
+            Record::Owed(..) => owed.push(json),
         }
     }
     let document = Document {
@@ -125,6 +130,7 @@ fn document(contents: &Contents, unreadable: Vec<Unreadable>) -> String {
         boot: contents.boot.as_ref().map(ToString::to_string),
         leases,
         taints,
+        owed,
         unreadable,
     };
     serde_json::to_string_pretty(&document).expect("it has text keys and no fallible part")
@@ -155,9 +161,10 @@ fn contents(document: Document) -> Result<Contents, ImportError> {
     let boot = boot.map_err(|error| ImportError::Malformed(Box::new(error)))?;
     let leases = document.leases.into_iter().map(|json| (Kind::Lease, json));
     let taints = document.taints.into_iter().map(|json| (Kind::Taints, json));
+    let owed = document.owed.into_iter().map(|json| (Kind::Owed, json));
     let mut records = BTreeMap::new();
     let mut bytes = 0;
-    for (at, (kind, json)) in leases.chain(taints).enumerate() {
+    for (at, (kind, json)) in leases.chain(taints).chain(owed).enumerate() {
         let name = format!("number {}", at + 1);
         let record = Record::from_json(kind, &name, json.to_string().as_bytes())
             .map_err(|error| ImportError::Record(error.into()))?;

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use accelpool_model::{BootId, ClaimId, DeviceUuid, Lease, Taint};
+use accelpool_model::{BootId, ClaimId, DeviceUuid, Lease, OwedPartition, Taint};
 use redb::Database;
 
 use crate::{
@@ -50,6 +50,8 @@ pub struct Replayed {
     pub leases: Vec<Lease>,
     /// The taints, by device.
     pub taints: Vec<(DeviceUuid, Vec<Taint>)>,
+    /// Partitions whose destruction is owed, by device.
+    pub owed: Vec<(DeviceUuid, Vec<OwedPartition>)>,
     /// The boot in which the ledger was opened before, if it ever was.
     pub previous_boot: Option<BootId>,
 }
@@ -63,6 +65,8 @@ pub enum Write {
     RemoveLease(ClaimId),
     /// Records all taints of a device; none forgets it.
     PutTaints(DeviceUuid, Vec<Taint>),
+    /// Records all that is owed on a device; none forgets it.
+    PutOwed(DeviceUuid, Vec<OwedPartition>),
 }
 
 impl Ledger {
@@ -171,6 +175,10 @@ fn change(write: &Write, sequence: u64) -> Result<Change, CommitError> {
         Write::PutTaints(device, taints) if !taints.is_empty() => {
             Record::Taints(device.clone(), taints.clone())
         }
+        Write::PutOwed(device, owed) if !owed.is_empty() => {
+            Record::Owed(device.clone(), owed.clone())
+        }
+        Write::PutOwed(device, _) => return Ok(Change::Remove(Key::Owed(device.clone()))),
         Write::RemoveLease(claim) => return Ok(Change::Remove(Key::Lease(claim.clone()))),
         Write::PutTaints(device, _) => return Ok(Change::Remove(Key::Taints(device.clone()))),
     };
@@ -213,6 +221,7 @@ impl From<Contents> for Replayed {
                 Record::Start(_) => {}
                 Record::Lease(lease) => replayed.leases.push(lease),
                 Record::Taints(device, taints) => replayed.taints.push((device, taints)),
+                Record::Owed(device, owed) => replayed.owed.push((device, owed)),
             }
         }
         replayed

@@ -1,7 +1,7 @@
 //! Records: what stands in the database under one key.
 //!
 //! ```text
-//! key    = `start` | `lease/<claim>` | `taints/<device UUID>`
+//! key    = `start` | `lease/<claim>` | `taints/<device UUID>` | `owed/<device UUID>`
 //! value  = CRC-32 of all that follows and of the key | sequence (u64) | JSON with a `version`
 //! ```
 //! The sequence is that of the commit that wrote the record. A version or a field that this
@@ -11,7 +11,7 @@ mod v1;
 
 use std::fmt;
 
-use accelpool_model::{BootId, ClaimId, DeviceUuid, Lease, Taint};
+use accelpool_model::{BootId, ClaimId, DeviceUuid, Lease, OwedPartition, Taint};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CommitError, Damage, EngineError, OtherVersion, VerifyError, excerpt};
@@ -32,6 +32,8 @@ pub(crate) enum Key {
     Lease(ClaimId),
     /// The taints of one device.
     Taints(DeviceUuid),
+    /// What is owed on one device.
+    Owed(DeviceUuid),
 }
 
 /// What kinds of record there are.
@@ -43,6 +45,8 @@ pub(crate) enum Kind {
     Lease,
     /// [`Record::Taints`].
     Taints,
+    /// [`Record::Owed`].
+    Owed,
 }
 
 /// One record.
@@ -54,6 +58,8 @@ pub(crate) enum Record {
     Lease(Lease),
     /// The taints of a device, at least one.
     Taints(DeviceUuid, Vec<Taint>),
+    /// The partitions of a device whose destruction is owed, at least one.
+    Owed(DeviceUuid, Vec<OwedPartition>),
 }
 
 /// A record as JSON, with its version: the form on disk and in exports.
@@ -71,6 +77,7 @@ impl fmt::Display for Key {
             Self::Start => f.write_str(Self::START),
             Self::Lease(claim) => write!(f, "{}{claim}", Self::LEASE),
             Self::Taints(device) => write!(f, "{}{device}", Self::TAINTS),
+            Self::Owed(device) => write!(f, "{}{device}", Self::OWED),
         }
     }
 }
@@ -80,6 +87,7 @@ impl Key {
     pub(crate) const START: &'static str = "start";
     const LEASE: &'static str = "lease/";
     const TAINTS: &'static str = "taints/";
+    const OWED: &'static str = "owed/";
 
     /// The kind of record that stands under `key`.
     fn kind(key: &str) -> Result<Kind, OtherVersion> {
@@ -87,6 +95,7 @@ impl Key {
             Self::START => Ok(Kind::Start),
             key if key.starts_with(Self::LEASE) => Ok(Kind::Lease),
             key if key.starts_with(Self::TAINTS) => Ok(Kind::Taints),
+            key if key.starts_with(Self::OWED) => Ok(Kind::Owed),
             key => Err(OtherVersion::Kind(excerpt(key))),
         }
     }
@@ -99,6 +108,7 @@ impl Record {
             Self::Start(_) => Key::Start,
             Self::Lease(lease) => Key::Lease(lease.claim.id.clone()),
             Self::Taints(device, _) => Key::Taints(device.clone()),
+            Self::Owed(device, _) => Key::Owed(device.clone()),
         }
     }
 
@@ -146,6 +156,9 @@ impl Record {
             Self::Taints(device, taints) => {
                 serde_json::to_string(&Written::V1(v1::Taints::new(device, taints)))
             }
+            Self::Owed(device, owed) => {
+                serde_json::to_string(&Written::V1(v1::Owed::new(device, owed)))
+            }
         };
         json.expect("these types have text keys and no fallible part")
     }
@@ -159,6 +172,9 @@ impl Record {
             Kind::Taints => read(json)
                 .and_then(v1::Taints::into_model)
                 .map(|(device, taints)| Self::Taints(device, taints)),
+            Kind::Owed => read(json)
+                .and_then(v1::Owed::into_model)
+                .map(|(device, owed)| Self::Owed(device, owed)),
         };
         record.map_err(|source| OtherVersion::Content {
             key: excerpt(name),

@@ -72,7 +72,7 @@ pub(crate) fn read(database: &Database) -> Result<Contents, VerifyError> {
                 boot = found;
                 sequence_of_start = Some(sequence);
             }
-            Record::Lease(_) | Record::Taints(..) => {
+            Record::Lease(_) | Record::Taints(..) | Record::Owed(..) => {
                 records.insert(record.key(), record);
             }
         }

@@ -13,12 +13,15 @@ mod versions;
 use std::path::Path;
 
 use accelpool_model::{
-    Allocation, BootId, Claim, ComputePermille, Enforcement, Enforcements, Lease, LeaseState,
-    MemoryBytes, Placement, Portion, Request, Selector, Share, ShareClass, Taint, TaintEffect,
-    Wanted, Weight,
+    Allocation, BootId, Claim, ComputePermille, DeviceUuid, Enforcement, Enforcements, Lease,
+    LeaseState, MemoryBytes, OwedPartition, PartitionStep, Placement, Portion, Request, Selector,
+    Share, ShareClass, Taint, TaintEffect, Wanted, Weight,
 };
 
-use crate::{Ledger, Write};
+use crate::{
+    Ledger, Write,
+    record::{Kind, Record},
+};
 
 fn boot(name: &str) -> BootId {
     name.parse().expect("a test's boot id is valid")
@@ -124,4 +127,44 @@ fn put_taints(device: &str, taints: Vec<Taint>) -> Write {
 
 fn remove(claim: &str) -> Write {
     Write::RemoveLease(claim.parse().expect("a test's claim id is valid"))
+}
+
+fn owed(device: &DeviceUuid, start: u32) -> OwedPartition {
+    let step = PartitionStep {
+        name: format!("gpu-0000-3b-00-0-mig-1g-10gb-{start}").parse().expect("a valid name"),
+        device: "gpu-0000-3b-00-0".parse().expect("a valid name"),
+        uuid: device.clone(),
+        profile: "1g.10gb".parse().expect("a valid name"),
+        start,
+    };
+    OwedPartition { step, boot: boot("boot-1") }
+}
+
+#[test]
+fn what_is_owed_is_written_as_ever() {
+    let device: DeviceUuid = "GPU-1".parse().expect("a valid UUID");
+    let record = Record::Owed(device.clone(), vec![owed(&device, 4)]);
+    let kept = r#"{"version":"1","device":"GPU-1","partitions":[{"name":"gpu-0000-3b-00-0-mig-1g-10gb-4","device":"gpu-0000-3b-00-0","profile":"1g.10gb","start":4,"boot":"boot-1"}]}"#;
+    assert_eq!(record.to_json(), kept);
+    assert_eq!(record.key().to_string(), "owed/GPU-1");
+    let read = Record::from_json(Kind::Owed, "owed/GPU-1", kept.as_bytes()).expect("it is sound");
+    assert_eq!(read, record);
+    let none = r#"{"version":"1","device":"GPU-1","partitions":[]}"#;
+    assert!(Record::from_json(Kind::Owed, "owed/GPU-1", none.as_bytes()).is_err());
+}
+
+#[test]
+fn what_is_owed_is_exported_and_imported() {
+    let (_folder, path) = place();
+    let (ledger, _) = Ledger::open(&path, &boot("boot-1")).expect("it is made");
+    let device: DeviceUuid = "GPU-1".parse().expect("a valid UUID");
+    let all = vec![owed(&device, 0), owed(&device, 4)];
+    ledger.commit(&[Write::PutOwed(device.clone(), all.clone())]).expect("it is written");
+    drop(ledger);
+    let text = crate::export(&path).expect("it is sound");
+    let (_folder, other) = place();
+    let summary = crate::import(&text, &other).expect("it is an export");
+    assert_eq!((summary.leases, summary.tainted_devices), (0, 0));
+    let (_, replayed) = Ledger::open(&other, &boot("boot-2")).expect("it is sound");
+    assert_eq!(replayed.owed, [(device, all)]);
 }

@@ -41,7 +41,16 @@ fn device(view: NodeView<'_>, device: &Device) -> wire::Device {
         numa_node: device.numa_node,
         pcie_root: device.pcie_root.clone(),
         fabric_clique: device.fabric_clique.clone(),
-        partitioning: device.partitioning.as_ref().map(partitioning),
+        partitioning: device
+            .partitioning
+            .as_ref()
+            .filter(|_| device.serves_parts(view.switches_mode(device)))
+            .map(partitioning),
+        parts_only: !device.serves_whole(view.switches_mode(device)),
+        partitioning_mode: device
+            .mode()
+            .map(|mode| if mode.on { "on" } else { "off" }.to_owned())
+            .unwrap_or_default(),
         share_enforcement: Some(enforcements(device.share_enforcement)),
         pool: view.pool(device).map(|pool| pool.name.to_string()).unwrap_or_default(),
         present: !inventory.lost.contains(&device.name),
@@ -132,7 +141,8 @@ pub(super) fn partitions(state: &State, only: &str, possible: bool) -> Vec<wire:
             continue;
         }
         let there = inventory.partition_at(&device.uuid, profile, *start);
-        if there.is_none() && !possible {
+        let served = possible && device.serves_parts(view.switches_mode(device));
+        if there.is_none() && !served {
             continue;
         }
         let holder = state.leases.iter().find(|lease| {

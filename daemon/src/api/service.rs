@@ -7,7 +7,12 @@ mod prefer;
 mod readings;
 mod turns;
 
-use std::{pin::Pin, sync::Arc, time::Instant};
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use accelpool_model::{BootId, Taint};
 use accelpool_proto::node::{self as wire, node_server::Node as NodeApi};
@@ -15,7 +20,7 @@ use tokio_stream::{
     Stream, StreamExt,
     wrappers::{BroadcastStream, WatchStream},
 };
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::{Access, access, request, response};
 use crate::{
@@ -26,7 +31,11 @@ use crate::{
     timing::Timings,
     turns as slicing,
     usage::Meter,
+    worker::Worker,
 };
+
+/// The longest pause of a vendor: a day. Who needs longer takes it out of the configuration.
+const PAUSE_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What the daemon says of itself.
 #[derive(Debug, Clone)]
@@ -81,6 +90,18 @@ impl Service {
         self.node.read(None).await.map_err(|error| error::status(&error))
     }
 
+    /// The workers of the vendor of that name, or of all.
+    fn workers_named(&self, vendor: &str) -> Result<Vec<&Worker>, Status> {
+        let meant = |name: &str| vendor.is_empty() || name == vendor;
+        let workers = self.node.workers().iter().filter(|(name, _)| meant(name.as_str()));
+        let workers: Vec<&Worker> = workers.map(|(_, worker)| worker).collect();
+        if workers.is_empty() && !vendor.is_empty() {
+            let name = vendor.chars().take(63).collect();
+            return Err(error::status(&NodeError::UnknownVendor(name)));
+        }
+        Ok(workers)
+    }
+
     /// The process that calls, as the one that holds a claim.
     fn holder<T>(&self, request: &Request<T>) -> Result<Holder, Status> {
         let pid = access::caller_pid(request).ok_or_else(|| {
@@ -105,6 +126,10 @@ impl Service {
     }
 }
 
+fn pause_failed(worker: &Worker, error: &io::Error) -> Status {
+    Status::internal(format!("the pause of vendor {} was not recorded: {error}", worker.vendor()))
+}
+
 /// How a change ended, in one word of a fixed set.
 fn outcome<T>(result: &Result<T, NodeError>) -> &'static str {
     match result {
@@ -118,6 +143,8 @@ fn outcome<T>(result: &Result<T, NodeError>) -> &'static str {
             | NodeError::UnknownCgroup(_)
             | NodeError::UnknownVendor(_)
             | NodeError::NotObserved { .. }
+            | NodeError::Paused { .. }
+            | NodeError::Settling(_)
             | NodeError::Draining,
         ) => "refused",
     }
@@ -133,14 +160,20 @@ impl NodeApi for Service {
         let state = self.state().await?;
         let mut vendors = Vec::new();
         for (name, worker) in self.node.workers() {
-            let status = worker.status().await;
+            let (status, paused) = (worker.status().await, worker.paused_until_ms());
             let troubles = state.vendor_troubles.get(name).map(|words| words.join("; "));
             let trouble = troubles.filter(|words| !words.is_empty());
             vendors.push(wire::VendorStatus {
                 name: name.to_string(),
-                state: if status.running { "running" } else { "restarting" }.to_owned(),
+                state: match (paused, status.running) {
+                    (Some(_), _) => "paused",
+                    (None, true) => "running",
+                    (None, false) => "restarting",
+                }
+                .to_owned(),
                 restarts: status.restarts,
                 last_error: trouble.unwrap_or(status.last_error),
+                paused_until_unix_ms: paused.unwrap_or_default(),
                 devices: u32::try_from(state.adapter_of.values().filter(|of| *of == name).count())
                     .unwrap_or(u32::MAX),
             });
@@ -418,20 +451,38 @@ impl NodeApi for Service {
         request: Request<wire::QuiesceRequest>,
     ) -> Result<Response<wire::QuiesceResponse>, Status> {
         self.access.change(&request)?;
-        let vendor = request.into_inner().vendor;
-        let meant = |name: &str| vendor.is_empty() || name == vendor;
-        let workers: Vec<_> =
-            self.node.workers().iter().filter(|(name, _)| meant(name.as_str())).collect();
-        if workers.is_empty() && !vendor.is_empty() {
-            let name = vendor.chars().take(63).collect();
-            return Err(error::status(&NodeError::UnknownVendor(name)));
+        let wire::QuiesceRequest { vendor, for_ms } = request.into_inner();
+        if for_ms > PAUSE_MAX_MS {
+            let words = format!("a pause of {for_ms} ms is too long: at most {PAUSE_MAX_MS}");
+            return Err(error::coded(Code::InvalidArgument, error::INVALID_REQUEST, words));
         }
-        for (_, worker) in workers {
+        for worker in self.workers_named(&vendor)? {
+            if for_ms > 0 {
+                let paused = worker.pause(Duration::from_millis(for_ms)).await;
+                paused.map_err(|error| pause_failed(worker, &error))?;
+                tracing::info!(vendor = %worker.vendor(), for_ms, "vendor paused");
+                continue;
+            }
             // A worker that does not close its handles is killed, which closes them.
             if let Err(error) = worker.quiesce(None).await {
                 tracing::warn!(error = %error::Chain(&error), "worker was killed to close handles");
             }
         }
         Ok(Response::new(wire::QuiesceResponse {}))
+    }
+
+    async fn resume(
+        &self,
+        request: Request<wire::ResumeRequest>,
+    ) -> Result<Response<wire::ResumeResponse>, Status> {
+        self.access.change(&request)?;
+        let mut vendors = Vec::new();
+        for worker in self.workers_named(&request.into_inner().vendor)? {
+            if worker.resume().map_err(|error| pause_failed(worker, &error))? {
+                tracing::info!(vendor = %worker.vendor(), "vendor resumed");
+                vendors.push(worker.vendor().to_string());
+            }
+        }
+        Ok(Response::new(wire::ResumeResponse { vendors }))
     }
 }

@@ -20,6 +20,7 @@ pub(super) fn check_pools(raw: Vec<RawPool>) -> Result<Vec<Pool>, ConfigError> {
             on_stale_holder: OnStaleHolder::default(),
             compute: ComputeRule::default(),
             on_violation: OnViolation::default(),
+            switch_mode: false,
             align_cpus: false,
         }]);
     }
@@ -71,6 +72,7 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
             .transpose()
             .map_err(|error| parsed("sharing", &error))?
             .unwrap_or_default(),
+        switch_mode: raw.switch_mode,
         align_cpus: raw.align_cpus,
     })
 }

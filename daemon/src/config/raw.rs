@@ -110,6 +110,8 @@ pub(super) struct RawPool {
     pub(super) model: Option<String>,
     pub(super) expose: Option<String>,
     pub(super) sharing: Option<String>,
+    #[serde(default)]
+    pub(super) switch_mode: bool,
     pub(super) gate: Option<String>,
     pub(super) compute: Option<String>,
     pub(super) on_violation: Option<String>,

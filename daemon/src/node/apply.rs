@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use accelpool_model::{
-    ComputeRule, DeviceUuid, Lease, Partition, PartitionStep, Plan, Portion, Step,
+    ComputeRule, DeviceUuid, Lease, ModeStep, Partition, PartitionStep, Plan, Portion, Step,
 };
 
 use super::request::Applied;
@@ -34,6 +34,13 @@ pub enum ApplyError {
     NoVendor { step: String },
 }
 
+impl ApplyError {
+    /// True if the step failed because an operator has paused its vendor.
+    pub(crate) fn is_paused(&self) -> bool {
+        matches!(self, Self::Vendor { source: WorkerError::Paused { .. }, .. })
+    }
+}
+
 /// What steps are run with.
 #[derive(Clone)]
 pub(super) struct Tools {
@@ -51,6 +58,8 @@ pub(super) struct Job {
     pub(super) workers: BTreeMap<DeviceUuid, Worker>,
     /// How to use each target that is known before the plan runs.
     pub(super) injections: Injections,
+    /// Destructions that cannot be done now, since their device is gone.
+    pub(super) owed: Vec<PartitionStep>,
     /// What the compute time of its shares means.
     pub(super) compute: ComputeRule,
     /// True if a failure is to be undone: the claim was never promised to anybody.
@@ -66,9 +75,11 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
         lease: Arc::new(job.lease),
         workers: job.workers,
         injections: job.injections,
+        switched: Vec::new(),
         compute: job.compute,
         created: Vec::new(),
         destroyed: Vec::new(),
+        owed: job.owed,
         rewritten: false,
     };
     let mut begun = Vec::new();
@@ -81,8 +92,8 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
         }
     }
     let undone = result.is_ok() || (undo && run.undo(begun).await);
-    let Run { created, destroyed, rewritten, .. } = run;
-    Applied { claim, result, undone, created, destroyed, rewritten }
+    let Run { switched, created, destroyed, owed, rewritten, .. } = run;
+    Applied { claim, result, undone, switched, created, destroyed, owed, rewritten }
 }
 
 struct Run {
@@ -90,15 +101,18 @@ struct Run {
     lease: Arc<Lease>,
     workers: BTreeMap<DeviceUuid, Worker>,
     injections: Injections,
+    switched: Vec<ModeStep>,
     compute: ComputeRule,
     created: Vec<Partition>,
     destroyed: Vec<PartitionStep>,
+    owed: Vec<PartitionStep>,
     rewritten: bool,
 }
 
 impl Run {
     async fn step(&mut self, step: &Step) -> Result<(), ApplyError> {
         let point = match step {
+            Step::SwitchMode(_) => "switch_mode",
             Step::CreatePartition(_) => "create_partition",
             Step::DestroyPartition(_) => "destroy_partition",
             Step::ArmGate(_) => "arm_gate",
@@ -110,6 +124,7 @@ impl Run {
         };
         self.tools.faults.pass(&format!("{point}.before")).await;
         match step {
+            Step::SwitchMode(mode) => self.switch_mode(step, mode).await?,
             Step::CreatePartition(partition) => self.create(step, partition).await?,
             Step::DestroyPartition(partition) => self.destroy(step, partition).await?,
             Step::ArmGate(_) => {
@@ -151,8 +166,16 @@ impl Run {
         Ok(())
     }
 
+    async fn switch_mode(&mut self, step: &Step, mode: &ModeStep) -> Result<(), ApplyError> {
+        let worker = self.worker(step, &mode.uuid)?;
+        let switched = worker.switch_mode(mode).await;
+        switched.map_err(|source| ApplyError::Vendor { step: step.to_string(), source })?;
+        self.switched.push(mode.clone());
+        Ok(())
+    }
+
     async fn create(&mut self, step: &Step, wanted: &PartitionStep) -> Result<(), ApplyError> {
-        let worker = self.worker(step, wanted)?;
+        let worker = self.worker(step, &wanted.uuid)?;
         let created = worker.create_partition(wanted).await;
         let partition =
             created.map_err(|source| ApplyError::Vendor { step: step.to_string(), source })?;
@@ -162,11 +185,11 @@ impl Run {
     }
 
     async fn destroy(&mut self, step: &Step, unwanted: &PartitionStep) -> Result<(), ApplyError> {
-        let worker = self.worker(step, unwanted)?;
+        let worker = self.worker(step, &unwanted.uuid)?;
         match worker.destroy_partition(unwanted).await {
             Ok(()) => {}
-            // Its device left the bus, and the partition with it.
-            Err(error) if error.is_unknown_device() => {}
+            // Its device left the bus; the partition may come back with it.
+            Err(error) if error.is_unknown_device() => self.owed.push(unwanted.clone()),
             Err(source) => return Err(ApplyError::Vendor { step: step.to_string(), source }),
         }
         self.created.retain(|partition| {
@@ -176,8 +199,8 @@ impl Run {
         Ok(())
     }
 
-    fn worker(&self, step: &Step, partition: &PartitionStep) -> Result<Worker, ApplyError> {
-        let worker = self.workers.get(&partition.uuid).cloned();
+    fn worker(&self, step: &Step, device: &DeviceUuid) -> Result<Worker, ApplyError> {
+        let worker = self.workers.get(device).cloned();
         worker.ok_or_else(|| ApplyError::NoVendor { step: step.to_string() })
     }
 
@@ -190,7 +213,8 @@ impl Run {
                 Step::WriteSpec(claim) => Step::RemoveSpec(claim),
                 Step::ArmGate(claim) => Step::DisarmGate(claim),
                 Step::ArmTurns(claim) => Step::DisarmTurns(claim),
-                Step::DestroyPartition(_)
+                Step::SwitchMode(_)
+                | Step::DestroyPartition(_)
                 | Step::RemoveSpec(_)
                 | Step::DisarmGate(_)
                 | Step::DisarmTurns(_) => continue,

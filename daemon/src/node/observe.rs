@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use accelpool_model::{DeviceUuid, RecoveryAction};
+use accelpool_model::{DeviceUuid, PartitionStep, RecoveryAction};
 use accelpool_vendor_api::VendorEvent;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -11,7 +11,7 @@ use tokio::{
 use tracing::debug;
 
 use super::request::Notice;
-use crate::worker::Worker;
+use crate::{fault_point::FaultPoints, worker::Worker};
 
 /// How long to wait after a failed call before the vendor is asked again.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -66,6 +66,20 @@ pub(super) async fn list(worker: Worker, epoch: u64, notify: mpsc::Sender<Notice
     let answer = worker.discover().await;
     // Nobody listens only if the owner has ended.
     let _ = notify.send(Notice::Observed { adapter, epoch, answer }).await;
+}
+
+/// Destroys a partition that was left behind, and tells the owner.
+pub(super) async fn settle(
+    worker: Worker,
+    step: PartitionStep,
+    faults: FaultPoints,
+    notify: mpsc::Sender<Notice>,
+) {
+    faults.pass("settle.before").await;
+    let result = worker.destroy_partition(&step).await;
+    faults.pass("settle.after").await;
+    // Nobody listens only if the owner has ended.
+    let _ = notify.send(Notice::Settled { step, result }).await;
 }
 
 /// Asks whether a tainted device has recovered, and tells the owner.

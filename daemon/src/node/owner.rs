@@ -12,6 +12,7 @@
 mod claims;
 mod memory;
 mod observed;
+mod owed;
 mod reconcile;
 mod round;
 
@@ -78,7 +79,8 @@ impl Owner {
             });
         }
         let taints = std::mem::take(&mut parts.replayed.taints);
-        Self { parts, memory: Memory::new(leases, taints), jobs: JoinSet::new() }
+        let owed = std::mem::take(&mut parts.replayed.owed);
+        Self { parts, memory: Memory::new(leases, taints, owed), jobs: JoinSet::new() }
     }
 
     /// Waits for the vendors and brings the node in line with the ledger, both for a bounded
@@ -97,6 +99,7 @@ impl Owner {
         }
         let mut round = Round::default();
         self.reconcile(&mut round);
+        self.settle_owed(&mut round);
         self.memory.started = true;
         self.settle(round).await?;
         while !self.memory.in_flight.is_empty() {
@@ -241,6 +244,7 @@ impl Owner {
                 self.on_observed(&adapter, epoch, answer, round);
                 if self.memory.started {
                     self.reconcile(round);
+                    self.settle_owed(round);
                 }
             }
             Notice::Faulted { adapter, fault, recorded } => {
@@ -251,6 +255,7 @@ impl Owner {
                     }
                 }));
             }
+            Notice::Settled { step, result } => self.on_settled(&step, result, round),
             Notice::Probed { device, action, probed } => {
                 self.on_probed(&device, action, probed, round);
             }

@@ -40,6 +40,12 @@ pub enum NodeError {
         "vendor {vendor} has not answered since the daemon started, so this may be there: {source}"
     )]
     NotObserved { vendor: VendorName, source: PrepareError },
+    #[error(
+        "vendor {vendor} is paused for maintenance: its devices are not given out until it ends"
+    )]
+    Paused { vendor: VendorName },
+    #[error("partition {0} is being cleared away: try again in a moment")]
+    Settling(accelpool_model::PartitionName),
     #[error("the daemon is shutting down: try again in a moment")]
     Draining,
     #[error("the ledger cannot be written, so nothing was promised: the daemon stops")]
@@ -103,6 +109,8 @@ pub(super) enum Notice {
     /// A vendor has reported a fault. Who reports it asks for the next one, and so takes it
     /// off the vendor's hands, only when its taint is on disk.
     Faulted { adapter: VendorName, fault: Fault, recorded: oneshot::Sender<()> },
+    /// A destruction that was owed has been tried.
+    Settled { step: accelpool_model::PartitionStep, result: Result<(), WorkerError> },
     /// A device with a fault's taint has been looked at.
     Probed { device: DeviceUuid, action: RecoveryAction, probed: bool },
 }
@@ -113,10 +121,14 @@ pub(super) struct Applied {
     pub(super) result: Result<(), Arc<ApplyError>>,
     /// After a failure: true if everything was undone.
     pub(super) undone: bool,
+    /// Modes that were switched, in order.
+    pub(super) switched: Vec<accelpool_model::ModeStep>,
     /// Partitions that exist now and did not before.
     pub(super) created: Vec<Partition>,
     /// Partitions that are gone, by device, profile and start.
     pub(super) destroyed: Vec<accelpool_model::PartitionStep>,
+    /// Destructions that wait for the return of their device.
+    pub(super) owed: Vec<accelpool_model::PartitionStep>,
     /// True if a CDI spec was missing or different.
     pub(super) rewritten: bool,
 }

@@ -13,7 +13,10 @@ use std::{
 use accelpool_model::{ClaimId, DeviceCounters, DeviceUuid};
 use accelpool_planner::{Amount, Holding, Part, ProcessUse, attribute, divide_energy};
 
-use super::{Agent, history::History};
+use super::{
+    Agent,
+    history::{self, History},
+};
 
 /// The span over which a share is measured: shorter ones say more about the samples than
 /// about the tenant.
@@ -196,9 +199,16 @@ impl Meter {
         let device = devices
             .entry(reading.uuid.clone())
             .or_insert_with(|| DeviceTotals::new(reading.unix_ms));
+        let span_ms = reading.unix_ms.saturating_sub(device.sampled_ms);
         for (agent, amount, energy_mj) in device.record(reading) {
-            let energy_mj = energy_mj.unwrap_or(0);
-            history.add(reading.unix_ms, number, agent.as_ref(), amount, energy_mj);
+            let used = history::Used {
+                until_ms: reading.unix_ms,
+                span_ms,
+                device: number,
+                amount,
+                energy_mj: energy_mj.unwrap_or(0),
+            };
+            history.add(agent.as_ref(), used);
         }
     }
 

@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     io,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use accelpool_model::{
-    Device, DeviceCounters, DeviceUuid, Link, Partition, PartitionStep, RecoveryAction, Sample,
-    VendorName,
+    Device, DeviceCounters, DeviceUuid, Link, ModeStep, Partition, PartitionStep, RecoveryAction,
+    Sample, VendorName,
 };
 use accelpool_proto::worker::{
     self as wire, next_event_response::Event, vendor_worker_client::VendorWorkerClient,
@@ -21,6 +22,8 @@ use tracing::{info, warn};
 
 use super::{
     convert, counters,
+    error::WorkerError,
+    pause::Pause,
     process::{Launch, Life},
 };
 use crate::{error::Chain, timing::Timings};
@@ -37,51 +40,6 @@ pub struct Deadlines {
 impl Default for Deadlines {
     fn default() -> Self {
         Self { read: Duration::from_secs(10), change: Duration::from_secs(20) }
-    }
-}
-
-/// Why a worker call gave no answer.
-#[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the message documents the variant")]
-pub enum WorkerError {
-    #[error("vendor {vendor}: failed to start the worker")]
-    Start { vendor: VendorName, source: io::Error },
-    #[error("vendor {vendor}: the worker is restarted, again in {wait:?}")]
-    Waiting { vendor: VendorName, wait: Duration },
-    #[error("vendor {vendor}: {call} took longer than {deadline:?}, its worker was killed")]
-    Deadline { vendor: VendorName, call: &'static str, deadline: Duration },
-    #[error("vendor {vendor}: the worker died during {call}")]
-    Died { vendor: VendorName, call: &'static str, source: Box<Status> },
-    #[error("vendor {vendor}: {message}")]
-    Refused { vendor: VendorName, code: Code, message: String },
-    #[error("vendor {vendor}: {call} answered nonsense: {detail}")]
-    Nonsense { vendor: VendorName, call: &'static str, detail: String },
-}
-
-impl WorkerError {
-    /// What went wrong, in one word of a fixed set.
-    #[must_use]
-    pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::Start { .. } => "start",
-            Self::Waiting { .. } => "waiting",
-            Self::Deadline { .. } => "deadline",
-            Self::Died { .. } => "died",
-            Self::Refused { .. } => "refused",
-            Self::Nonsense { .. } => "nonsense",
-        }
-    }
-
-    /// True if the vendor has no such thing for that device and driver.
-    #[must_use]
-    pub fn is_unsupported(&self) -> bool {
-        matches!(self, Self::Refused { code: Code::Unimplemented, .. })
-    }
-
-    /// True if the vendor said that the device is not there.
-    #[must_use]
-    pub fn is_unknown_device(&self) -> bool {
-        matches!(self, Self::Refused { code: Code::NotFound, .. })
     }
 }
 
@@ -121,6 +79,7 @@ struct Shared {
     vendor: VendorName,
     launch: Launch,
     deadlines: Deadlines,
+    pause: Pause,
     state: Mutex<State>,
     timings: Timings,
 }
@@ -146,6 +105,9 @@ struct Connection {
 /// The first restart waits so long; each further one twice as long, up to the longest.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(30);
+/// The one call that a pause does not refuse.
+const QUIESCE: &str = "quiesce";
+
 /// A call waits so long for a restart, and fails at once if it would take longer.
 const BACKOFF_WAITED_OUT: Duration = Duration::from_secs(2);
 
@@ -153,8 +115,44 @@ impl Worker {
     /// A worker for `vendor`; it starts with the first call.
     #[must_use]
     pub fn new(vendor: VendorName, launch: Launch, deadlines: Deadlines) -> Self {
+        Self::with_pause(vendor, launch, deadlines, Pause::default())
+    }
+
+    /// Like [`Worker::new`], with a file in which a pause outlives the daemon.
+    #[must_use]
+    pub fn with_pause_file(
+        vendor: VendorName,
+        launch: Launch,
+        deadlines: Deadlines,
+        file: PathBuf,
+    ) -> Self {
+        Self::with_pause(vendor, launch, deadlines, Pause::at(file))
+    }
+
+    fn with_pause(vendor: VendorName, launch: Launch, deadlines: Deadlines, pause: Pause) -> Self {
         let (state, timings) = (Mutex::default(), Timings::default());
-        Self { shared: Arc::new(Shared { vendor, launch, deadlines, state, timings }) }
+        Self { shared: Arc::new(Shared { vendor, launch, deadlines, pause, state, timings }) }
+    }
+
+    /// Until when the vendor is paused, in milliseconds since the Unix epoch; `None` if it is not.
+    #[must_use]
+    pub fn paused_until_ms(&self) -> Option<u64> {
+        self.shared.pause.until_ms()
+    }
+
+    /// Refuses all calls for so long, and closes every handle. Those that run end first.
+    pub async fn pause(&self, length: Duration) -> io::Result<()> {
+        self.shared.pause.begin(length)?;
+        if let Err(error) = self.quiesce(None).await {
+            // A worker that does not close its handles is killed, which closes them.
+            warn!(error = %Chain(&error), "worker was killed to close handles");
+        }
+        Ok(())
+    }
+
+    /// Ends a pause; true if there was one.
+    pub fn resume(&self) -> io::Result<bool> {
+        self.shared.pause.end()
     }
 
     /// The vendor.
@@ -202,6 +200,17 @@ impl Worker {
             partitions: partitions.map_err(nonsense)?,
             troubles,
         })
+    }
+
+    /// Brings a device into its partitioning mode, or out of it.
+    pub async fn switch_mode(&self, step: &ModeStep) -> Result<(), WorkerError> {
+        let change = self.shared.deadlines.change;
+        let request = wire::SwitchModeRequest { device_uuid: step.uuid.to_string(), on: step.on };
+        self.call("switch_mode", change, async |mut client: VendorWorkerClient<Channel>| {
+            client.switch_mode(request).await
+        })
+        .await?;
+        Ok(())
     }
 
     /// Creates a partition.
@@ -313,7 +322,7 @@ impl Worker {
         let read = self.shared.deadlines.read;
         let request = wire::QuiesceRequest { device_uuid: device.map(ToString::to_string) };
         let answer = self
-            .call("quiesce", read, async |mut client: VendorWorkerClient<Channel>| {
+            .call(QUIESCE, read, async |mut client: VendorWorkerClient<Channel>| {
                 client.quiesce(request).await
             })
             .await;
@@ -339,6 +348,9 @@ impl Worker {
         call: impl AsyncFnOnce(VendorWorkerClient<Channel>) -> Result<tonic::Response<T>, Status>,
     ) -> Result<T, WorkerError> {
         let vendor = self.shared.vendor.clone();
+        if name != QUIESCE && self.shared.pause.until_ms().is_some() {
+            return Err(WorkerError::Paused { vendor });
+        }
         let (generation, client) = self.client().await?;
         let started = Instant::now();
         let answer = tokio::time::timeout(deadline, call(client)).await;

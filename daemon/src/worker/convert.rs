@@ -5,8 +5,8 @@
 
 use accelpool_model::{
     Bandwidth, ComputePermille, Device, DeviceNode, Enforcements, Fault, FaultClass, Injection,
-    Link, MemoryBytes, Mount, Partition, PartitionProfile, Partitioning, Placements,
-    RecoveryAction, Sample,
+    Link, MemoryBytes, Mount, Partition, PartitionProfile, Partitioning, PartitioningMode,
+    Placements, RecoveryAction, Sample,
 };
 use accelpool_proto::worker as wire;
 
@@ -68,6 +68,9 @@ fn partitioning_to_wire(partitioning: &Partitioning) -> wire::Partitioning {
         slices: partitioning.slices,
         uniform: partitioning.uniform,
         profiles: partitioning.profiles.iter().map(profile).collect(),
+        mode: partitioning
+            .mode
+            .map(|mode| wire::PartitioningMode { on: mode.on, switchable: mode.switchable }),
     }
 }
 
@@ -222,6 +225,7 @@ fn partitioning_from_wire(wire: wire::Partitioning) -> Result<Partitioning, BadA
         slices: wire.slices,
         uniform: wire.uniform,
         profiles: wire.profiles.into_iter().map(profile).collect::<Result<_, _>>()?,
+        mode: wire.mode.map(|mode| PartitioningMode { on: mode.on, switchable: mode.switchable }),
     })
 }
 

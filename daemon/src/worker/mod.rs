@@ -12,9 +12,12 @@
 mod client;
 mod convert;
 mod counters;
+mod error;
+mod pause;
 mod process;
 mod serve;
 
-pub use self::client::{Deadlines, Discovery, Worker, WorkerError, WorkerStatus};
+pub use self::client::{Deadlines, Discovery, Worker, WorkerStatus};
+pub use self::error::WorkerError;
 pub use self::process::Launch;
 pub use self::serve::{ServeWorkerError, serve_stdin};

@@ -178,6 +178,16 @@ impl VendorWorker for Service {
         Ok(Response::new(self.call(discover).await?))
     }
 
+    async fn switch_mode(
+        &self,
+        request: Request<wire::SwitchModeRequest>,
+    ) -> Result<Response<wire::SwitchModeResponse>, Status> {
+        let wire::SwitchModeRequest { device_uuid, on } = request.into_inner();
+        let device = argument(&device_uuid)?;
+        self.call(move |vendor| vendor.switch_mode(&device, on)).await?;
+        Ok(Response::new(wire::SwitchModeResponse {}))
+    }
+
     async fn create_partition(
         &self,
         request: Request<wire::PartitionRequest>,

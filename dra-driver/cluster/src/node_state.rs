@@ -44,6 +44,8 @@ pub struct NodeDevice {
     pub pcie_root: Option<String>,
     pub fabric_clique: Option<String>,
     pub partitioning: Option<Partitioning>,
+    /// True if it can be had neither whole nor as a share.
+    pub parts_only: bool,
     pub share_enforcement: Enforcements,
     /// How its pool is offered; a device without a pool is not offered.
     pub offer: Option<Offer>,
@@ -150,6 +152,7 @@ fn node_device(
         pcie_root: device.pcie_root.clone(),
         fabric_clique: device.fabric_clique.clone(),
         partitioning,
+        parts_only: device.parts_only,
         share_enforcement: Enforcements {
             memory: parse(&none_if_empty(&enforcement.memory))?,
             compute: parse(&none_if_empty(&enforcement.compute))?,
@@ -174,7 +177,14 @@ fn offer(pool: &wire::Pool) -> Result<Offer, String> {
 fn partitioning(cut: &wire::Partitioning) -> Result<Partitioning, String> {
     let profiles = cut.profiles.iter().map(profile).collect::<Result<_, _>>()?;
     let wire::Partitioning { scheme, slices, uniform, .. } = cut;
-    Ok(Partitioning { scheme: scheme.clone(), slices: *slices, uniform: *uniform, profiles })
+    Ok(Partitioning {
+        scheme: scheme.clone(),
+        slices: *slices,
+        uniform: *uniform,
+        profiles,
+        // The daemon has decided by it what is offered.
+        mode: None,
+    })
 }
 
 fn profile(profile: &wire::Profile) -> Result<PartitionProfile, String> {

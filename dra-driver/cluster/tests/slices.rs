@@ -309,6 +309,19 @@ fn the_pools_policy_decides_what_is_offered() {
 }
 
 #[test]
+fn a_device_that_serves_parts_only_is_offered_in_parts() {
+    let (zero, one) =
+        (format!("{CARD}-vnpu-vir06-1c-16g-0"), format!("{CARD}-vnpu-vir06-1c-16g-1"));
+    let mut state = small("any", "dra");
+    state.devices[0].parts_only = true;
+    check_published(&state, Features::ALL, &["left 24", &zero, &one]);
+    // What the scheduler has given away whole stays listed, or it would lose count.
+    let whole = wire::allocation::Portion::Whole(wire::Whole {});
+    state.leases = vec![lease(Some("dra"), whole)];
+    check_published(&state, Features::ALL, &["left 24", CARD, &zero, &one]);
+}
+
+#[test]
 fn what_another_surface_holds_is_drawn_beforehand() {
     let all = Features::ALL;
     let (zero, one) =

@@ -13,7 +13,7 @@ mod status;
 
 pub use crate::{
     connection::{CallError, Caller, Ended, Request, Role, Service, connect},
-    plugin::{Events, Plugin, PluginService, Subject},
+    plugin::{About, Events, Plugin, PluginService},
     status::{Code, Status},
 };
 

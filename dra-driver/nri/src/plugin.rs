@@ -58,7 +58,7 @@ impl From<&ConfigureResponse> for Events {
 /// What an event is about: a pod, or a container with its pod.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[expect(missing_docs, reason = "the names say it")]
-pub struct Subject {
+pub struct About {
     pub pod: PodSandbox,
     pub container: Option<Container>,
 }
@@ -90,7 +90,7 @@ pub trait Plugin: Send + Sync + 'static {
     fn event(
         &self,
         event: Event,
-        subject: Subject,
+        about: About,
         patience: Option<Duration>,
     ) -> impl Future<Output = ()> + Send;
 }
@@ -128,16 +128,16 @@ impl<P: Plugin> Service for PluginService<P> {
                 let StateChangeEvent { event, pod, container } = decode(&payload)?;
                 // An event of the future is none of those that were asked for.
                 if let Ok(event) = Event::try_from(event) {
-                    let subject = Subject { pod: pod.unwrap_or_default(), container };
-                    self.0.event(event, subject, timeout).await;
+                    let about = About { pod: pod.unwrap_or_default(), container };
+                    self.0.event(event, about, timeout).await;
                 }
                 Empty {}.encode_to_vec()
             }
             _ => match event_of(&method) {
                 Some(event) => {
                     let EventRequest { pod, container } = decode(&payload)?;
-                    let subject = Subject { pod: pod.unwrap_or_default(), container };
-                    self.0.event(event, subject, timeout).await;
+                    let about = About { pod: pod.unwrap_or_default(), container };
+                    self.0.event(event, about, timeout).await;
                     Empty {}.encode_to_vec()
                 }
                 // Nothing to say, whatever they are about: their answers may be empty.

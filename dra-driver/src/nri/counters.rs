@@ -61,6 +61,10 @@ counters! {
     attempts_granted,
     /// Containers that asked before the daemon had ever told which vendors are its business.
     attempts_undecided,
+    /// Claims bound to the cgroup of a pod.
+    bindings,
+    /// Tries to bind that failed.
+    binding_failures,
     /// Containers put on the CPUs that are near to their devices.
     alignments,
     /// Containers that the runtime did not put there.

@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use accelpool_nri::{Events, Plugin, Status, Subject};
+use accelpool_nri::{About, Events, Plugin, Status};
 use accelpool_proto::{
     kubelet::v1::ListPodResourcesResponse,
-    node::{Lease, NumaNode},
+    node::{Lease, NumaNode, binding::Subject},
     nri::{
         ConfigureRequest, Container as NriContainer, ContainerAdjustment, Event,
-        LinuxContainerAdjustment, LinuxCpu, LinuxResources, PodSandbox, SynchronizeRequest,
+        LinuxContainerAdjustment, LinuxCpu, PodSandbox, SynchronizeRequest,
     },
 };
 use tokio::{
@@ -25,12 +25,12 @@ use super::{
     counters::NriCounters,
     grants::{self, Held},
     near,
-    pods::{Container, Pods},
+    pods::{Container, Pod, Pods},
     reports::Reports,
     visible,
 };
 use crate::{
-    node::{Node, NodeError, Observed, Snapshot},
+    node::{Node, NodeError, Observed, Snapshot, Trouble},
     pod_resources::PodResources,
 };
 
@@ -52,6 +52,7 @@ const EVENTS: [Event; 5] = [
 
 /// What lives longer than a connection.
 pub(super) struct Shared {
+    pub(super) node: Node,
     pub(super) observed: watch::Receiver<Observed>,
     pub(super) pod_resources: PodResources,
     pub(super) numa_nodes: NumaNodes,
@@ -213,16 +214,16 @@ impl Session {
         leases: &[Lease],
         pods: &ListPodResourcesResponse,
     ) -> Option<BTreeSet<Held>> {
-        if entry.confirmed.is_none() {
+        if !doubtful.is_subset(&entry.asked) {
             let pod = (entry.pod.namespace.as_str(), entry.pod.name.as_str());
-            let confirmed = grants::confirmed(doubtful, leases, pods, pod)?;
-            if confirmed.len() < doubtful.len() {
+            entry.confirmed = grants::confirmed(doubtful, leases, pods, pod)?;
+            entry.asked.clone_from(doubtful);
+            if entry.confirmed.len() < doubtful.len() {
                 self.shared.counters.forgeries.add_one();
                 self.shared.reports.forgery(&entry.pod, &entry.name);
             }
-            entry.confirmed = Some(confirmed);
         }
-        entry.confirmed.clone()
+        Some(entry.confirmed.clone())
     }
 
     /// The CPUs for a container with these devices, if it is to be put somewhere.
@@ -259,24 +260,83 @@ impl Session {
         let Some(snapshot) = self.shared.snapshot().filter(|_| !held.is_empty()) else {
             return complete;
         };
-        let mut resources = LinuxResources::default();
-        let aligned = match timeout_at(deadline, self.cpuset(entry, &held, &snapshot)).await {
-            Ok(Ok(cpu)) => {
-                if cpu.is_some() {
-                    self.shared.counters.alignments.add_one();
-                    entry.is_free = false;
-                }
-                resources.cpu = cpu;
-                true
-            }
-            Ok(Err(_)) | Err(_) => false,
-        };
-        if resources != LinuxResources::default() {
-            let resources = Some(resources);
+        let (cpu, bound) = tokio::join!(
+            timeout_at(deadline, self.cpuset(entry, &held, &snapshot)),
+            timeout_at(deadline, self.bind(&entry.pod, &held, &snapshot)),
+        );
+        let aligned = matches!(cpu, Ok(Ok(_)));
+        if let Ok(Ok(Some(cpu))) = cpu {
+            self.shared.counters.alignments.add_one();
+            entry.is_free = false;
+            let resources = Some(near::resources(cpu));
             adjust.linux = Some(LinuxContainerAdjustment { resources });
         }
-        complete && aligned
+        complete && aligned && bound.unwrap_or(false)
     }
+}
+
+impl Session {
+    /// Binds what a container holds to its pod's cgroup, where the daemon does not have it bound
+    /// already: it binds a claim to the pods that it was prepared for, so this is for pods that
+    /// share a claim later, and for extended resources. False if there is something to try again.
+    pub(super) async fn bind(&self, pod: &Pod, held: &BTreeSet<Held>, snapshot: &Snapshot) -> bool {
+        let subject = match &pod.cgroup {
+            Some(cgroup) => Subject::Cgroup(cgroup.clone()),
+            None => Subject::Workload(pod.uid.clone()),
+        };
+        let counters = &self.shared.counters;
+        let claims: BTreeSet<&str> = held.iter().map(|held| held.claim.as_str()).collect();
+        let mut settled = true;
+        for claim in claims {
+            let lease = snapshot.leases.iter().find(|lease| lease.claim == claim);
+            if lease.is_none_or(|lease| is_bound(lease, pod)) {
+                continue;
+            }
+            match self.shared.node.bind(claim, subject.clone()).await {
+                Ok(()) => counters.bindings.add_one(),
+                Err(error) => {
+                    counters.binding_failures.add_one();
+                    settled &= matches!(error.trouble(), Trouble::Final);
+                    tracing::debug!(claim, %error, "not bound to the pod's cgroup");
+                }
+            }
+        }
+        settled
+    }
+
+    /// The last moment before a container's first process: what was not done when it was made is
+    /// tried once more.
+    async fn start(&self, id: &str, patience: Option<Duration>) {
+        let entry = {
+            let mut pods = self.pods();
+            let Some(kept) = pods.get_mut(id) else { return };
+            kept.exists = true;
+            kept.clone()
+        };
+        self.wake.notify_one();
+        if entry.is_settled {
+            return;
+        }
+        let (mut entry, deadline) = (entry, self.deadline(patience));
+        let (held, complete) = self.held(&mut entry, deadline).await;
+        let Some(snapshot) = self.shared.snapshot() else { return };
+        let bound = timeout_at(deadline, self.bind(&entry.pod, &held, &snapshot)).await;
+        if !complete || !bound.unwrap_or(false) {
+            self.shared.counters.late.add_one();
+        }
+    }
+}
+
+/// True if the daemon lets the pod's processes use what `lease` holds, or will once they are.
+fn is_bound(lease: &Lease, pod: &Pod) -> bool {
+    lease.bindings.iter().any(|binding| {
+        let own = match &binding.subject {
+            Some(Subject::Workload(uid)) => *uid == pod.uid,
+            Some(Subject::Cgroup(path)) => pod.cgroup.as_ref() == Some(path),
+            Some(Subject::Process(_)) | None => false,
+        };
+        own && binding.state != "gone"
+    })
 }
 
 impl Plugin for Session {
@@ -325,7 +385,8 @@ impl Plugin for Session {
         self.shared.counters.containers.add_one();
         self.strip(self.shared.snapshot().as_deref(), &container, &entry, &mut adjust);
         if !entry.marks.is_empty() {
-            let done = self.grant(&mut entry, deadline, &mut adjust).await;
+            entry.is_settled = self.grant(&mut entry, deadline, &mut adjust).await;
+            let done = entry.is_settled;
             self.insert(&container.id, entry);
             if !done {
                 self.shared.counters.late.add_one();
@@ -335,18 +396,15 @@ impl Plugin for Session {
         Ok(adjust)
     }
 
-    async fn event(&self, event: Event, subject: Subject, _patience: Option<Duration>) {
-        let Subject { pod, container } = subject;
+    async fn event(&self, event: Event, about: About, patience: Option<Duration>) {
+        let About { pod, container } = about;
         match (event, container) {
             (Event::RunPodSandbox, _) => {
                 self.insert_pod(pod);
             }
             (Event::RemovePodSandbox, _) => self.pods().remove_pod(&pod.id),
             (Event::StartContainer, Some(container)) => {
-                if let Some(kept) = self.pods().get_mut(&container.id) {
-                    kept.exists = true;
-                }
-                self.wake.notify_one();
+                self.start(&container.id, patience).await;
             }
             (Event::RemoveContainer, Some(container)) => self.pods().remove(&container.id),
             // Not asked for; a runtime may tell all the same.

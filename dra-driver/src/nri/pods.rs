@@ -50,10 +50,14 @@ pub(super) struct Container {
     pub(super) marks: Marks,
     /// True if nobody has chosen its CPUs or memory nodes.
     pub(super) is_free: bool,
+    /// True once everything was done for it before its first process, or nothing can be.
+    pub(super) is_settled: bool,
     /// True once it can be changed: it exists at the runtime.
     pub(super) exists: bool,
-    /// What the kubelet has confirmed of what it says it has; none until it was asked.
-    pub(super) confirmed: Option<BTreeSet<Held>>,
+    /// What the kubelet was asked about, of what the container says it has.
+    pub(super) asked: BTreeSet<Held>,
+    /// What it has confirmed of that.
+    pub(super) confirmed: BTreeSet<Held>,
 }
 
 impl Container {
@@ -66,8 +70,10 @@ impl Container {
             name: container.name.clone(),
             marks: Marks::of(container),
             is_free: cpu.is_none_or(|cpu| cpu.cpus.is_empty() && cpu.mems.is_empty()),
+            is_settled: false,
             exists: false,
-            confirmed: None,
+            asked: BTreeSet::new(),
+            confirmed: BTreeSet::new(),
         }
     }
 }

@@ -5,11 +5,17 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use accelpool_model::Chain;
 use accelpool_nri::{CallError, Caller, PluginService, RUNTIME_SERVICE, Role, connect};
-use accelpool_proto::nri::{
-    ContainerUpdate, Empty, LinuxContainerUpdate, LinuxCpu, RegisterPluginRequest,
-    UpdateContainersRequest, UpdateContainersResponse,
+use accelpool_proto::{
+    kubelet::v1::ListPodResourcesResponse,
+    nri::{
+        ContainerUpdate, Empty, LinuxContainerUpdate, LinuxCpu, RegisterPluginRequest,
+        UpdateContainersRequest, UpdateContainersResponse,
+    },
 };
-use tokio::{net::UnixStream, time::sleep};
+use tokio::{
+    net::UnixStream,
+    time::{sleep, timeout},
+};
 
 use super::{
     NriStatus,
@@ -38,6 +44,9 @@ const UPDATE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The kubelet lists 110 pods in milliseconds.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For what is done afterwards nobody waits, but for the next container.
+const MEND_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two rounds, so that a node that changes all the time is not looked at all the time.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -107,21 +116,26 @@ impl Session {
             let grants = grants::grants(&entry.marks, &entry.pod.uid, &snapshot.leases);
             let mut held = grants.held;
             if !grants.doubtful.is_empty() {
-                if listed.is_none() && entry.confirmed.is_none() {
-                    listed = self.shared.pod_resources.list(LIST_TIMEOUT).await.ok();
+                if listed.is_none() && !grants.doubtful.is_subset(&entry.asked) {
+                    listed = Some(self.shared.pod_resources.list(LIST_TIMEOUT).await);
                 }
-                let pods = listed.clone().unwrap_or_default();
-                match self.confirm(&mut entry, &grants.doubtful, &snapshot.leases, &pods) {
+                let pods = match &listed {
+                    Some(Ok(pods)) => pods,
+                    Some(Err(_)) | None => &ListPodResourcesResponse::default(),
+                };
+                match self.confirm(&mut entry, &grants.doubtful, &snapshot.leases, pods) {
                     Some(confirmed) => held.extend(confirmed),
                     None => settled = false,
                 }
             }
+            let bound = timeout(MEND_PATIENCE, self.bind(&entry.pod, &held, &snapshot)).await;
+            settled &= bound.unwrap_or(false);
             match self.update_for(&id, &entry, &held, &snapshot).await {
                 Ok(update) => updates.extend(update),
                 Err(_) => settled = false,
             }
             if let Some(kept) = self.pods().get_mut(&id) {
-                kept.confirmed = entry.confirmed;
+                (kept.asked, kept.confirmed) = (entry.asked, entry.confirmed);
             }
         }
         if !updates.is_empty() {

@@ -62,8 +62,11 @@ pub(super) fn offers(snapshot: &Snapshot, replicas: &BTreeMap<PoolName, u32>) ->
             Exposure::Dra => continue,
             Exposure::DevicePlugin | Exposure::Both => {}
         }
-        add(&mut offers, device.kind.as_str(), [whole(device)]);
-        if let Some(count) = replicas.get(&pool.pool).filter(|_| pool.sharing.allows_shares()) {
+        if !device.parts_only {
+            add(&mut offers, device.kind.as_str(), [whole(device)]);
+        }
+        let shared = !device.parts_only && pool.sharing.allows_shares();
+        if let Some(count) = replicas.get(&pool.pool).filter(|_| shared) {
             let resource = format!("{}-share", device.kind);
             add(&mut offers, &resource, shares(device, snapshot, *count));
         }

@@ -26,7 +26,7 @@ pub(crate) struct Daemon {
 pub(crate) struct Shared {
     state: Mutex<State>,
     published: watch::Sender<Arc<wire::WatchNodeResponse>>,
-    /// Calls that prepare or ask for the topology wait while this is false.
+    /// Calls that prepare, bind or ask for the topology wait while this is false.
     open: watch::Sender<bool>,
 }
 
@@ -91,7 +91,7 @@ impl Daemon {
         self.server = None;
     }
 
-    /// Lets calls wait that prepare or ask for the topology.
+    /// Lets calls wait that prepare, bind or ask for the topology.
     pub(crate) fn hold(&self) {
         self.shared.open.send_replace(false);
     }
@@ -231,6 +231,7 @@ impl State {
             since_unix_ms: 1_700_000_000_000,
             allocations,
             labels: request.labels.clone(),
+            bindings: request.bindings.clone(),
             ..wire::Lease::default()
         };
         self.leases.insert(request.claim.clone(), lease.clone());
@@ -399,6 +400,32 @@ impl node_server::Node for Service {
         Ok(Response::new(wire::PreferDevicesResponse { devices: available }))
     }
 
+    async fn bind_claim(
+        &self,
+        request: Request<wire::BindClaimRequest>,
+    ) -> Result<Response<wire::BindClaimResponse>, Status> {
+        self.wait().await;
+        let wire::BindClaimRequest { claim, bindings } = request.into_inner();
+        let bindings = {
+            let mut state = self.0.state();
+            for binding in &bindings {
+                let words = match &binding.subject {
+                    Some(wire::binding::Subject::Workload(uid)) => format!("workload {uid}"),
+                    Some(wire::binding::Subject::Cgroup(path)) => format!("cgroup {path}"),
+                    other => format!("{other:?}"),
+                };
+                state.calls.push(format!("bind {claim} to {words}"));
+            }
+            let Some(lease) = state.leases.get_mut(&claim) else {
+                return Err(coded(Code::NotFound, "AP0117", format!("no claim {claim}")));
+            };
+            lease.bindings.extend(bindings);
+            lease.bindings.clone()
+        };
+        self.0.publish();
+        Ok(Response::new(wire::BindClaimResponse { bindings }))
+    }
+
     async fn get_topology(
         &self,
         _request: Request<wire::GetTopologyRequest>,
@@ -426,9 +453,9 @@ impl node_server::Node for Service {
         get_usage, GetUsageRequest, GetUsageResponse;
         get_turns, GetTurnsRequest, GetTurnsResponse;
         get_gate, GetGateRequest, GetGateResponse;
-        bind_claim, BindClaimRequest, BindClaimResponse;
         taint_device, TaintDeviceRequest, TaintDeviceResponse;
         untaint_device, UntaintDeviceRequest, UntaintDeviceResponse;
         quiesce, QuiesceRequest, QuiesceResponse;
+        resume, ResumeRequest, ResumeResponse;
     }
 }

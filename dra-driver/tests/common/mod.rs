@@ -4,6 +4,7 @@
 
 pub(crate) mod daemon;
 pub(crate) mod other;
+pub(crate) mod runtime;
 
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
 

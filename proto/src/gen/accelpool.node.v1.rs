@@ -609,6 +609,14 @@ pub struct Device {
     pub taints: ::prost::alloc::vec::Vec<Taint>,
     #[prost(message, optional, tag = "18")]
     pub usage: ::core::option::Option<Usage>,
+    /// True if it is in a mode in which it serves partitions alone (MIG mode), and its pool does
+    /// not let that be switched: it can be had neither whole nor as a share. Where it serves no
+    /// partitions for the like reason, `partitioning` is absent.
+    #[prost(bool, tag = "19")]
+    pub parts_only: bool,
+    /// on or off; empty for a device without such a mode
+    #[prost(string, tag = "20")]
+    pub partitioning_mode: ::prost::alloc::string::String,
 }
 /// What the leases of a device hold of it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -904,7 +912,7 @@ pub struct GetNodeResponse {
 pub struct VendorStatus {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// running, restarting or stopped
+    /// running, restarting, paused or stopped
     #[prost(string, tag = "2")]
     pub state: ::prost::alloc::string::String,
     #[prost(uint32, tag = "3")]
@@ -913,6 +921,9 @@ pub struct VendorStatus {
     pub last_error: ::prost::alloc::string::String,
     #[prost(uint32, tag = "5")]
     pub devices: u32,
+    /// When a pause ends by itself; 0 without one.
+    #[prost(uint64, tag = "6")]
+    pub paused_until_unix_ms: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListDevicesRequest {}
@@ -1168,9 +1179,25 @@ pub struct QuiesceRequest {
     /// The vendor whose handles are closed; empty for all.
     #[prost(string, tag = "1")]
     pub vendor: ::prost::alloc::string::String,
+    /// For how long no handle is opened again, at most a day: no claim is prepared or released on
+    /// the vendor's devices, and nothing is measured. Absent or 0: the next call opens them.
+    #[prost(uint64, tag = "2")]
+    pub for_ms: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QuiesceResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeRequest {
+    /// The vendor; empty for all.
+    #[prost(string, tag = "1")]
+    pub vendor: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeResponse {
+    /// Those that were paused.
+    #[prost(string, repeated, tag = "1")]
+    pub vendors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 /// Generated client implementations.
 pub mod node_client {
     #![allow(
@@ -1765,7 +1792,7 @@ pub mod node_client {
                 .insert(GrpcMethod::new("accelpool.node.v1.Node", "UntaintDevice"));
             self.inner.unary(req, path, codec).await
         }
-        /// Closes every handle that a vendor's library holds.
+        /// Closes every handle that a vendor's library holds, and keeps them closed if asked to.
         pub async fn quiesce(
             &mut self,
             request: impl tonic::IntoRequest<super::QuiesceRequest>,
@@ -1788,6 +1815,28 @@ pub mod node_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("accelpool.node.v1.Node", "Quiesce"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends what Quiesce began, before its time.
+        pub async fn resume(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ResumeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResumeResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.node.v1.Node/Resume",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.node.v1.Node", "Resume"));
             self.inner.unary(req, path, codec).await
         }
     }
@@ -1971,11 +2020,16 @@ pub mod node_server {
             tonic::Response<super::UntaintDeviceResponse>,
             tonic::Status,
         >;
-        /// Closes every handle that a vendor's library holds.
+        /// Closes every handle that a vendor's library holds, and keeps them closed if asked to.
         async fn quiesce(
             &self,
             request: tonic::Request<super::QuiesceRequest>,
         ) -> std::result::Result<tonic::Response<super::QuiesceResponse>, tonic::Status>;
+        /// Ends what Quiesce began, before its time.
+        async fn resume(
+            &self,
+            request: tonic::Request<super::ResumeRequest>,
+        ) -> std::result::Result<tonic::Response<super::ResumeResponse>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct NodeServer<T> {
@@ -2953,6 +3007,49 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = QuiesceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.node.v1.Node/Resume" => {
+                    #[allow(non_camel_case_types)]
+                    struct ResumeSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::ResumeRequest>
+                    for ResumeSvc<T> {
+                        type Response = super::ResumeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ResumeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::resume(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ResumeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

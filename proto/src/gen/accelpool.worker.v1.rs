@@ -59,6 +59,15 @@ pub struct Partitioning {
     pub uniform: bool,
     #[prost(message, repeated, tag = "4")]
     pub profiles: ::prost::alloc::vec::Vec<Profile>,
+    #[prost(message, optional, tag = "5")]
+    pub mode: ::core::option::Option<PartitioningMode>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PartitioningMode {
+    #[prost(bool, tag = "1")]
+    pub on: bool,
+    #[prost(bool, tag = "2")]
+    pub switchable: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Profile {
@@ -126,6 +135,15 @@ pub struct Partition {
     #[prost(message, optional, tag = "6")]
     pub injection: ::core::option::Option<Injection>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SwitchModeRequest {
+    #[prost(string, tag = "1")]
+    pub device_uuid: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub on: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SwitchModeResponse {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PartitionRequest {
     #[prost(string, tag = "1")]
@@ -400,6 +418,32 @@ pub mod vendor_worker_client {
                 .insert(GrpcMethod::new("accelpool.worker.v1.VendorWorker", "Discover"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn switch_mode(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SwitchModeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SwitchModeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.worker.v1.VendorWorker/SwitchMode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("accelpool.worker.v1.VendorWorker", "SwitchMode"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn create_partition(
             &mut self,
             request: impl tonic::IntoRequest<super::PartitionRequest>,
@@ -621,6 +665,13 @@ pub mod vendor_worker_server {
             tonic::Response<super::DiscoverResponse>,
             tonic::Status,
         >;
+        async fn switch_mode(
+            &self,
+            request: tonic::Request<super::SwitchModeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SwitchModeResponse>,
+            tonic::Status,
+        >;
         async fn create_partition(
             &self,
             request: tonic::Request<super::PartitionRequest>,
@@ -773,6 +824,51 @@ pub mod vendor_worker_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DiscoverSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.worker.v1.VendorWorker/SwitchMode" => {
+                    #[allow(non_camel_case_types)]
+                    struct SwitchModeSvc<T: VendorWorker>(pub Arc<T>);
+                    impl<
+                        T: VendorWorker,
+                    > tonic::server::UnaryService<super::SwitchModeRequest>
+                    for SwitchModeSvc<T> {
+                        type Response = super::SwitchModeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SwitchModeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as VendorWorker>::switch_mode(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SwitchModeSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

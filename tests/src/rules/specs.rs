@@ -60,6 +60,10 @@ fn spec_faults(name: &str, text: &str, lease: &Lease) -> Vec<String> {
             faults.push(format!("{name} grants a device without a node"));
         }
         faults.extend(nodes.iter().filter_map(|node| node_fault(name, node)));
+        let mounts = device["containerEdits"]["mounts"].as_array().unwrap_or(&none);
+        let missing = mounts.iter().filter_map(|mount| mount["hostPath"].as_str());
+        let missing = missing.filter(|path| !fs::exists(path).unwrap_or_default());
+        faults.extend(missing.map(|path| format!("{name} mounts `{path}`, which is not there")));
     }
     faults
 }

@@ -42,7 +42,7 @@ fn passed(home: &Home) -> Vec<(String, usize)> {
 }
 
 fn new_home() -> Home {
-    let home = Home::new("dgx-h100");
+    let home = Home::with_turns("dgx-h100");
     home.script(TROUBLE);
     home
 }
@@ -71,7 +71,8 @@ fn points_of_a_day() -> Vec<(String, usize)> {
     finish(&mut known, &home, &client);
     let points = passed(&home);
     let names: BTreeSet<_> = points.iter().map(|(point, _)| point.as_str()).collect();
-    let expected = ["commit", "create_partition", "destroy_partition", "write_spec", "remove_spec"];
+    let steps = ["create_partition", "destroy_partition", "write_spec", "remove_spec"];
+    let expected = ["commit", "arm_turns", "disarm_turns"].into_iter().chain(steps);
     for point in expected {
         assert!(names.contains(&*format!("{point}.before")), "{point} is not passed");
         assert!(names.contains(&*format!("{point}.after")), "{point} is not passed");
@@ -95,6 +96,7 @@ fn finish(known: &mut Known, home: &Home, client: &Client) {
     assert_eq!(picture.leases, []);
     assert_eq!(picture.hardware, []);
     assert_eq!(picture.specs, BTreeMap::new());
+    assert_eq!(picture.turns, BTreeSet::new());
 }
 
 /// Checks the node after a restart, then repeats what was cut short and ends the day.

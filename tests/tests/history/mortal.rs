@@ -56,6 +56,10 @@ impl Vendor for Mortal {
         self.sim.partitions(device)
     }
 
+    fn switch_mode(&self, device: &DeviceUuid, on: bool) -> Result<(), VendorError> {
+        self.sim.switch_mode(device, on)
+    }
+
     fn create_partition(
         &self,
         device: &DeviceUuid,

@@ -132,6 +132,7 @@ impl World {
                 selector: Selector::default(),
                 exposure: Exposure::default(),
                 sharing: Sharing::default(),
+                switch_mode: false,
                 gate: GateMode::default(),
                 on_stale_holder: OnStaleHolder::default(),
                 compute: ComputeRule::default(),

@@ -6,7 +6,9 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::quantity::{Label, parse_compute, parse_label, parse_memory, parse_span, parse_timeout};
+use crate::quantity::{
+    Label, parse_compute, parse_label, parse_memory, parse_pause, parse_span, parse_timeout,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -134,6 +136,8 @@ pub(crate) enum Command {
     Doctor(DoctorArguments),
     /// Close every handle on a vendor's devices, as before a driver change
     Quiesce(QuiesceArguments),
+    /// End a pause that `quiesce --for` began
+    Resume(ResumeArguments),
     /// Copy the ledger out of, or into, its file while the daemon is down
     #[command(subcommand)]
     Ledger(LedgerCommand),
@@ -167,7 +171,7 @@ pub(crate) struct TopologyArguments {
 
 const USAGE_HELP: &str = "\
 An agent is the value of a claim's label accelpool.dev/agent, else its pod, else the claim. The
-daemon remembers a day, minute by minute, and begins anew when it is restarted.
+daemon remembers a day by minutes, the last hour by 5 seconds, and nothing over a restart.
 
 Examples:
   accelpool usage                         who used what in the last hour
@@ -442,6 +446,16 @@ pub(crate) struct DoctorArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct QuiesceArguments {
+    /// The vendor [default: all of them]
+    pub(crate) vendor: Option<String>,
+    /// Keep them closed for so long, at most a day, or until `resume`: without it the next look
+    /// at the devices, within seconds, opens them again
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_pause)]
+    pub(crate) length: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArguments {
     /// The vendor [default: all of them]
     pub(crate) vendor: Option<String>,
 }

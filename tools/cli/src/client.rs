@@ -176,10 +176,23 @@ impl Client {
     }
 
     /// Closes the handles of a vendor, or of all.
-    pub(crate) async fn quiesce(&self, vendor: Option<String>) -> Result<(), Failure> {
+    /// They stay closed for `length`, if it is given.
+    pub(crate) async fn quiesce(
+        &self,
+        vendor: Option<String>,
+        length: Option<Duration>,
+    ) -> Result<(), Failure> {
         let mut node = self.node.clone();
         let vendor = vendor.unwrap_or_default();
-        self.change(node.quiesce(node::QuiesceRequest { vendor })).await.map(|_| ())
+        let for_ms = length.map_or(0, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX));
+        self.change(node.quiesce(node::QuiesceRequest { vendor, for_ms })).await.map(|_| ())
+    }
+
+    /// Ends the pause of a vendor, or of all. The vendors that were paused.
+    pub(crate) async fn resume(&self, vendor: Option<String>) -> Result<Vec<String>, Failure> {
+        let mut node = self.node.clone();
+        let vendor = vendor.unwrap_or_default();
+        Ok(self.change(node.resume(node::ResumeRequest { vendor })).await?.vendors)
     }
 
     async fn read<T>(

@@ -60,7 +60,10 @@ pub(crate) async fn run(arguments: Arguments, console: &Console) -> Result<ExitC
         Command::Doctor(wanted) => {
             doctor::run(console, &wanted.root, arguments.socket, arguments.timeout).await
         }
-        Command::Quiesce(wanted) => quiesce::run(&connect().await?, console, wanted.vendor).await,
+        Command::Quiesce(wanted) => {
+            quiesce::run(&connect().await?, console, wanted.vendor, wanted.length).await
+        }
+        Command::Resume(wanted) => quiesce::resume(&connect().await?, console, wanted.vendor).await,
         Command::Ledger(command) => Err(ledger::run(command)),
         Command::Completion(wanted) => completion::run(wanted.shell),
     };

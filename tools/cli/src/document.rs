@@ -97,6 +97,8 @@ nouns! {
         present: bool,
         taints: Vec<Taint>,
         usage: Usage,
+        parts_only: bool,
+        partitioning_mode: String,
     }
 
     /// What the leases of a device hold of it.
@@ -172,7 +174,14 @@ nouns! {
     Event { unix_ms: u64, kind: String, message: String, error_code: String }
 
     /// One vendor's worker.
-    VendorStatus { name: String, state: String, restarts: u32, last_error: String, devices: u32 }
+    VendorStatus {
+        name: String,
+        state: String,
+        restarts: u32,
+        last_error: String,
+        devices: u32,
+        paused_until_unix_ms: u64,
+    }
 
     /// The daemon.
     GetNodeResponse {

@@ -25,6 +25,9 @@ const SPAN_MAX: Duration = Duration::from_hours(24);
 /// The longest wait that can be asked for: nothing that the daemon does takes longer.
 const TIMEOUT_MAX: Duration = Duration::from_hours(1);
 
+/// The longest pause of a vendor that the daemon takes.
+const PAUSE_MAX: Duration = Duration::from_hours(24);
+
 /// Why a text is no quantity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum QuantityError {
@@ -36,6 +39,8 @@ pub(crate) enum QuantityError {
     Compute,
     #[error("write a time of 1s to 1h, such as 30s, 2m or 1h")]
     Timeout,
+    #[error("write a time of 1s to 24h, such as 10m or 2h")]
+    Pause,
     #[error("write a time of 1m to 24h, such as 10m or 2h")]
     Span,
     #[error("write KEY=VALUE with a key, such as team=vision")]
@@ -71,6 +76,12 @@ pub(crate) fn parse_timeout(text: &str) -> Result<Duration, QuantityError> {
 pub(crate) fn parse_span(text: &str) -> Result<Duration, QuantityError> {
     let span = parse_time(text).filter(|span| (Duration::from_mins(1)..=SPAN_MAX).contains(span));
     span.ok_or(QuantityError::Span)
+}
+
+/// Reads the length of a pause, as [`parse_timeout`] does.
+pub(crate) fn parse_pause(text: &str) -> Result<Duration, QuantityError> {
+    let pause = parse_time(text).filter(|pause| !pause.is_zero() && *pause <= PAUSE_MAX);
+    pause.ok_or(QuantityError::Pause)
 }
 
 fn parse_time(text: &str) -> Option<Duration> {

@@ -70,6 +70,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("calls_may_run_at_once", calls::may_run_at_once),
     ("unknown_profiles_are_refused", partitions::unknown_profiles_are_refused),
     ("a_partition_comes_and_goes", partitions::one_comes_and_goes),
+    ("a_mode_goes_there_and_back", partitions::a_mode_goes_there_and_back),
     ("a_second_destruction_succeeds", partitions::a_second_destruction_succeeds),
     ("taken_slices_are_refused", partitions::taken_slices_are_refused),
     ("neighbours_are_not_disturbed", partitions::neighbours_are_not_disturbed),

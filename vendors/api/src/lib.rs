@@ -56,6 +56,20 @@ pub trait Vendor: Send + Sync {
     /// partitioned has no partitions; that is no error.
     fn partitions(&self, device: &DeviceUuid) -> Result<Vec<Partition>, VendorError>;
 
+    /// Brings a device into its partitioning mode, or out of it: [`PartitioningMode`].
+    ///
+    /// Called where the operator's configuration allows it, while no claim holds the device. It
+    /// either works at once or leaves everything as it was, with nothing pending; a device that
+    /// is as asked for stays so.
+    ///
+    /// [`PartitioningMode`]: accelpool_model::PartitioningMode
+    ///
+    /// # Errors
+    ///
+    /// [`VendorError::UnknownDevice`], [`VendorError::Unsupported`] where there is no such mode,
+    /// [`VendorError::InUse`] while the device has partitions or a process uses it.
+    fn switch_mode(&self, device: &DeviceUuid, on: bool) -> Result<(), VendorError>;
+
     /// Creates the partition of `profile` that begins at slice `start`.
     ///
     /// Called once per claimed partition, after the intent is on disk. The answer is

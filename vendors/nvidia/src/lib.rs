@@ -2,8 +2,8 @@
 //!
 //! The library is found and loaded at run time and each of its symbols on its own, so that the
 //! same program runs without a driver, with a broken one, and with any from 535 on: what a
-//! driver lacks is unsupported, no more. It translates and never decides: MIG mode and other
-//! settings of the operator are read, never switched. See the README for what comes from where.
+//! driver lacks is unsupported, no more. It translates and never decides. See the README for what
+//! comes from where.
 
 mod counters;
 mod error;
@@ -115,6 +115,14 @@ impl Vendor for Nvidia {
         self.with(unknown(device), |nvml| {
             let gpu = inventory::find(&self.roots, nvml, device)?;
             mig::partitions(&self.roots, nvml, gpu, device)
+        })
+    }
+
+    fn switch_mode(&self, device: &DeviceUuid, on: bool) -> Result<(), VendorError> {
+        self.with(unknown(device), |nvml| {
+            let _alone = locked(&self.changes);
+            let gpu = inventory::find(&self.roots, nvml, device)?;
+            mig::switch_mode(gpu, device, on)
         })
     }
 

@@ -2,13 +2,13 @@
 //!
 //! A partition is a GPU instance with one compute instance that covers it. GPU instances are
 //! listed, not MIG devices: one without compute instance is half-created, and no MIG device.
-//! MIG mode itself is the operator's and never switched; without it there are no profiles.
+//! MIG mode is switched where that is asked for, and then at once or not at all.
 
 mod name;
 
 use accelpool_model::{
     ComputePermille, DeviceUuid, MemoryBytes, Partition, PartitionProfile, Partitioning,
-    Placements, ProfileName,
+    PartitioningMode, Placements, ProfileName,
 };
 use accelpool_vendor_api::VendorError;
 
@@ -33,18 +33,76 @@ const PROFILES_MAX: u32 = 32;
 /// `nvml.h` names 8 profiles of compute instances (`NVML_COMPUTE_INSTANCE_PROFILE_COUNT`).
 const COMPUTE_PROFILES_MAX: u32 = 8;
 
-/// How the device can be cut; none unless it is in MIG mode.
+/// The first generation whose MIG mode changes without a reset: `NVML_DEVICE_ARCH_HOPPER`.
+const HOPPER: u32 = 9;
+
+/// How the device can be cut, and whether it is in the mode for it; none if it never can.
 pub(crate) fn partitioning(
     gpu: Gpu<'_>,
     memory: MemoryBytes,
 ) -> Result<Option<Partitioning>, CallError> {
+    let Some(on) = mode(gpu)? else { return Ok(None) };
     let offered = offered(gpu, memory)?;
     let slices = offered.iter().flat_map(|it| &it.places);
     let slices = slices.filter_map(|place| place.start.checked_add(place.size)).max();
     let Some(slices) = slices else { return Ok(None) };
     let most = offered.iter().map(|it| it.profile.multiprocessors).max().unwrap_or(0);
     let profiles = offered.into_iter().map(|it| it.describe(memory, most)).collect();
-    Ok(Some(Partitioning { scheme: SCHEME.to_owned(), slices, uniform: false, profiles }))
+    let mode = Some(PartitioningMode { on, switchable: is_switchable(gpu) });
+    Ok(Some(Partitioning { scheme: SCHEME.to_owned(), slices, uniform: false, profiles, mode }))
+}
+
+/// Whether the device is in MIG mode; none if it has no such mode.
+fn mode(gpu: Gpu<'_>) -> Result<Option<bool>, CallError> {
+    match gpu.mig_is_on() {
+        Err(error) if error.is_unsupported() => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
+fn is_switchable(gpu: Gpu<'_>) -> bool {
+    // Before there was a field for it, the generation told.
+    gpu.mig_is_resetless()
+        .unwrap_or_else(|_| gpu.architecture().is_ok_and(|architecture| architecture >= HOPPER))
+}
+
+/// Brings an idle device into MIG mode, or out of it: at once, or not at all.
+pub(crate) fn switch_mode(gpu: Gpu<'_>, device: &DeviceUuid, on: bool) -> Result<(), VendorError> {
+    let about = |error: CallError| error.about(device);
+    let in_use = |holder: String| VendorError::InUse { device: device.clone(), holder };
+    let (now, pending) = gpu.mig_mode().map_err(about)?;
+    if now == on && pending == on {
+        return Ok(());
+    }
+    if now != on {
+        if !is_switchable(gpu) {
+            let words = "MIG mode of this device changes with a reset of the GPU only";
+            return Err(VendorError::Unsupported(words.to_owned()));
+        }
+        let memory = MemoryBytes::new(gpu.memory_total().map_err(about)?);
+        for Offered { profile, .. } in existing_shapes(gpu, memory).map_err(about)? {
+            if !gpu.instances(profile.id).map_err(about)?.is_empty() {
+                return Err(in_use("its GPU instances".to_owned()));
+            }
+        }
+        if !gpu.processes().map_err(about)?.is_empty() {
+            return Err(in_use(holders(gpu)));
+        }
+    }
+    let outcome = gpu.set_mig_mode(on).map_err(about)?;
+    if outcome.is_ok() && gpu.mig_is_on().map_err(about)? == on {
+        return Ok(());
+    }
+    // Left pending it would come with the next reset, when nobody reckons with it.
+    let back = gpu.set_mig_mode(now);
+    let why = outcome.err().map_or_else(|| "it did not change".to_owned(), |it| it.to_string());
+    match back {
+        Ok(_) => Err(in_use(format!("the driver would switch MIG mode at a reset only: {why}"))),
+        Err(error) => Err(in_use(format!(
+            "the driver will switch MIG mode at the next reset: {why}; taking that back failed: \
+             {error}"
+        ))),
+    }
 }
 
 /// A profile that the device offers, with its name and its places.
@@ -71,13 +129,15 @@ impl Offered {
     }
 }
 
-fn offered(gpu: Gpu<'_>, memory: MemoryBytes) -> Result<Vec<Offered>, CallError> {
-    match gpu.mig_is_on() {
-        Ok(true) => {}
-        Ok(false) => return Ok(Vec::new()),
-        Err(error) if error.is_unsupported() => return Ok(Vec::new()),
-        Err(error) => return Err(error),
+/// The shapes of instances that there can be now: none outside MIG mode.
+fn existing_shapes(gpu: Gpu<'_>, memory: MemoryBytes) -> Result<Vec<Offered>, CallError> {
+    match mode(gpu)? {
+        Some(true) => offered(gpu, memory),
+        Some(false) | None => Ok(Vec::new()),
     }
+}
+
+fn offered(gpu: Gpu<'_>, memory: MemoryBytes) -> Result<Vec<Offered>, CallError> {
     let mut offered: Vec<Offered> = Vec::new();
     for kind in (0..PROFILES_MAX).map(ProfileKind) {
         let profile = match gpu.profile(kind) {
@@ -86,7 +146,11 @@ fn offered(gpu: Gpu<'_>, memory: MemoryBytes) -> Result<Vec<Offered>, CallError>
             Err(error) => return Err(error),
         };
         let Some(name) = name::of(&profile, memory) else { continue };
-        let mut places = gpu.places(profile.id)?;
+        let mut places = match gpu.places(profile.id) {
+            // Some drivers tell of places in MIG mode only.
+            Err(error) if error.is_unsupported() => continue,
+            answer => answer?,
+        };
         places.sort_unstable();
         places.dedup();
         let size = places.first().map_or(0, |place| place.size);
@@ -109,7 +173,9 @@ pub(crate) fn partitions(
     let memory = MemoryBytes::new(gpu.memory_total().unwrap_or_default());
     let mut partitions = Vec::new();
     let listing = Listing::new(roots, nvml, gpu, device)?;
-    for Offered { name, profile, .. } in offered(gpu, memory).map_err(|it| it.about(device))? {
+    for Offered { name, profile, .. } in
+        existing_shapes(gpu, memory).map_err(|it| it.about(device))?
+    {
         for instance in gpu.instances(profile.id).map_err(|it| it.about(device))? {
             partitions.push(listing.partition(&name, profile.slices, instance)?);
         }
@@ -134,6 +200,10 @@ pub(crate) fn create(
     };
     let chosen = offered.iter().find(|it| it.name == *name).ok_or_else(unknown)?;
     let place = chosen.places.iter().find(|place| place.start == start).ok_or_else(unknown)?;
+    if !gpu.mig_is_on().map_err(about)? {
+        let detail = "the device is not in MIG mode".to_owned();
+        return Err(VendorError::Failed { call: "create_partition", detail });
+    }
     let instance = gpu.create_instance(chosen.profile.id, *place).map_err(about)?;
     let finish = || {
         let slices = chosen.profile.slices;
@@ -169,7 +239,7 @@ pub(crate) fn destroy(
         | VendorError::Failed { .. }) => other,
     };
     let memory = MemoryBytes::new(gpu.memory_total().unwrap_or_default());
-    let offered = offered(gpu, memory).map_err(about)?;
+    let offered = existing_shapes(gpu, memory).map_err(about)?;
     let Some(chosen) = offered.iter().find(|it| it.name == *name) else { return Ok(()) };
     for instance in gpu.instances(chosen.profile.id).map_err(about)? {
         if instance.place.start == start {

@@ -3,16 +3,16 @@
 
 mod machine;
 
-use std::fmt::Write;
+use std::{fmt::Write, path::Path};
 
 use accelpool_model::{Device, Injection, Link, Partition};
 use accelpool_vendor_api::Vendor;
 
 use crate::machine::{DGX_H100, DGX_H100_MIG, Machine, V100_535, uuid};
 
-/// Compares with `expected`, and prints what was found where they differ.
+/// Compares with the golden file of that name, or writes it anew.
 #[track_caller]
-fn check(machine: &Machine, expected: &str) {
+fn check(machine: &Machine, golden: &str) {
     let vendor = machine.vendor();
     let mut found = String::new();
     for device in vendor.discover().unwrap() {
@@ -24,8 +24,17 @@ fn check(machine: &Machine, expected: &str) {
     for Link { ends: (a, b), kind, bandwidth } in vendor.links().unwrap() {
         writeln!(found, "link {a} {b} {kind} {bandwidth}").unwrap();
     }
-    let found = machine.neutral(&found);
-    assert!(found == expected, "found:\n{found}");
+    check_golden(&machine.neutral(&found), golden);
+}
+
+#[track_caller]
+fn check_golden(found: &str, golden: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(golden);
+    if std::env::var_os("ACCELPOOL_UPDATE").is_some() {
+        std::fs::write(&path, found).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap();
+    assert!(found == expected, "`{}` differs; found:\n{found}", path.display());
 }
 
 fn describe(out: &mut String, device: &Device) {
@@ -39,8 +48,9 @@ fn describe(out: &mut String, device: &Device) {
     writeln!(out, "  {pci} root {root} numa {numa:?} memory {memory} clique {clique}").unwrap();
     describe_injection(out, &device.injection);
     if let Some(cut) = &device.partitioning {
-        writeln!(out, "  {} of {} slices, uniform {}", cut.scheme, cut.slices, cut.uniform)
-            .unwrap();
+        let mode = cut.mode.map(|mode| (mode.on, mode.switchable));
+        let (scheme, slices, uniform) = (&cut.scheme, cut.slices, cut.uniform);
+        writeln!(out, "  {scheme} of {slices} slices, uniform {uniform}, mode {mode:?}").unwrap();
         for profile in &cut.profiles {
             let (name, size, max) = (&profile.name, profile.size, profile.instances_max);
             let (memory, compute, starts) = (profile.memory, profile.compute, profile.starts());
@@ -70,7 +80,7 @@ fn describe_injection(out: &mut String, injection: &Injection) {
 
 #[test]
 fn dgx_h100() {
-    check(&Machine::new(DGX_H100), include_str!("golden/dgx-h100.txt"));
+    check(&Machine::new(DGX_H100), "dgx-h100.txt");
 }
 
 #[test]
@@ -80,12 +90,12 @@ fn dgx_h100_with_two_devices_cut() {
     for (profile, start) in [("1g.10gb", 0), ("3g.40gb", 4)] {
         vendor.create_partition(&uuid(8), &profile.parse().unwrap(), start).unwrap();
     }
-    check(&machine, include_str!("golden/dgx-h100-mig.txt"));
+    check(&machine, "dgx-h100-mig.txt");
 }
 
 #[test]
 fn an_old_driver() {
-    check(&Machine::new(V100_535), include_str!("golden/v100-535.txt"));
+    check(&Machine::new(V100_535), "v100-535.txt");
 }
 
 /// Without a library the driver's own description is all there is.
@@ -98,8 +108,7 @@ fn devices_stay_listed_without_a_library() {
     for device in &devices {
         describe(&mut found, device);
     }
-    let found = machine.neutral(&found);
-    assert!(found == include_str!("golden/v100-no-library.txt"), "found:\n{found}");
+    check_golden(&machine.neutral(&found), "v100-no-library.txt");
 }
 
 /// Links that join two devices without a switch add up, if both ends say that they are up.

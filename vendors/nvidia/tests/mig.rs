@@ -183,3 +183,64 @@ fn an_unnamed_profile_gets_the_name_that_the_driver_would_give() {
     let expected = ["1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb", "1g.10gb+me", "1g.20gb"];
     assert_eq!(names, expected);
 }
+
+#[track_caller]
+fn check_mode(machine: &Machine, on: bool) {
+    let vendor = machine.vendor();
+    let device = vendor.discover().unwrap().into_iter().find(|it| it.uuid == uuid(CUT)).unwrap();
+    assert_eq!(device.mode().map(|mode| mode.on), Some(on));
+    let path = machine.path("driver/usr/lib/x86_64-linux-gnu/nvml-standin.json.modes");
+    let modes = std::fs::read_to_string(path).unwrap_or_else(|_| "{}".to_owned());
+    let modes: serde_json::Value = serde_json::from_str(&modes).unwrap();
+    let pending = modes.get(uuid(CUT).as_str()).map(|mode| mode[1] == serde_json::json!(true));
+    assert_eq!(pending.unwrap_or(on), on, "something is left pending: {modes}");
+}
+
+#[test]
+fn mode_is_switched_at_once_or_not_at_all() {
+    let machine = Machine::new(DGX_H100_MIG);
+    let vendor = machine.vendor();
+    vendor.switch_mode(&uuid(CUT), false).unwrap();
+    vendor.switch_mode(&uuid(CUT), false).unwrap();
+    check_mode(&machine, false);
+    assert!(create(&vendor, "1g.10gb", 0).is_err());
+    assert_eq!(vendor.partitions(&uuid(CUT)).unwrap(), []);
+    vendor.switch_mode(&uuid(CUT), true).unwrap();
+    check_mode(&machine, true);
+    create(&vendor, "1g.10gb", 0).unwrap();
+    let error = vendor.switch_mode(&uuid(CUT), false).unwrap_err().to_string();
+    assert!(error.ends_with("is in use: its GPU instances"), "{error}");
+    destroy(&vendor, "1g.10gb", 0).unwrap();
+    machine.change(|it| {
+        it["devices"][CUT - 1]["processes"] = serde_json::json!([{ "pid": 77, "memory_mib": 1 }]);
+    });
+    let error = vendor.switch_mode(&uuid(CUT), false).unwrap_err().to_string();
+    assert!(error.ends_with("is in use: processes 77"), "{error}");
+    check_mode(&machine, true);
+}
+
+#[test]
+fn a_switch_that_would_wait_for_a_reset_is_taken_back() {
+    let machine = Machine::new(DGX_H100_MIG);
+    machine.change(|it| it["devices"][CUT - 1]["mig_needs_reset"] = true.into());
+    let error = machine.vendor().switch_mode(&uuid(CUT), false).unwrap_err();
+    assert!(matches!(error, VendorError::InUse { .. }), "{error}");
+    check_mode(&machine, true);
+}
+
+#[test]
+fn a_generation_that_takes_a_reset_is_not_switchable() {
+    let machine = Machine::new(DGX_H100_MIG);
+    let switchable = |machine: &Machine| {
+        let devices = machine.vendor().discover().unwrap();
+        devices.iter().find(|it| it.uuid == uuid(CUT)).unwrap().mode().unwrap().switchable
+    };
+    assert!(switchable(&machine));
+    machine.change(|it| it["devices"][CUT - 1]["architecture"] = 7.into());
+    assert!(!switchable(&machine));
+    let error = machine.vendor().switch_mode(&uuid(CUT), false).unwrap_err();
+    assert!(matches!(error, VendorError::Unsupported(_)), "{error}");
+    // Where the driver has a field for it, that tells.
+    machine.change(|it| it["figures"]["h100"]["fields"]["184"] = 1.into());
+    assert!(switchable(&machine));
+}

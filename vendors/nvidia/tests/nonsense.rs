@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::machine::{DGX_H100_MIG, Machine, V100_535, uuid};
 
 /// Every symbol that the adapter asks for and can do without.
-const SYMBOLS: [&str; 60] = [
+const SYMBOLS: [&str; 61] = [
     "nvmlComputeInstanceDestroy",
     "nvmlComputeInstanceGetInfo_v2",
     "nvmlDeviceCreateGpuInstanceWithPlacement",
@@ -68,6 +68,7 @@ const SYMBOLS: [&str; 60] = [
     "nvmlDeviceGetUUID",
     "nvmlDeviceGetUtilizationRates",
     "nvmlDeviceRegisterEvents",
+    "nvmlDeviceSetMigMode",
     "nvmlEventSetCreate",
     "nvmlEventSetWait_v2",
     "nvmlGpuInstanceCreateComputeInstance",
@@ -107,6 +108,7 @@ fn exercise(vendor: &Nvidia, what: &str) {
     let devices = vendor.discover().unwrap_or_default();
     for device in &devices {
         let _ = vendor.partitions(&device.uuid);
+        let _ = vendor.switch_mode(&device.uuid, true);
         let _ = vendor.create_partition(&device.uuid, &profile, 0);
         let _ = vendor.sample(&device.uuid);
         let _ = vendor.counters(&device.uuid);

@@ -6,7 +6,9 @@
 
 use std::{fs, time::Duration};
 
-use accelpool_model::{Device, DeviceCounters, DeviceUuid, Link, Partition, Sample};
+use accelpool_model::{
+    Device, DeviceCounters, DeviceUuid, Link, Partition, Partitioning, PartitioningMode, Sample,
+};
 use accelpool_vendor_api::VendorError;
 
 use crate::{
@@ -172,6 +174,11 @@ impl Machine {
     pub(crate) fn devices(&self, state: &State) -> Vec<Device> {
         let device = |unit: &Unit| Device {
             injection: self.folder.injection(self.profile.name(), &unit.nodes),
+            partitioning: unit
+                .device
+                .partitioning
+                .clone()
+                .map(|it| Partitioning { mode: mode(state, &unit.device), ..it }),
             ..unit.device.clone()
         };
         let on_bus = |unit: &&Unit| !state.absent.contains(unit.device.uuid.as_str());
@@ -220,6 +227,30 @@ impl Machine {
         nodes().unwrap_or_default()
     }
 
+    /// Brings an idle device into its partitioning mode, or out of it.
+    pub(crate) fn switch_mode(
+        &self,
+        script: &Script,
+        uuid: &DeviceUuid,
+        on: bool,
+    ) -> Result<(), VendorError> {
+        let mut locked = self.lock(script)?;
+        let unit = self.present(&locked.state, uuid)?;
+        let Some(now) = mode(&locked.state, &unit.device) else {
+            return Err(VendorError::Unsupported("the device has no such mode".to_owned()));
+        };
+        if now.on == on {
+            return Ok(());
+        }
+        check_idle(script, uuid, |_| true)?;
+        if locked.state.partitions_of(uuid).next().is_some() {
+            let (device, holder) = (uuid.clone(), "its partitions".to_owned());
+            return Err(VendorError::InUse { device, holder });
+        }
+        locked.state.modes.insert(uuid.to_string(), on);
+        Ok(locked.save().map_err(MachineError::from)?)
+    }
+
     /// First half of a creation: the place is taken by a half-created partition.
     pub(crate) fn begin_create(
         &self,
@@ -229,6 +260,10 @@ impl Machine {
     ) -> Result<(), VendorError> {
         let mut locked = self.lock(script)?;
         let unit = self.present(&locked.state, uuid)?;
+        if mode(&locked.state, &unit.device).is_some_and(|mode| !mode.on) {
+            let detail = "the device is not in the mode in which it serves parts".to_owned();
+            return Err(VendorError::Failed { call: "create_partition", detail });
+        }
         check_fits(&unit.device, &locked.state.places(uuid), place)?;
         let whole = |process: &Process| process.partition.is_none();
         check_idle(script, uuid, whole)?;
@@ -342,6 +377,13 @@ impl Machine {
         let samples: Vec<Sample> = running.into_iter().map(|(_, sample)| sample).collect();
         Ok(counters(device, &samples, permille, microjoules, script.health.get(uuid)))
     }
+}
+
+/// The mode that a device is in, if it has one.
+fn mode(state: &State, device: &Device) -> Option<PartitioningMode> {
+    let begins = device.mode()?;
+    let on = state.modes.get(device.uuid.as_str()).copied().unwrap_or(begins.on);
+    Some(PartitioningMode { on, ..begins })
 }
 
 /// Checks that no process of the script that `counts` uses the device.

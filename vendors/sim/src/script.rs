@@ -69,6 +69,7 @@ pub(crate) enum Method {
     Discover,
     Links,
     Partitions,
+    SwitchMode,
     CreatePartition,
     DestroyPartition,
     Sample,
@@ -80,10 +81,11 @@ pub(crate) enum Method {
 }
 
 impl Method {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Discover,
         Self::Links,
         Self::Partitions,
+        Self::SwitchMode,
         Self::CreatePartition,
         Self::DestroyPartition,
         Self::Sample,
@@ -99,6 +101,7 @@ impl Method {
             Self::Discover => "discover",
             Self::Links => "links",
             Self::Partitions => "partitions",
+            Self::SwitchMode => "switch_mode",
             Self::CreatePartition => "create_partition",
             Self::DestroyPartition => "destroy_partition",
             Self::Sample => "sample",

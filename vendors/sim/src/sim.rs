@@ -194,6 +194,12 @@ impl Vendor for Sim {
         })
     }
 
+    fn switch_mode(&self, device: &DeviceUuid, on: bool) -> Result<(), VendorError> {
+        self.call(Method::SwitchMode, Some(device), |script, _| {
+            self.machine.switch_mode(script, device, on)
+        })
+    }
+
     fn create_partition(
         &self,
         device: &DeviceUuid,

@@ -55,6 +55,9 @@ pub(crate) struct State {
     pub(crate) calls: BTreeMap<String, u64>,
     /// By device: when it was last sampled, in nanoseconds since boot.
     pub(crate) sampled_ns: BTreeMap<String, u64>,
+    /// By device: the mode that it was switched to.
+    #[serde(default)]
+    pub(crate) modes: BTreeMap<String, bool>,
     /// By device: what it has drawn.
     #[serde(default)]
     pub(crate) drawn: BTreeMap<String, Drawn>,
@@ -204,6 +207,7 @@ impl State {
             done: BTreeSet::new(),
             calls: BTreeMap::new(),
             sampled_ns: BTreeMap::new(),
+            modes: BTreeMap::new(),
             drawn: BTreeMap::new(),
         }
     }

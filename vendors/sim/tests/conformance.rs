@@ -44,9 +44,24 @@ fn check_caught_on(profile: &str, defect: Defect, by: &str) {
 
 #[test]
 fn embedded_nodes_conform() {
-    check("dgx-h100", &[]);
-    check("mi300x", &[]);
-    check("atlas-910b", &[]);
+    for profile in ["dgx-h100", "mi300x", "atlas-910b"] {
+        check(profile, &["a_mode_goes_there_and_back"]);
+    }
+}
+
+#[test]
+fn a_node_whose_devices_have_a_mode_conforms() {
+    let text = include_str!("../profiles/dgx-h100.toml");
+    for mode in ["true", "false"] {
+        let moded = text.replace("scheme = \"mig\"", &format!("scheme = \"mig\"\nmode = {mode}"));
+        assert_ne!(moded, text);
+        let dir = tempfile::tempdir().unwrap();
+        let sim = Sim::open(Profile::parse(&moded).unwrap(), dir.path()).unwrap();
+        let report = conformance::check(&sim, EVERYTHING);
+        report.assert_passed();
+        let skipped = report.skipped().any(|it| it.check == "a_mode_goes_there_and_back");
+        assert!(!skipped, "{report}");
+    }
 }
 
 #[test]
@@ -56,6 +71,7 @@ fn a_node_with_nothing_to_cut_conforms_as_far_as_it_goes() {
         &[
             "unknown_profiles_are_refused",
             "a_partition_comes_and_goes",
+            "a_mode_goes_there_and_back",
             "a_second_destruction_succeeds",
             "taken_slices_are_refused",
             "neighbours_are_not_disturbed",
@@ -71,7 +87,7 @@ fn partitions_are_left_alone_unless_asked_for() {
     let before = std::fs::read_to_string(dir.path().join("state.json")).unwrap();
     let report = conformance::check(&sim, Options::default());
     report.assert_passed();
-    assert_eq!(report.skipped().count(), 6, "{report}");
+    assert_eq!(report.skipped().count(), 7, "{report}");
     let after = std::fs::read_to_string(dir.path().join("state.json")).unwrap();
     let partitions = |state: &str| state.split("\"absent\"").next().unwrap().to_owned();
     assert_eq!(partitions(&after), partitions(&before));

@@ -23,6 +23,16 @@ pub enum PrepareError {
     NoPool(DeviceName),
     #[error("device {device} cannot be had {portion}: pool {pool} allows sharing `{sharing}`")]
     NotAllowed { device: DeviceName, pool: PoolName, sharing: Sharing, portion: &'static str },
+    #[error(
+        "device {device} is in {scheme} mode and serves partitions only: ask for one, or allow \
+         its pool to switch the mode (`switch_mode`)"
+    )]
+    ModeOn { device: DeviceName, scheme: String },
+    #[error(
+        "device {device} is not in {scheme} mode and serves no partitions: switch the mode, or \
+         allow its pool to do so (`switch_mode`)"
+    )]
+    ModeOff { device: DeviceName, scheme: String },
     #[error("device {device} is held {portion} by claim {holder}")]
     Held { device: DeviceName, portion: String, holder: ClaimId },
     #[error("device {device} has {left} of memory left, {wanted} are asked for")]
@@ -69,6 +79,8 @@ impl PrepareError {
             | Self::ShareOfPartition(_)
             | Self::NoPool(_)
             | Self::NotAllowed { .. }
+            | Self::ModeOn { .. }
+            | Self::ModeOff { .. }
             | Self::MemoryOutOfRange { .. }
             | Self::WeakerEnforcement { .. }
             | Self::TooManyBindings(_)

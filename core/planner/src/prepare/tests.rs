@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use accelpool_model::{
-    ClaimId, Enforcement, Inventory, Partition, Pool, Selector, Share, ShareClass, Sharing, Taint,
-    TaintEffect, Weight,
+    ClaimId, Enforcement, Inventory, Partition, PartitioningMode, Pool, Selector, Share,
+    ShareClass, Sharing, Taint, TaintEffect, Weight,
 };
 
 use super::*;
@@ -320,4 +320,67 @@ fn the_node_has_a_limit() {
         named(GPU),
         &["refused: this node holds 4096 leases, its limit: release some first"],
     );
+}
+
+/// A node whose first device has a mode, and whether its pool may switch it.
+fn moded(on: bool, switchable: bool, switch_mode: bool, leases: &[Lease]) -> Node {
+    let mut node = node(leases);
+    let mut first = device("0000:1b:00.0");
+    let partitioning = first.partitioning.as_mut().unwrap();
+    partitioning.mode = Some(PartitioningMode { on, switchable });
+    node.inventory.insert(first);
+    node.pools[0].switch_mode = switch_mode;
+    node
+}
+
+const MODE_ON: &str = "refused: device gpu-0000-1b-00-0 is in mig mode and serves partitions \
+    only: ask for one, or allow its pool to switch the mode (`switch_mode`)";
+const MODE_OFF: &str = "refused: device gpu-0000-1b-00-0 is not in mig mode and serves no \
+    partitions: switch the mode, or allow its pool to do so (`switch_mode`)";
+const SWITCH_ON: &str = "switch partitioning of gpu-0000-1b-00-0 on";
+const SWITCH_OFF: &str = "switch partitioning of gpu-0000-1b-00-0 off";
+const CREATE: &str = "create partition gpu-0000-1b-00-0-mig-1g-10gb-0";
+
+#[test]
+fn a_mode_that_is_the_operators_is_obeyed() {
+    let small = || vec![mig("1g.10gb", 0)];
+    for switchable in [true, false] {
+        moded(true, switchable, false, &[]).check(small(), &[CREATE, ARM, SPEC]);
+        moded(true, switchable, false, &[]).check(vec![named(GPU)], &[MODE_ON]);
+        moded(true, switchable, false, &[]).check(vec![share(GPU, 10, 250)], &[MODE_ON]);
+        moded(false, switchable, false, &[]).check(small(), &[MODE_OFF]);
+        moded(false, switchable, false, &[]).check(vec![named(GPU)], &[ARM, SPEC]);
+    }
+    // What a reset would take is not switched, whatever the pool says.
+    moded(true, false, true, &[]).check(vec![named(GPU)], &[MODE_ON]);
+    moded(false, false, true, &[]).check(small(), &[MODE_OFF]);
+}
+
+#[test]
+fn a_mode_is_switched_where_the_pool_allows_it_and_nobody_holds_the_device() {
+    let small = || vec![mig("1g.10gb", 0)];
+    moded(true, true, true, &[]).check(vec![named(GPU)], &[SWITCH_OFF, ARM, SPEC]);
+    moded(false, true, true, &[]).check(small(), &[SWITCH_ON, CREATE, ARM, SPEC]);
+    // What was observed may be older than the last switch.
+    moded(false, true, true, &[]).check(vec![named(GPU)], &[SWITCH_OFF, ARM, SPEC]);
+    let both =
+        vec![mig("1g.10gb", 0), Request { name: "r1".parse().unwrap(), ..mig("1g.10gb", 1) }];
+    let second = "create partition gpu-0000-1b-00-0-mig-1g-10gb-1";
+    moded(false, true, true, &[]).check(both, &[SWITCH_ON, CREATE, second, ARM, SPEC]);
+    let held = "refused: device gpu-0000-1b-00-0 is held whole by claim a";
+    moded(false, true, true, &[lease("a")]).check(small(), &[held]);
+    let cut = partition_lease("a", &[("1g.10gb", 1)], false);
+    let held = "refused: device gpu-0000-1b-00-0 is held as partition \
+        gpu-0000-1b-00-0-mig-1g-10gb-1 by claim a";
+    moded(true, true, true, &[cut]).check(vec![named(GPU)], &[held]);
+}
+
+#[test]
+fn a_choice_passes_over_devices_in_the_other_mode() {
+    let plan = |node: Node, request| {
+        let lease = node.plan(&claim("b", vec![request])).unwrap().lease;
+        lease.allocations.into_iter().map(|held| held.device.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(plan(moded(true, true, false, &[]), any(None, 1)), [OTHER]);
+    assert_eq!(plan(moded(false, true, false, &[]), any(Some("1g.10gb"), 1)), [OTHER]);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use accelpool_model::{Inventory, Partition};
+use accelpool_model::{Inventory, Partition, PartitioningMode};
 
 use super::*;
 use crate::testing::{device, lease, partition, partition_lease, pools};
@@ -68,7 +68,11 @@ fn partitions_of_a_silent_vendor_are_not_forgotten() {
     let trouble = "troubled: device gpu-0000-1b-00-0 does not answer";
     check(cut(LeaseState::Releasing), silent, &["remove CDI spec of a", DISARM, trouble]);
     let gone = Found { devices: false, ..NOTHING };
-    check(cut(LeaseState::Releasing), gone, &["remove CDI spec of a", DISARM, "forgotten"]);
+    check(
+        cut(LeaseState::Releasing),
+        gone,
+        &["remove CDI spec of a", DISARM, DESTROY, "forgotten"],
+    );
 }
 
 #[test]
@@ -108,4 +112,35 @@ fn specs_without_a_lease_are_removed() {
     let specs = BTreeSet::from(["old".parse().unwrap()]);
     let (repairs, cleanup) = plan_reconcile(view, &specs, true);
     assert_eq!((repairs.len(), cleanup.to_string()), (0, "remove CDI spec of old".to_owned()));
+}
+
+#[track_caller]
+fn check_mode(held: Lease, on: bool, switch_mode: bool, expected: &[&str]) {
+    let mut moded = device("0000:1b:00.0");
+    let mode = PartitioningMode { on, switchable: true };
+    moded.partitioning.as_mut().unwrap().mode = Some(mode);
+    let inventory = Inventory::new([moded]);
+    let leases = BTreeMap::from([(held.claim.id.clone(), held)]);
+    let mut pools = pools();
+    pools[0].switch_mode = switch_mode;
+    let view = NodeView { inventory: &inventory, leases: &leases, pools: &pools };
+    let (repairs, _) = plan_reconcile(view, &BTreeSet::new(), true);
+    let outcome = format!("{:?}", repairs[0].outcome);
+    let plan = repairs[0].plan.to_string();
+    assert_eq!(plan.lines().chain([outcome.as_str()]).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_mode_that_a_boot_took_away_is_switched_again_where_the_pool_allows_it() {
+    let create = "create partition gpu-0000-1b-00-0-mig-1g-10gb-0";
+    let (arm, spec) = ("arm the gate for a", "write CDI spec of a");
+    let on = "switch partitioning of gpu-0000-1b-00-0 on";
+    check_mode(cut(LeaseState::Prepared), false, true, &[on, create, arm, spec, "Restored"]);
+    check_mode(cut(LeaseState::Prepared), true, false, &[create, arm, spec, "Restored"]);
+    let gone = "Troubled(\"device gpu-0000-1b-00-0 is not in mig mode any more\")";
+    check_mode(cut(LeaseState::Prepared), false, false, &[gone]);
+    // Whoever holds all of it may be at work: nobody switches it back under them.
+    let switched = "Troubled(\"device gpu-0000-1b-00-0 was switched to mig mode\")";
+    check_mode(lease("a"), true, true, &[switched]);
+    check_mode(lease("a"), false, true, &[arm, spec, "Restored"]);
 }

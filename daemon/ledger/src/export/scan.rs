@@ -113,7 +113,7 @@ impl Found {
         for (key, (_, record)) in self.records {
             match record {
                 Record::Start(found) => boot = found,
-                Record::Lease(_) | Record::Taints(..) => {
+                Record::Lease(_) | Record::Taints(..) | Record::Owed(..) => {
                     records.insert(key, record);
                 }
             }
@@ -130,7 +130,7 @@ fn record_at(bytes: &[u8], start: usize) -> Option<(u64, Record)> {
     stream.next()?.ok()?;
     let end = start + stream.byte_offset();
     let json = &bytes[start..end];
-    let kinds = [Kind::Lease, Kind::Taints, Kind::Start];
+    let kinds = [Kind::Lease, Kind::Taints, Kind::Owed, Kind::Start];
     let record = kinds.into_iter().find_map(|kind| Record::from_json(kind, "", json).ok())?;
     Record::decode(&record.key().to_string(), &bytes[head..end]).ok()
 }

@@ -35,6 +35,23 @@ struct Taint {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct Owed {
+    device: String,
+    partitions: Vec<OwedPartition>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OwedPartition {
+    name: String,
+    device: String,
+    profile: String,
+    start: u32,
+    boot: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Lease {
     claim: Claim,
     allocations: Vec<Allocation>,

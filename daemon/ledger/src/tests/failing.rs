@@ -96,6 +96,7 @@ fn run(changes: usize) -> bool {
             Write::PutTaints(device, taints) => {
                 after.taints.contains(&(device.clone(), taints.clone()))
             }
+            Write::PutOwed(device, owed) => after.owed.contains(&(device.clone(), owed.clone())),
         });
         assert!(whole || after == before, "half a commit after {changes} changes");
         return false;

@@ -39,6 +39,7 @@ fn expected() -> Replayed {
     Replayed {
         leases: vec![whole, lease("a", 0), lease("b", 1), lease("c", 2)],
         taints: vec![("GPU-8f2c:1".parse().expect("a valid UUID"), taints)],
+        owed: Vec::new(),
         previous_boot: Some(boot("boot-1")),
     }
 }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use accelpool_model::{ClaimId, DeviceUuid, Lease, Portion, Taint};
+use accelpool_model::{ClaimId, DeviceUuid, Lease, OwedPartition, Portion, Taint};
 use proptest::prelude::*;
 
-use super::{allocation, boot, lease, place, put_taints, remove, taint};
+use super::{allocation, boot, lease, owed, place, put_taints, remove, taint};
 use crate::{Ledger, Replayed, Write};
 
 #[derive(Debug, Clone)]
@@ -18,6 +18,7 @@ enum Event {
 struct Expected {
     leases: BTreeMap<ClaimId, Lease>,
     taints: BTreeMap<DeviceUuid, Vec<Taint>>,
+    owed: BTreeMap<DeviceUuid, Vec<OwedPartition>>,
 }
 
 impl Expected {
@@ -35,6 +36,12 @@ impl Expected {
             Write::PutTaints(device, taints) => {
                 self.taints.insert(device, taints);
             }
+            Write::PutOwed(device, owed) if owed.is_empty() => {
+                self.owed.remove(&device);
+            }
+            Write::PutOwed(device, owed) => {
+                self.owed.insert(device, owed);
+            }
         }
     }
 
@@ -42,6 +49,7 @@ impl Expected {
         Replayed {
             leases: self.leases.values().cloned().collect(),
             taints: self.taints.clone().into_iter().collect(),
+            owed: self.owed.clone().into_iter().collect(),
             previous_boot: Some(boot(previous)),
         }
     }
@@ -68,6 +76,10 @@ fn write() -> impl Strategy<Value = Write> {
         2 => (0..6u32).prop_map(move |id| remove(&claim(id))),
         2 => (0..3u32, 0..3u32).prop_map(move |(id, count)| {
             put_taints(&device(id), (0..count).map(|number| taint("link", number)).collect())
+        }),
+        1 => (0..3u32, 0..3u32).prop_map(move |(id, count)| {
+            let uuid: DeviceUuid = device(id).parse().expect("a valid UUID");
+            Write::PutOwed(uuid.clone(), (0..count).map(|start| owed(&uuid, start)).collect())
         }),
     ]
 }

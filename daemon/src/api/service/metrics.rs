@@ -15,7 +15,7 @@ use crate::{
     timing::{BOUNDS_S, Histogram, SCHEMA, Timings},
     usage::{
         Agent,
-        history::{BUCKET_MS, Bucket, Who},
+        history::{Bucket, Who},
         meter::{DeviceTotals, Totals},
     },
 };
@@ -59,13 +59,15 @@ impl Service {
     }
 
     pub(super) fn usage(&self, state: &State, since_unix_ms: u64) -> wire::GetUsageResponse {
-        let (buckets, agents) = self.meter.history(|history| history.since(since_unix_ms));
+        let now = now_ms();
+        let (bucket_ms, buckets, agents) =
+            self.meter.history(|history| history.since(since_unix_ms, now));
         // Numbers that were given once, as places in this answer's list.
         let places: BTreeMap<u32, u32> = agents.keys().copied().zip(0..).collect();
         wire::GetUsageResponse {
-            unix_ms: now_ms(),
+            unix_ms: now,
             since_unix_ms: self.about.started_ms,
-            bucket_ms: BUCKET_MS,
+            bucket_ms,
             devices: u32::try_from(state.inventory.devices().count()).unwrap_or(u32::MAX),
             agents: agents.values().map(agent).collect(),
             buckets: buckets.into_iter().map(|found| bucket(found, &places)).collect(),

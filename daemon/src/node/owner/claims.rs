@@ -1,7 +1,9 @@
 //! Claims: prepared, asked for again, released; and what becomes of them when steps end.
 
-use accelpool_model::{Allocation, Binding, Claim, ClaimId, Lease, LeaseState, Plan, Step};
-use accelpool_planner::{PrepareError, plan_bind, plan_prepare, plan_release};
+use accelpool_model::{
+    Allocation, Binding, Claim, ClaimId, Lease, LeaseState, Plan, Portion, Step,
+};
+use accelpool_planner::{Prepare, PrepareError, plan_bind, plan_prepare, plan_release};
 use tracing::{info, warn};
 
 use super::{
@@ -48,6 +50,9 @@ impl Owner {
                 return round.answer(reply, Err(error));
             }
         };
+        if let Some(error) = self.in_the_way(&prepare) {
+            return round.answer(reply, Err(error));
+        }
         let (mut lease, repeated) = (prepare.lease, prepare.repeated);
         let known = self.memory.leases.get(&id);
         let bound = known.is_some_and(|known| known.bindings != lease.bindings);
@@ -58,6 +63,22 @@ impl Owner {
         let job = self.job(lease, prepare.plan, !repeated);
         let purpose = if repeated { Purpose::Repeat(reply) } else { Purpose::Prepare(reply) };
         self.launch(id, purpose, job, round);
+    }
+
+    /// What passes by itself and keeps a claim from being prepared until then.
+    fn in_the_way(&self, prepare: &Prepare) -> Option<NodeError> {
+        // One that is prepared needs nothing of the vendor, or is told by the step that does.
+        let fresh = prepare.lease.allocations.iter().filter(|_| !prepare.repeated);
+        fresh.into_iter().find_map(|allocation| {
+            if let Portion::Partition { name, profile, start, .. } = &allocation.portion
+                && self.memory.is_owed(&allocation.uuid, profile, *start)
+            {
+                return Some(NodeError::Settling(name.clone()));
+            }
+            let vendor = self.memory.adapter_of(&allocation.uuid)?;
+            self.parts.workers.get(vendor)?.paused_until_ms()?;
+            Some(NodeError::Paused { vendor: vendor.clone() })
+        })
     }
 
     pub(super) fn on_bind(
@@ -103,14 +124,19 @@ impl Owner {
     }
 
     pub(super) fn on_applied(&mut self, applied: Applied, round: &mut Round) {
-        let Applied { claim, result, undone, created, destroyed, rewritten } = applied;
-        if !created.is_empty() || !destroyed.is_empty() {
+        let Applied { claim, result, undone, switched, created, destroyed, owed, rewritten } =
+            applied;
+        self.memory.note_modes(&switched);
+        if !switched.is_empty() || !created.is_empty() || !destroyed.is_empty() {
             self.memory.note_partitions(created, &destroyed);
             self.parts.epoch.send_modify(|epoch| *epoch += 1);
         }
         round.changed = true;
         let Some(flight) = self.memory.in_flight.remove(&claim) else { return };
         let failure = result.err().map(NodeError::Failed);
+        if failure.is_none() || undone {
+            self.owe(owed, round);
+        }
         if let Some(error) = &failure {
             let chain = Chain(error).to_string();
             if self.note(&claim, EventKind::Failed, chain.clone(), crate::error::code(error)) {
@@ -179,12 +205,18 @@ impl Owner {
     }
 
     pub(super) fn job(&self, lease: Lease, mut plan: Plan, undo: bool) -> Job {
-        // The partitions of a device that is gone went with it; nobody could destroy them, and
-        // who releases its claim must not wait for its return.
+        // Nobody can destroy the partitions of a device that is gone now, and who releases its
+        // claim must not wait for its return: it is owed.
+        let mut owed = Vec::new();
         if self.all_answered() {
             plan.steps.retain(|step| match step {
-                Step::DestroyPartition(partition) => self.memory.is_listed(&partition.uuid),
-                Step::CreatePartition(_)
+                Step::DestroyPartition(partition) => {
+                    let listed = self.memory.is_listed(&partition.uuid);
+                    owed.extend(Some(partition.clone()).filter(|_| !listed));
+                    listed
+                }
+                Step::SwitchMode(_)
+                | Step::CreatePartition(_)
                 | Step::ArmGate(_)
                 | Step::DisarmGate(_)
                 | Step::ArmTurns(_)
@@ -196,7 +228,7 @@ impl Owner {
         let workers = self.memory.routes(&lease, &self.parts.workers);
         let injections = apply::known_injections(&lease, &self.memory.inventory);
         let compute = self.memory.compute_rule(&lease, &self.parts.pools);
-        Job { lease, plan, workers, injections, compute, undo }
+        Job { lease, plan, workers, injections, owed, compute, undo }
     }
 
     pub(super) fn launch(&mut self, claim: ClaimId, purpose: Purpose, job: Job, round: &mut Round) {

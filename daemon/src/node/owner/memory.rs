@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use accelpool_ledger::Write;
 use accelpool_model::{
-    ClaimId, ComputeRule, DeviceUuid, Inventory, Lease, Partition, PartitionStep, Pool, Taint,
-    VendorName,
+    ClaimId, ComputeRule, DeviceUuid, Inventory, Lease, ModeStep, OwedPartition, Partition,
+    PartitionName, PartitionStep, Pool, Taint, VendorName,
 };
 use accelpool_planner::{NodeView, Outcome, PrepareError};
 use tokio::sync::oneshot;
@@ -37,6 +37,10 @@ pub(super) struct Memory {
     pub(super) answered: BTreeSet<VendorName>,
     /// Adapters whose last list of partitions was out of date.
     pub(super) outdated: BTreeSet<VendorName>,
+    /// Partitions whose destruction waits for their device's return, by device.
+    pub(super) owed: BTreeMap<DeviceUuid, Vec<OwedPartition>>,
+    /// Those that are being destroyed.
+    pub(super) settling: BTreeSet<PartitionName>,
     /// Devices that are being probed.
     pub(super) probing: BTreeSet<DeviceUuid>,
     pub(super) history: History,
@@ -88,7 +92,11 @@ impl InFlight {
 }
 
 impl Memory {
-    pub(super) fn new(leases: Vec<Lease>, taints: Vec<(DeviceUuid, Vec<Taint>)>) -> Self {
+    pub(super) fn new(
+        leases: Vec<Lease>,
+        taints: Vec<(DeviceUuid, Vec<Taint>)>,
+        owed: Vec<(DeviceUuid, Vec<OwedPartition>)>,
+    ) -> Self {
         Self {
             inventory: Inventory::default(),
             leases: leases.into_iter().map(|lease| (lease.claim.id.clone(), lease)).collect(),
@@ -99,6 +107,8 @@ impl Memory {
             vendor_troubles: BTreeMap::new(),
             answered: BTreeSet::new(),
             outdated: BTreeSet::new(),
+            owed: owed.into_iter().collect(),
+            settling: BTreeSet::new(),
             probing: BTreeSet::new(),
             history: History::default(),
             started: false,
@@ -116,7 +126,7 @@ impl Memory {
         self.adapter_of(uuid).is_some()
     }
 
-    fn adapter_of(&self, uuid: &DeviceUuid) -> Option<&VendorName> {
+    pub(super) fn adapter_of(&self, uuid: &DeviceUuid) -> Option<&VendorName> {
         let lists = |found: &Discovery| found.devices.iter().any(|device| device.uuid == *uuid);
         self.discoveries.iter().find(|(_, found)| lists(found)).map(|(adapter, _)| adapter)
     }
@@ -152,6 +162,19 @@ impl Memory {
         let worker_of = |uuid: &DeviceUuid| workers.get(self.adapter_of(uuid)?).cloned();
         let devices = lease.allocations.iter().map(|allocation| &allocation.uuid);
         devices.filter_map(|uuid| Some((uuid.clone(), worker_of(uuid)?))).collect()
+    }
+
+    /// Takes into the inventory which modes the steps have switched.
+    pub(super) fn note_modes(&mut self, switched: &[ModeStep]) {
+        for step in switched {
+            let Some(mut device) = self.inventory.device_by_uuid(&step.uuid).cloned() else {
+                continue;
+            };
+            let mode = device.partitioning.as_mut().and_then(|it| it.mode.as_mut());
+            let Some(mode) = mode.filter(|mode| mode.on != step.on) else { continue };
+            mode.on = step.on;
+            self.inventory.replace(device);
+        }
     }
 
     /// Takes into the inventory what the steps have changed.

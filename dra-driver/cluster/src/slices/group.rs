@@ -110,11 +110,15 @@ impl<'a> Draft<'a> {
     /// Without counters nothing could keep the whole device and its partitions apart, so a
     /// device that is cut is offered in pieces, and one that is not is offered whole.
     fn offers_whole(&self) -> bool {
-        self.scheme.is_some() || !self.offers_partitions() || self.device.existing.is_empty()
+        let apart =
+            self.scheme.is_some() || !self.offers_partitions() || self.device.existing.is_empty();
+        apart && (!self.device.parts_only || self.is_given(None))
     }
 
     fn offers_shares(&self) -> bool {
-        self.sharing.allows_shares() && capacity::is_divisible(self.device.memory)
+        !self.device.parts_only
+            && self.sharing.allows_shares()
+            && capacity::is_divisible(self.device.memory)
     }
 
     fn offers_fixed_shares(&self) -> bool {

@@ -70,7 +70,7 @@ pub(super) fn table(devices: &[Device]) -> Table {
             device.vendor.as_str().into(),
             device.architecture.as_str().into(),
             device.driver_version.as_str().into(),
-            device.partitioning.as_ref().map_or("", |cut| cut.scheme.as_str()).into(),
+            partitioning(device).into(),
             enforcement.memory.as_str().into(),
             enforcement.compute.as_str().into(),
             device.fabric_clique.as_deref().unwrap_or_default().into(),
@@ -79,6 +79,12 @@ pub(super) fn table(devices: &[Device]) -> Table {
         ]);
     }
     table
+}
+
+/// How a device can be cut, and whether it is in the mode for it.
+fn partitioning(device: &Device) -> String {
+    let scheme = device.partitioning.as_ref().map_or("", |cut| cut.scheme.as_str());
+    format!("{scheme} {}", device.partitioning_mode).trim().to_owned()
 }
 
 /// How a device is used; one that is gone says so first.
@@ -91,6 +97,9 @@ fn use_cell(device: &Device) -> Cell {
         "foreign" => Tone::Bad,
         _ => Tone::Attention,
     };
+    if device.parts_only && device.usage.mode == "free" {
+        return Cell::toned("free parts", tone);
+    }
     Cell::toned(&device.usage.mode, tone)
 }
 

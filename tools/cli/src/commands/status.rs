@@ -55,6 +55,7 @@ fn write(node: &GetNodeResponse, page: &mut Page) {
         Column::new("STATE"),
         Column::new("DEVICES").right(),
         Column::new("RESTARTS").right(),
+        Column::if_filled("PAUSED UNTIL", 20),
         Column::if_filled("LAST ERROR", 10),
     ]);
     for vendor in &node.vendors {
@@ -63,10 +64,18 @@ fn write(node: &GetNodeResponse, page: &mut Page) {
             state_cell(vendor),
             vendor.devices.to_string().into(),
             vendor.restarts.to_string().into(),
+            paused_until(vendor).into(),
             Cell::toned(&vendor.last_error, Tone::Bad),
         ]);
     }
     page.table(&table);
+}
+
+fn paused_until(vendor: &VendorStatus) -> String {
+    match vendor.paused_until_unix_ms {
+        0 => String::new(),
+        until => timestamp(until),
+    }
 }
 
 fn state_cell(vendor: &VendorStatus) -> Cell {

@@ -316,4 +316,9 @@ impl Node for Service {
         self.change("", format!("{:?}", request.into_inner())).await?;
         Ok(Response::new(node::QuiesceResponse {}))
     }
+
+    async fn resume(&self, request: Request<node::ResumeRequest>) -> Answer<node::ResumeResponse> {
+        self.change("", format!("{:?}", request.into_inner())).await?;
+        Ok(Response::new(node::ResumeResponse { vendors: vec!["sim".into()] }))
+    }
 }

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Commands with the names of their golden files.
-const COMMANDS: [(&str, &str); 23] = [
+const COMMANDS: [(&str, &str); 25] = [
     ("devices", "devices"),
     ("partitions", "partitions"),
     ("partitions-possible", "partitions --possible"),
@@ -31,6 +31,8 @@ const COMMANDS: [(&str, &str); 23] = [
     ("quiesce", "quiesce sim"),
     ("quiesce-all", "quiesce"),
     ("top", "top --once"),
+    ("quiesce-for", "quiesce --for 10m"),
+    ("resume", "resume"),
     ("usage", "usage"),
     ("usage-of-agent", "usage --agent notebook"),
 ];

@@ -85,6 +85,8 @@ fn device(index: usize) -> Device {
         present: true,
         taints: Vec::new(),
         usage: Some(Usage { mode: "free".into(), ..Usage::default() }),
+        parts_only: false,
+        partitioning_mode: String::new(),
     }
 }
 
@@ -384,6 +386,7 @@ pub(crate) fn eight_gpus() -> State {
         restarts,
         last_error: last_error.into(),
         devices,
+        paused_until_unix_ms: 0,
     };
     let finding = |severity: &str, check: &str, message: &str, remedy: &str| Finding {
         severity: severity.into(),

@@ -25,6 +25,8 @@ fn words_become_requests() {
         "taint gpu-0000-9d-00-0 --reason rattles --effect NoExecute",
         "untaint gpu-0000-9d-00-0 --key fell-off-bus",
         "quiesce",
+        "quiesce sim --for 10m",
+        "resume sim",
     ];
     for command in commands {
         let outcome = Outcome::of(fake.socket(), command);
@@ -69,6 +71,8 @@ fn words_that_make_no_sense_ask_nothing() {
         "devices -o xml",
         "explain",
         "completion powershell",
+        "quiesce --for 0",
+        "quiesce --for 25h",
     ];
     for command in commands {
         let outcome = Outcome::of(fake.socket(), command);

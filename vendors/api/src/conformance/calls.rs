@@ -35,6 +35,7 @@ pub(super) fn unknown_devices_are_refused(subject: &Subject<'_>) -> Result<(), S
     must("partitions", vendor.partitions(&nobody).map(drop), false)?;
     must("create_partition", vendor.create_partition(&nobody, &profile, 0).map(drop), false)?;
     must("destroy_partition", vendor.destroy_partition(&nobody, &profile, 0), false)?;
+    must("switch_mode", vendor.switch_mode(&nobody, true), true)?;
     must("sample", vendor.sample(&nobody).map(drop), true)?;
     must("counters", vendor.counters(&nobody).map(drop), true)?;
     must("recovery_action", vendor.recovery_action(&nobody).map(drop), true)?;

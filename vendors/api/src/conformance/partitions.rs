@@ -69,6 +69,44 @@ pub(super) fn one_comes_and_goes(subject: &Subject<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
+pub(super) fn a_mode_goes_there_and_back(subject: &Subject<'_>) -> Result<(), Stop> {
+    if !subject.options.cut {
+        return Err(Stop::Skip("modes are not to be switched".to_owned()));
+    }
+    let mut tried = false;
+    for device in subject.devices()? {
+        let Some(mode) = device.mode().filter(|mode| mode.switchable) else { continue };
+        if !answer("partitions", subject.vendor.partitions(&device.uuid))?.is_empty() {
+            continue;
+        }
+        tried = true;
+        for on in [mode.on, !mode.on, !mode.on, mode.on] {
+            answer("switch_mode", subject.vendor.switch_mode(&device.uuid, on))?;
+            let now = subject.devices()?.into_iter().find(|it| it.uuid == device.uuid);
+            let now = now.and_then(|it| it.mode());
+            require(now.is_some_and(|now| now.on == on), || {
+                format!("{} was switched, and is not in that mode", device.name)
+            })?;
+            if on {
+                stays_while_cut(subject, &device)?;
+            }
+        }
+    }
+    if tried { Ok(()) } else { Err(Stop::Skip("no device has a mode that can be switched".into())) }
+}
+
+/// A device that has a partition does not leave its mode.
+fn stays_while_cut(subject: &Subject<'_>, device: &Device) -> Result<(), Stop> {
+    let Some(place) = first_places(device).into_iter().next() else { return Ok(()) };
+    let made = Made::create(subject.vendor, device, &place)?;
+    match subject.vendor.switch_mode(&device.uuid, false) {
+        Err(VendorError::InUse { .. }) => {}
+        other => return fail(format!("{}: switched off while it is cut: {other:?}", device.name)),
+    }
+    require_list(subject, device, &[&made])?;
+    made.destroy()
+}
+
 pub(super) fn a_second_destruction_succeeds(subject: &Subject<'_>) -> Result<(), Stop> {
     for device in empty_devices(subject)? {
         for place in places(&device).into_iter().take(1) {
@@ -269,7 +307,7 @@ fn empty_devices(subject: &Subject<'_>) -> Result<Vec<Device>, Stop> {
         let alike = |other: &Device| {
             other.model == device.model && other.partitioning == device.partitioning
         };
-        if device.partitioning.is_none() || chosen.iter().any(alike) {
+        if !device.serves_parts(false) || chosen.iter().any(alike) {
             continue;
         }
         let listed = answer("partitions", subject.vendor.partitions(&device.uuid))?;

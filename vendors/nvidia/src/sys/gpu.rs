@@ -234,6 +234,11 @@ impl<'nvml> Gpu<'nvml> {
         self.field(field_id::NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, 0)
     }
 
+    /// `NVML_FI_DEV_IS_RESETLESS_MIG_SUPPORTED`: whether MIG mode changes without a reset.
+    pub(crate) fn mig_is_resetless(self) -> Result<bool, CallError> {
+        self.field(field_id::NVML_FI_DEV_IS_RESETLESS_MIG_SUPPORTED, 0).map(|it| it == 1)
+    }
+
     /// The rate of its links in MB per second, which all links that are up have in common.
     pub(crate) fn link_megabytes_per_second(self) -> Result<u64, CallError> {
         self.field(field_id::NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON, 0)

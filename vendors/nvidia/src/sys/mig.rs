@@ -84,14 +84,30 @@ pub(crate) struct ComputeInstance<'nvml> {
 }
 
 impl<'nvml> Gpu<'nvml> {
-    /// Whether the device is in MIG mode now.
-    pub(crate) fn mig_is_on(self) -> Result<bool, CallError> {
+    /// Whether the device is in MIG mode now, and whether it will be after its next reset.
+    pub(crate) fn mig_mode(self) -> Result<(bool, bool), CallError> {
         const CALL: &str = "nvmlDeviceGetMigMode";
         let function = found(CALL, &self.nvml.raw().nvmlDeviceGetMigMode)?;
         let (mut current, mut pending) = (0, 0);
         // SAFETY: the handle is live; the two numbers outlive the call.
         check(CALL, unsafe { function(self.handle, &raw mut current, &raw mut pending) })?;
-        Ok(current == 1)
+        Ok((current == 1, pending == 1))
+    }
+
+    /// Whether the device is in MIG mode now.
+    pub(crate) fn mig_is_on(self) -> Result<bool, CallError> {
+        self.mig_mode().map(|(current, _)| current)
+    }
+
+    /// Asks for MIG mode, or for its end. Says what kept it from taking effect at once, in which
+    /// case it is pending.
+    pub(crate) fn set_mig_mode(self, on: bool) -> Result<Result<(), CallError>, CallError> {
+        const CALL: &str = "nvmlDeviceSetMigMode";
+        let function = found(CALL, &self.nvml.raw().nvmlDeviceSetMigMode)?;
+        let mut activation = 0;
+        // SAFETY: the handle is live; the number outlives the call.
+        check(CALL, unsafe { function(self.handle, on.into(), &raw mut activation) })?;
+        Ok(check(CALL, activation))
     }
 
     /// The profile of `kind`, if the device has it.

@@ -16,6 +16,7 @@ pub(crate) const NOT_FOUND: Code = 6;
 pub(crate) const INSUFFICIENT_SIZE: Code = 7;
 pub(crate) const TIMEOUT: Code = 10;
 pub(crate) const GPU_IS_LOST: Code = 15;
+pub(crate) const RESET_REQUIRED: Code = 16;
 pub(crate) const IN_USE: Code = 19;
 pub(crate) const INSUFFICIENT_RESOURCES: Code = 23;
 pub(crate) const ARGUMENT_VERSION_MISMATCH: Code = 25;

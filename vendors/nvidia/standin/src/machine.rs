@@ -48,6 +48,9 @@ pub(crate) struct Gpu {
     /// Whether it is in MIG mode; absent where it has none.
     #[serde(default)]
     pub(crate) mig: Option<bool>,
+    /// A change of MIG mode waits for a reset, which never comes.
+    #[serde(default)]
+    pub(crate) mig_needs_reset: bool,
     #[serde(default)]
     pub(crate) profiles: Option<String>,
     #[serde(default)]

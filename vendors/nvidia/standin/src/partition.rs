@@ -1,6 +1,7 @@
 //! GPU instances and compute instances: what outlives a process, in a file under a lock.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io,
     path::{Path, PathBuf},
@@ -79,6 +80,39 @@ impl Instances {
     pub(crate) fn find(&mut self, gpu: &Gpu, id: u32) -> Option<&mut Instance> {
         self.all.iter_mut().find(|instance| instance.gpu == gpu.uuid && instance.id == id)
     }
+}
+
+/// MIG mode of a device: now, and after its next reset. None where it has no such mode.
+pub(crate) fn mode(gpu: &Gpu) -> Result<Option<(bool, bool)>, Code> {
+    let Some(begins) = gpu.mig else { return Ok(None) };
+    Ok(Some(modes()?.get(&gpu.uuid).copied().unwrap_or((begins, begins))))
+}
+
+/// Modes that were switched, by UUID.
+type Modes = BTreeMap<String, (bool, bool)>;
+
+fn modes_path() -> Result<PathBuf, Code> {
+    let mut name = place::file()?.into_os_string();
+    name.push(".modes");
+    Ok(name.into())
+}
+
+fn modes() -> Result<Modes, Code> {
+    match fs::read_to_string(modes_path()?) {
+        Ok(text) => serde_json::from_str(&text).map_err(|_| UNKNOWN),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Modes::new()),
+        Err(_) => Err(UNKNOWN),
+    }
+}
+
+/// Switches the mode of a device, under the lock that `_instances` holds.
+pub(crate) fn set_mode(_instances: &Instances, gpu: &Gpu, mode: (bool, bool)) -> Result<(), Code> {
+    let mut modes = modes()?;
+    modes.insert(gpu.uuid.clone(), mode);
+    let (path, text) = (modes_path()?, serde_json::to_string(&modes).map_err(|_| UNKNOWN)?);
+    let next = path.with_extension("next-modes");
+    fs::write(&next, text).map_err(|_| UNKNOWN)?;
+    fs::rename(&next, path).map_err(|_| UNKNOWN)
 }
 
 /// Tells of a capability as the driver does: the number of the node that opens it.

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use accelpool_model::{
-    DeviceKind, Enforcements, MemoryBytes, PartitionProfile, Partitioning, Placements, VendorName,
+    DeviceKind, Enforcements, MemoryBytes, PartitionProfile, Partitioning, PartitioningMode,
+    Placements, VendorName,
 };
 
 use super::{nodes::Template, raw};
@@ -102,7 +103,8 @@ fn cut_of(path: &str, raw: &raw::Partitioning, memory: MemoryBytes) -> Result<Cu
         profiles.push(profile);
     }
     let scheme = scheme.to_string();
-    let partitioning = Partitioning { scheme, slices, uniform: raw.uniform, profiles };
+    let mode = raw.mode.map(|on| PartitioningMode { on, switchable: true });
+    let partitioning = Partitioning { scheme, slices, uniform: raw.uniform, profiles, mode };
     Ok(Cut { partitioning, uuid_prefix: raw.uuid_prefix.clone(), inherit_all, nodes })
 }
 

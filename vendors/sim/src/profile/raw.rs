@@ -63,6 +63,8 @@ pub(super) struct Partitioning {
     pub(super) uniform: bool,
     #[serde(default)]
     pub(super) counted: bool,
+    /// Whether it begins in the mode in which it serves parts alone; without such a mode absent.
+    pub(super) mode: Option<bool>,
     pub(super) uuid_prefix: String,
     pub(super) inherit: String,
     pub(super) nodes: Vec<NodeTemplate>,

@@ -151,6 +151,7 @@ fn call(
     let of_device = match method {
         Method::Discover | Method::Links | Method::NextEvent => false,
         Method::Partitions
+        | Method::SwitchMode
         | Method::CreatePartition
         | Method::DestroyPartition
         | Method::Sample

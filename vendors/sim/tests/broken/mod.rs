@@ -164,6 +164,10 @@ impl Vendor for Broken {
         Ok(listed)
     }
 
+    fn switch_mode(&self, device: &DeviceUuid, on: bool) -> Result<(), VendorError> {
+        self.sim.switch_mode(device, on)
+    }
+
     fn create_partition(
         &self,
         device: &DeviceUuid,

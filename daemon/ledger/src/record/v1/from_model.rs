@@ -3,8 +3,9 @@
 use accelpool_model as model;
 
 use super::{
-    Allocation, Binding, Cgroup, Claim, Enforcements, HeldShare, Lease, LeaseState, Look,
-    Partition, Placement, Portion, Request, Share, Start, Taint, Taints, Wanted, WantedAny,
+    Allocation, Binding, Cgroup, Claim, Enforcements, HeldShare, Lease, LeaseState, Look, Owed,
+    OwedPartition, Partition, Placement, Portion, Request, Share, Start, Taint, Taints, Wanted,
+    WantedAny,
 };
 
 impl From<&Option<model::BootId>> for Start {
@@ -22,6 +23,22 @@ impl Taints {
             since_ms: taint.since_ms,
         };
         Self { device: device.to_string(), taints: taints.iter().map(taint).collect() }
+    }
+}
+
+impl Owed {
+    pub(in crate::record) fn new(
+        device: &model::DeviceUuid,
+        owed: &[model::OwedPartition],
+    ) -> Self {
+        let partition = |owed: &model::OwedPartition| OwedPartition {
+            name: owed.step.name.to_string(),
+            device: owed.step.device.to_string(),
+            profile: owed.step.profile.to_string(),
+            start: owed.step.start,
+            boot: owed.boot.to_string(),
+        };
+        Self { device: device.to_string(), partitions: owed.iter().map(partition).collect() }
     }
 }
 

@@ -5,8 +5,9 @@ use std::str::FromStr;
 use accelpool_model as model;
 
 use super::{
-    Allocation, Binding, Cgroup, Claim, Enforcements, HeldShare, Lease, LeaseState, Look,
-    Partition, Placement, Portion, Request, Share, Start, Taint, Taints, Wanted, WantedAny,
+    Allocation, Binding, Cgroup, Claim, Enforcements, HeldShare, Lease, LeaseState, Look, Owed,
+    OwedPartition, Partition, Placement, Portion, Request, Share, Start, Taint, Taints, Wanted,
+    WantedAny,
 };
 use crate::error::EngineError;
 
@@ -28,6 +29,29 @@ impl Taints {
             Ok(model::Taint { key, effect, reason, since_ms })
         };
         Ok((self.device.parse()?, collect(self.taints, taint)?))
+    }
+}
+
+impl Owed {
+    pub(in crate::record) fn into_model(
+        self,
+    ) -> Result<(model::DeviceUuid, Vec<model::OwedPartition>)> {
+        if self.partitions.is_empty() {
+            return Err("the list of partitions is empty".into());
+        }
+        let uuid: model::DeviceUuid = self.device.parse()?;
+        let partition = |OwedPartition { name, device, profile, start, boot }: OwedPartition| {
+            let step = model::PartitionStep {
+                name: name.parse()?,
+                device: device.parse()?,
+                uuid: uuid.clone(),
+                profile: profile.parse()?,
+                start,
+            };
+            Ok(model::OwedPartition { step, boot: boot.parse()? })
+        };
+        let owed = collect(self.partitions, partition)?;
+        Ok((uuid, owed))
     }
 }
 

@@ -96,7 +96,7 @@ fn answer(call: &Call, gpu: &Gpu, asked: FieldValue) -> FieldValue {
 #[unsafe(no_mangle)]
 extern "C" fn nvmlDeviceGetUtilizationRates(device: Handle, at: Out<Utilization>) -> Code {
     on_gpu("nvmlDeviceGetUtilizationRates", device, |call, gpu| {
-        if gpu.mig == Some(true) {
+        if crate::partition::mode(gpu)?.is_some_and(|(now, _)| now) {
             return Err(NOT_SUPPORTED);
         }
         let (gpu, memory) = figures(call, gpu).utilization.ok_or(NOT_SUPPORTED)?;

@@ -93,9 +93,25 @@ fn profile_of_id<'a>(call: &'a Call, gpu: &Gpu, id: u32) -> Result<&'a Profile, 
 #[unsafe(no_mangle)]
 extern "C" fn nvmlDeviceGetMigMode(device: Handle, now: Out<u32>, pending: Out<u32>) -> Code {
     on_gpu("nvmlDeviceGetMigMode", device, |_, gpu| {
-        let mode = gpu.mig.ok_or(NOT_SUPPORTED)?.into();
-        now.put(mode)?;
-        pending.put(mode)
+        let mode = partition::mode(gpu)?.ok_or(NOT_SUPPORTED)?;
+        now.put(mode.0.into())?;
+        pending.put(mode.1.into())
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nvmlDeviceSetMigMode(device: Handle, mode: u32, activation: Out<Code>) -> Code {
+    on_gpu("nvmlDeviceSetMigMode", device, |_, gpu| {
+        let (now, _) = partition::mode(gpu)?.ok_or(NOT_SUPPORTED)?;
+        let instances = Instances::open()?;
+        let idle = gpu.processes.is_empty() && instances.of(gpu).next().is_none();
+        let wanted = mode == 1;
+        if now == wanted || (idle && !gpu.mig_needs_reset) {
+            partition::set_mode(&instances, gpu, (wanted, wanted))?;
+            return activation.put(crate::abi::SUCCESS);
+        }
+        partition::set_mode(&instances, gpu, (now, wanted))?;
+        activation.put(if idle { crate::abi::RESET_REQUIRED } else { IN_USE })
     })
 }
 
@@ -189,7 +205,7 @@ extern "C" fn nvmlDeviceCreateGpuInstanceWithPlacement(
     made: Out<Handle>,
 ) -> Code {
     on_gpu("nvmlDeviceCreateGpuInstanceWithPlacement", device, |call, gpu| {
-        if gpu.mig != Some(true) {
+        if partition::mode(gpu)?.is_none_or(|(now, _)| !now) {
             return Err(NOT_SUPPORTED);
         }
         let (profile, place) = (profile_of_id(call, gpu, id)?, at.get()?);

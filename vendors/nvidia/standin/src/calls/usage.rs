@@ -81,7 +81,7 @@ extern "C" fn nvmlDeviceGetProcessUtilization(
     _since: u64,
 ) -> Code {
     on_gpu("nvmlDeviceGetProcessUtilization", device, |call, gpu| {
-        if gpu.mig == Some(true) {
+        if crate::partition::mode(gpu)?.is_some_and(|(now, _)| now) {
             return Err(NOT_SUPPORTED);
         }
         if gpu.utilization.is_empty() {

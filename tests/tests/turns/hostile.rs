@@ -1,0 +1,193 @@
+//! A tenant that means harm, with everything that a container of its claim has: the folder and
+//! the socket. Its neighbours get what they are owed.
+
+use std::{
+    ffi::CString,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    process::{Child, Command},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
+use accelpool_proto::node::ExplainClaimRequest;
+use accelpool_shim::{
+    SOCKET_FILE,
+    layout::{LAYOUT_HASH, LedgerPage, ProcessPage},
+    mapping::Mapping,
+    socket::Connection,
+    sys::now_ns,
+    wire::{Hello, Record, Refusal},
+};
+
+use accelpool_tests::{
+    Cgroups, Home,
+    tenants::{of_pod, pod_uid},
+    wait_for,
+};
+
+use crate::scene::{DEVICE, Scene, ask};
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+fn connect(folder: &Path) -> Option<Connection> {
+    let folder = CString::new(folder.as_os_str().as_bytes()).unwrap();
+    Connection::connect(folder.as_bytes_with_nul(), SOCKET_FILE).ok()
+}
+
+fn hello(layout_hash: u64) -> Record {
+    Record::Hello(Hello {
+        layout_hash,
+        shim_version: 1,
+        api_version: 13000,
+        process_id: std::process::id(),
+        monotonic_ns: now_ns(),
+        returns: None,
+    })
+}
+
+/// A neighbour works, and is told to have worked as much as it is owed.
+fn check_neighbour(scene: &Scene) {
+    let before = scene.turns_of("neighbour").unwrap().used_ns;
+    scene.until("the neighbour works", "neighbour", |told| told.used_ns > before + 100_000_000);
+}
+
+#[test]
+fn connections_by_the_thousand_are_bounded() {
+    let mut scene = Scene::new();
+    scene.share("hostile", 4, 250);
+    scene.share("neighbour", 4, 250);
+    let mut neighbour = scene.tenant("neighbour");
+    neighbour.send("burn 200 600000");
+    check_neighbour(&scene);
+    let folder = scene.home.turns().join("hostile");
+    let files = || {
+        let listed = std::fs::read_dir(format!("/proc/{}/fd", scene.daemon.id())).unwrap();
+        listed.count()
+    };
+    let before = files();
+    let mut held = Vec::new();
+    for number in 0..1000 {
+        let Some(connection) = connect(&folder) else { continue };
+        // Some say nothing, some what is no record of any version.
+        if number % 2 == 0 {
+            let _ = connection.send(&hello(0), None);
+        }
+        held.push(connection);
+    }
+    check_neighbour(&scene);
+    assert!(files() < before + 100, "a tenant fills the daemon's table of files");
+    assert!(scene.daemon.is_running());
+    drop(held);
+    // A process of the same claim that behaves is served again.
+    let mut honest = scene.tenant("hostile");
+    honest.must("launch 10 1");
+    scene.until("it is registered", "hostile", |told| told.pids == [honest.pid()]);
+}
+
+#[test]
+fn another_layout_is_refused_by_name() {
+    let scene = Scene::new();
+    scene.share("hostile", 4, 250);
+    let connection = connect(&scene.home.turns().join("hostile")).unwrap();
+    connection.send(&hello(LAYOUT_HASH ^ 1), None).unwrap();
+    let answer = connection.receive(60 * SECOND_NS).unwrap();
+    assert_eq!(answer.record, Record::Refused(Refusal::Layout));
+}
+
+#[test]
+fn scribbling_hurts_the_scribbler_alone() {
+    let mut scene = Scene::new();
+    scene.share("hostile", 4, 250);
+    scene.share("neighbour", 4, 250);
+    let mut neighbour = scene.tenant("neighbour");
+    neighbour.send("burn 200 600000");
+    check_neighbour(&scene);
+
+    let connection = connect(&scene.home.turns().join("hostile")).unwrap();
+    connection.send(&hello(LAYOUT_HASH), None).unwrap();
+    let mut answer = connection.receive(60 * SECOND_NS).unwrap();
+    assert!(matches!(answer.record, Record::Welcome(_)), "{:?}", answer.record);
+    let (_bell, process, ledger) = (
+        answer.descriptors.pop().unwrap(),
+        answer.descriptors.pop().unwrap(),
+        answer.descriptors.pop().unwrap(),
+    );
+    let process = Mapping::<ProcessPage>::of_sealed(process).unwrap();
+    let ledger = Mapping::<LedgerPage>::of_sealed(ledger).unwrap();
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed
+    };
+    let until = Instant::now() + std::time::Duration::from_secs(3);
+    while Instant::now() < until {
+        let progress = &process.devices[0];
+        for line in &progress.lines {
+            line.entering.store(u32::try_from(random() >> 63).unwrap(), Ordering::SeqCst);
+            line.submitted.store(random(), Ordering::SeqCst);
+            line.submitted_us.store(random(), Ordering::SeqCst);
+        }
+        progress.drained_epoch.store(u32::try_from(random() >> 32).unwrap(), Ordering::SeqCst);
+        progress.lines_len.store(u32::try_from(random() >> 32).unwrap(), Ordering::SeqCst);
+        progress.want.store(u32::try_from(random() >> 32).unwrap(), Ordering::SeqCst);
+        let words: [&AtomicU64; 3] =
+            [&progress.completed, &progress.completed_us, &progress.oldest_submit_ns];
+        let row = &ledger.devices[0];
+        for word in words.into_iter().chain([&row.used, &row.peak, &row.denied]) {
+            word.store(random(), Ordering::SeqCst);
+        }
+    }
+    check_neighbour(&scene);
+    assert!(scene.daemon.is_running());
+    assert_eq!(scene.turns_of("neighbour").unwrap().memory_denied, 0);
+    // Nothing of it outlives the process.
+    drop((connection, process, ledger));
+    scene.until("it is gone", "hostile", |told| told.pids.is_empty());
+    check_neighbour(&scene);
+}
+
+/// A process of a claim's pod that uses the device and takes part in no turns: `on_violation` is
+/// what becomes of it.
+#[track_caller]
+fn check_unregistered(on_violation: &str, is_done: impl Fn(&Path, &mut Child) -> bool) {
+    let cgroups = Cgroups::new();
+    let pod = cgroups.make(&format!("burstable/pod{}/main", pod_uid(1)));
+    let mut stranger = Command::new("sleep").arg("600").spawn().unwrap();
+    std::fs::write(pod.join("cgroup.procs"), stranger.id().to_string()).unwrap();
+    // Right behind the vendor's own keys.
+    let pools =
+        format!("[[pool]]\nname = \"all\"\ngate = \"off\"\non_violation = {on_violation:?}\n");
+    let home = Home::with_gate("dgx-h100", &format!("turns = true\n\n{pools}"));
+    home.sample_every(100, Path::new("/proc"));
+    home.script(&format!(
+        "[[process]]\npid = {}\ndevice = {DEVICE:?}\nmemory = \"1Gi\"\ncompute_permille = 100\n",
+        stranger.id()
+    ));
+    let daemon = home.start();
+    let client = daemon.client();
+    client.prepare(of_pod(ask("a", 8, 250), 1)).unwrap();
+    let told = wait_for("the violation in the claim's story", || {
+        let request = ExplainClaimRequest { claim: "a".to_owned() };
+        let answer = client.call(async |mut node| node.explain_claim(request).await).unwrap();
+        answer.events.into_iter().find(|event| event.kind == "violated")
+    });
+    assert!(told.message.contains("takes no turns"), "{}", told.message);
+    let done = || is_done(&pod, &mut stranger).then_some(());
+    wait_for(on_violation, done);
+    drop(daemon);
+    let _ = std::fs::write(pod.join("cgroup.freeze"), "0");
+    let _ = stranger.kill();
+    stranger.wait().unwrap();
+}
+
+#[test]
+fn who_takes_no_turns_is_reported_frozen_or_killed() {
+    check_unregistered("report", |_, stranger| stranger.try_wait().unwrap().is_none());
+    check_unregistered("freeze", |pod, _| {
+        std::fs::read_to_string(pod.join("cgroup.events")).unwrap().contains("frozen 1")
+    });
+    check_unregistered("kill", |_, stranger| stranger.try_wait().unwrap().is_some());
+}

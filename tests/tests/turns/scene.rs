@@ -1,0 +1,159 @@
+//! A daemon, a stand-in for the GPU behind one of its simulated devices, and tenants: programs of
+//! the driver API that load the installed shim as containers do.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use accelpool_cuda_engine::{
+    Engine,
+    machine::{DeviceProfile, Machine},
+};
+use accelpool_proto::node::{self as wire, PrepareClaimRequest};
+use accelpool_tests::{
+    Client, Daemon, Home,
+    requests::{claim, share},
+    wait_for,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+pub(crate) const DEVICE: &str = "gpu-0000-1b-00-0";
+pub(crate) const GIB: u64 = 1 << 30;
+
+pub(crate) struct Scene {
+    pub(crate) home: Home,
+    pub(crate) daemon: Daemon,
+    pub(crate) client: Client,
+    pub(crate) engine: Engine,
+    folder: TempDir,
+}
+
+impl Scene {
+    pub(crate) fn new() -> Self {
+        let home = Home::with_turns("dgx-h100");
+        let daemon = home.start();
+        let client = daemon.client();
+        let devices = client.devices().unwrap();
+        let uuid = &devices.iter().find(|device| device.name == DEVICE).unwrap().uuid;
+        let folder = tempfile::tempdir().unwrap();
+        fs::copy(standin(), folder.path().join("libcuda.so.1")).unwrap();
+        let machine = Machine { devices: vec![DeviceProfile::new(uuid)] };
+        let engine = Engine::start(machine, &folder.path().join("engine.sock")).unwrap();
+        Self { home, daemon, client, engine, folder }
+    }
+
+    /// Prepares a share of the device.
+    pub(crate) fn share(&self, name: &str, gib: u64, permille: u32) -> wire::Lease {
+        self.client.prepare(ask(name, gib, permille)).unwrap()
+    }
+
+    /// A tenant with the claim's folder and the installed shim, as CDI mounts them.
+    pub(crate) fn tenant(&self, claim: &str) -> Tenant {
+        let turns = self.client.turns().unwrap();
+        let mut command = Command::new(accelpool_tests::tenant());
+        command
+            .env("LD_LIBRARY_PATH", self.folder.path())
+            .env("LD_PRELOAD", &turns.shim)
+            .env("ACCELPOOL_TURNS", Path::new(&turns.folder).join(claim))
+            .env("ACCELPOOL_CUDA_STANDIN", self.engine.socket());
+        let mut tenant = Tenant::spawn(command);
+        tenant.must("start 0");
+        tenant
+    }
+
+    /// What is told of a claim.
+    pub(crate) fn turns_of(&self, claim: &str) -> Option<wire::ClaimTurns> {
+        let devices = self.client.turns().unwrap().devices;
+        let device = devices.into_iter().find(|device| device.device == DEVICE)?;
+        device.claims.into_iter().find(|turns| turns.claim == claim)
+    }
+
+    /// Waits until what is told of a claim is so.
+    pub(crate) fn until(
+        &self,
+        what: &str,
+        claim: &str,
+        is_so: impl Fn(&wire::ClaimTurns) -> bool,
+    ) -> wire::ClaimTurns {
+        wait_for(what, || self.turns_of(claim).filter(&is_so))
+    }
+
+    /// The daemon dies and another one comes.
+    pub(crate) fn restart(&mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.daemon.id()).unwrap());
+        kill(pid, Signal::SIGKILL).unwrap();
+        self.daemon.wait();
+        self.daemon = self.home.start();
+        self.client = self.daemon.client();
+    }
+}
+
+pub(crate) fn ask(name: &str, gib: u64, permille: u32) -> PrepareClaimRequest {
+    claim(name, vec![share("gpu", DEVICE, gib * GIB, permille)])
+}
+
+/// A tenant's process; killed when this is dropped.
+pub(crate) struct Tenant {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Tenant {
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        Self { child, input, output: BufReader::new(output) }
+    }
+
+    pub(crate) fn send(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    pub(crate) fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Asks for what must succeed, and gives what it answers.
+    #[track_caller]
+    pub(crate) fn must(&mut self, line: &str) -> String {
+        self.send(line);
+        let answer = self.answer();
+        let rest = answer.strip_prefix("ok");
+        rest.unwrap_or_else(|| panic!("`{line}` gave `{answer}`")).trim().to_owned()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+}
+
+impl Drop for Tenant {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The stand-in as cargo has built it for this test: the newest beside the test and below it.
+fn standin() -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let folders = test.ancestors().skip(1).take(2).map(Path::to_owned);
+    let files = folders.map(|folder| folder.join("libaccelpool_cuda_standin.so"));
+    let dated = files.filter_map(|file| Some((fs::metadata(&file).ok()?.modified().ok()?, file)));
+    dated.max().expect("cargo has built the stand-in").1
+}
