@@ -2,9 +2,10 @@
 //!
 //! In a container the runtime makes only the granted devices visible. On the host all of them
 //! are there, so each vendor's own variable says which to use. It asks and cannot force: what
-//! keeps others off is the gate.
+//! keeps others off is the gate. A share's library comes in by `LD_PRELOAD`, where a container has
+//! it from a file of its own.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use accelpool_model::{Inventory, Lease, Portion};
 
@@ -12,9 +13,14 @@ use accelpool_model::{Inventory, Lease, Portion};
 const VISIBLE: [(&str, &str); 2] =
     [("nvidia", "CUDA_VISIBLE_DEVICES"), ("amd", "ROCR_VISIBLE_DEVICES")];
 
-/// Variables for a process that is to use what `lease` holds.
+/// Variables for a process that is to use what `lease` holds; `turns` is where the shim and the
+/// claims' folders are.
 #[must_use]
-pub fn of_host(lease: &Lease, inventory: &Inventory) -> BTreeMap<String, String> {
+pub fn of_host(
+    lease: &Lease,
+    inventory: &Inventory,
+    turns: Option<(&Path, &Path)>,
+) -> BTreeMap<String, String> {
     let mut visible: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for allocation in &lease.allocations {
         let Some(device) = inventory.device_by_uuid(&allocation.uuid) else { continue };
@@ -28,5 +34,13 @@ pub fn of_host(lease: &Lease, inventory: &Inventory) -> BTreeMap<String, String>
         };
         visible.entry(variable).or_default().push(identity.to_string());
     }
-    visible.into_iter().map(|(name, all)| (name.to_owned(), all.join(","))).collect()
+    let mut environment: BTreeMap<String, String> =
+        visible.into_iter().map(|(name, all)| (name.to_owned(), all.join(","))).collect();
+    let takes_turns = lease.allocations.iter().any(accelpool_model::Allocation::takes_turns);
+    if let Some((shim, folder)) = turns.filter(|_| takes_turns) {
+        let own = folder.join(lease.claim.id.as_str());
+        environment.insert("LD_PRELOAD".to_owned(), shim.display().to_string());
+        environment.insert("ACCELPOOL_TURNS".to_owned(), own.display().to_string());
+    }
+    environment
 }

@@ -96,6 +96,14 @@ fn the_demo_shows_what_it_promises() {
 }
 
 #[test]
+fn the_demo_of_turns_shows_what_it_promises() {
+    let seen = printed(&bash(&["tools/demo-turns.sh", "--lenient"], None));
+    for line in ["CUDA_ERROR_OUT_OF_MEMORY", "and no error", "All shown and checked."] {
+        assert!(seen.contains(line), "{line} is missing:\n{seen}");
+    }
+}
+
+#[test]
 fn the_metrics_demo_adds_up() {
     let seen = printed(&bash(&["-c", "ACCELPOOL_DEMO_SECONDS=10 tools/demo-metrics.sh"], None));
     // It checks itself; these lines prove that it came to its end by way of its middle.

@@ -356,7 +356,8 @@ impl NodeApi for Service {
             let message = format!("claim {} is there and not this process's", lease.claim.id);
             return Err(Status::already_exists(message));
         }
-        let environment = environment::of_host(&lease, &self.state().await?.inventory);
+        let environment =
+            environment::of_host(&lease, &self.state().await?.inventory, self.turns.places());
         let lease = Some(self.told(&lease).await?);
         let environment = environment.into_iter().collect();
         Ok(Response::new(wire::PrepareClaimResponse { lease, environment }))

@@ -122,6 +122,9 @@ pub(crate) enum Command {
     /// Create or release node-local claims, without Kubernetes
     #[command(subcommand)]
     Claim(ClaimCommand),
+    /// Watch who uses the shared devices, live: q ends it
+    #[command(after_help = TOP_HELP)]
+    Top(TopArguments),
     /// Run a command with a claim of its own, released when it ends
     #[command(after_help = RUN_HELP)]
     Run(Box<RunArguments>),
@@ -285,6 +288,18 @@ pub(crate) struct WantedArguments {
     /// A word about the owner, for people; given more than once, each of them
     #[arg(long, value_parser = parse_label, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<Label>,
+}
+
+const TOP_HELP: &str = "\
+SHARE is what the claim used of the device in the last ten seconds, of what it is owed while all
+its claims want the device; more is time that nobody else wanted. WAITED is how long it wanted the
+device and had to wait, since the daemon started.";
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArguments {
+    /// Print once and end; with -o json or yaml this goes without saying
+    #[arg(long)]
+    pub(crate) once: bool,
 }
 
 const RUN_HELP: &str = "\

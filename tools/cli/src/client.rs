@@ -23,7 +23,7 @@ use tonic::{
 use crate::{
     document::{
         ClaimVerification, Device, ExplainClaimResponse, Finding, GetGateResponse, GetNodeResponse,
-        GetTopologyResponse, Lease, ListHoldersResponse, Partition, Pool,
+        GetTopologyResponse, GetTurnsResponse, Lease, ListHoldersResponse, Partition, Pool,
     },
     failure::Failure,
     output::Progress,
@@ -151,6 +151,13 @@ impl Client {
     ) -> Result<node::GetUsageResponse, Failure> {
         let mut node = self.node.clone();
         self.read(node.get_usage(node::GetUsageRequest { since_unix_ms })).await
+    }
+
+    /// How shared devices are time-sliced.
+    pub(crate) async fn turns(&self) -> Result<GetTurnsResponse, Failure> {
+        let mut node = self.node.clone();
+        let request = node::GetTurnsRequest { device: String::new() };
+        Ok(self.read(node.get_turns(request)).await?.into())
     }
 
     /// What the daemon finds wrong with itself and its host.

@@ -16,6 +16,7 @@ mod run;
 mod snapshot;
 mod status;
 mod taint;
+mod top;
 mod topology;
 mod usage;
 mod verify;
@@ -59,6 +60,7 @@ pub(crate) async fn run(arguments: Arguments, console: &Console) -> Result<ExitC
         }
         Command::Taint(wanted) => taint::taint(&connect().await?, console, wanted).await,
         Command::Untaint(wanted) => taint::untaint(&connect().await?, console, wanted).await,
+        Command::Top(wanted) => top::run(&connect().await?, console, wanted.once).await,
         Command::Status => status::run(&connect().await?, console).await,
         Command::Snapshot => snapshot::run(&connect().await?, console).await,
         Command::Doctor(wanted) => {

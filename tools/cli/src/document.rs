@@ -24,7 +24,7 @@ macro_rules! plain {
     };
 }
 
-plain!(String, bool, u32, u64);
+plain!(String, bool, u32, u64, i32);
 
 impl<A, B: FromWire<A>> FromWire<Vec<A>> for Vec<B> {
     fn from_wire(wire: Vec<A>) -> Self {
@@ -275,6 +275,37 @@ nouns! {
 
     /// A link between two devices.
     Link { a: String, b: String, kind: String, bandwidth_bytes_per_second: u64 }
+
+    /// Which devices are shared by turns, and by whom.
+    GetTurnsResponse { devices: Vec<DeviceTurns>, shim: String, folder: String }
+
+    /// A device that is shared by turns.
+    DeviceTurns {
+        device: String,
+        uuid: String,
+        mode: String,
+        hand_over_ns: u64,
+        claims: Vec<ClaimTurns>,
+    }
+
+    /// What one claim has of it, and used.
+    ClaimTurns {
+        claim: String,
+        class: String,
+        state: String,
+        granted_permille: u32,
+        measured_permille: Option<u32>,
+        used_ns: u64,
+        throttled_ns: u64,
+        turns: u64,
+        stuck: u64,
+        memory_quota_bytes: u64,
+        memory_used_bytes: u64,
+        memory_peak_bytes: u64,
+        memory_denied: u64,
+        pids: Vec<i32>,
+        unclassified: u64,
+    }
 
     /// Something that was looked at, and how it is.
     Finding { severity: String, check: String, message: String, remedy: String }

@@ -92,6 +92,8 @@ pub(crate) enum Failure {
         #[source]
         source: io::Error,
     },
+    #[error("cannot use the terminal")]
+    Terminal(#[source] io::Error),
     #[error("signals cannot be received")]
     Signals(#[source] io::Error),
     /// The failure has been reported already, beside others.
@@ -132,6 +134,7 @@ impl Failure {
             | Self::Yaml(_)
             | Self::Exec { .. }
             | Self::Command { .. }
+            | Self::Terminal(_)
             | Self::Signals(_) => Exit::Failed,
             Self::Several(_, _, exit) => *exit,
         }
@@ -181,6 +184,7 @@ impl Failure {
             | Self::Json(_)
             | Self::Yaml(_)
             | Self::Command { .. }
+            | Self::Terminal(_)
             | Self::Signals(_)
             | Self::Several(..) => None,
         }

@@ -59,6 +59,11 @@ impl Console {
         self.format
     }
 
+    /// Whether answers are in colour.
+    pub(crate) fn has_color(&self) -> bool {
+        self.output_color
+    }
+
     /// Prints an answer: the document in a form for programs, else what `write` puts on the page.
     pub(crate) fn print(
         &self,

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Commands with the names of their golden files.
-const COMMANDS: [(&str, &str); 27] = [
+const COMMANDS: [(&str, &str); 28] = [
     ("devices", "devices"),
     ("partitions", "partitions"),
     ("partitions-possible", "partitions --possible"),
@@ -33,6 +33,7 @@ const COMMANDS: [(&str, &str); 27] = [
     ("snapshot", "snapshot"),
     ("quiesce", "quiesce sim"),
     ("quiesce-all", "quiesce"),
+    ("top", "top --once"),
     ("quiesce-for", "quiesce --for 10m"),
     ("resume", "resume"),
     ("usage", "usage"),

@@ -6,11 +6,11 @@ use std::{
 };
 
 use accelpool_proto::node::{
-    AdminPortion, Agent, Allocation, CgroupVerification, ClaimVerification, Denial, Device,
-    Enforcements, Event, ExplainClaimResponse, Finding, GateCounts, GetGateResponse,
-    GetNodeResponse, GetTopologyResponse, GetTurnsResponse, GetUsageResponse, GuardedDevices,
-    Holder, Lease, Link, ListHoldersResponse, NodeVerification, NumaNode, Partition,
-    PartitionPortion, Partitioning, PcieNode, Pool, Profile, SharePortion, Taint, Usage,
+    AdminPortion, Agent, Allocation, CgroupVerification, ClaimTurns, ClaimVerification, Denial,
+    Device, DeviceTurns, Enforcements, Event, ExplainClaimResponse, Finding, GateCounts,
+    GetGateResponse, GetNodeResponse, GetTopologyResponse, GetTurnsResponse, GetUsageResponse,
+    GuardedDevices, Holder, Lease, Link, ListHoldersResponse, NodeVerification, NumaNode,
+    Partition, PartitionPortion, Partitioning, PcieNode, Pool, Profile, SharePortion, Taint, Usage,
     UsageBucket, UsageEntry, VendorStatus, Verification, VerifyClaimsResponse, Whole,
     allocation::Portion, usage_entry::Who,
 };
@@ -306,6 +306,43 @@ fn topology(devices: &[Device]) -> GetTopologyResponse {
 
 /// Three agents over the last five minutes of fifteen that are remembered. The moments are
 /// fixed, since a table of them has rows for each; so is what "now" is for the daemon.
+fn turns() -> GetTurnsResponse {
+    let claim =
+        |name: &str, class: &str, state: &str, granted: u32, measured: Option<u32>| ClaimTurns {
+            claim: name.into(),
+            class: class.into(),
+            state: state.into(),
+            granted_permille: granted,
+            measured_permille: measured,
+            used_ns: 7_499_000_000,
+            throttled_ns: 2_501_000_000,
+            turns: 1501,
+            memory_quota_bytes: 10 << 30,
+            memory_used_bytes: 3 << 29,
+            memory_peak_bytes: 10 << 30,
+            pids: vec![4711, 4712],
+            ..ClaimTurns::default()
+        };
+    let mut refused = claim("dev-b", "normal", "stuck", 250, Some(251));
+    (refused.stuck, refused.memory_denied) = (3, 1);
+    let shared = DeviceTurns {
+        device: name("43"),
+        uuid: "GPU-43".into(),
+        mode: "exclusive".into(),
+        hand_over_ns: 54_321,
+        claims: vec![
+            claim("dev-a", "realtime", "running", 750, Some(749)),
+            refused,
+            claim("notebook-of-somebody-else", "idle", "idle", 1000, None),
+        ],
+    };
+    GetTurnsResponse {
+        devices: vec![shared],
+        shim: "/var/lib/accelpool/shim/0/libaccelpool_cuda.so".into(),
+        folder: "/run/accelpool/turns".into(),
+    }
+}
+
 fn usage_over_time() -> GetUsageResponse {
     let end = 1_700_000_100_000 / 60_000 * 60_000;
     let agent =
@@ -394,7 +431,7 @@ pub(crate) fn eight_gpus() -> State {
         devices,
         leases,
         usage: usage_over_time(),
-        turns: GetTurnsResponse::default(),
+        turns: turns(),
     }
 }
 

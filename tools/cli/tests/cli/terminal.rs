@@ -2,11 +2,18 @@
 
 use std::{
     fs::File,
-    io::Read,
+    io::{Read, Write},
     process::{Child, Stdio},
 };
 
-use nix::pty::openpty;
+use nix::{
+    pty::openpty,
+    sys::{
+        signal::{Signal, kill},
+        termios::tcgetattr,
+    },
+    unistd::Pid,
+};
 
 use crate::{
     fake::{Fake, SLOW},
@@ -75,4 +82,46 @@ fn no_color_is_honoured() {
     let seen = read_until(&mut File::from(terminal.master), "never");
     assert_eq!(child.wait().unwrap().code(), Some(5));
     assert!(seen.starts_with("error: "), "{seen:?}");
+}
+
+/// `top` on a terminal of its own, and what ends it.
+fn check_top(end: impl FnOnce(&mut File, &Child)) {
+    let fake = Fake::start(node::eight_gpus());
+    let size = nix::pty::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+    let terminal = openpty(&size, None).unwrap();
+    let before = tcgetattr(&terminal.slave).unwrap();
+    let slave = || Stdio::from(terminal.slave.try_clone().unwrap());
+    let mut command = accelpool(fake.socket());
+    command.arg("top").env("TERM", "xterm").stdin(slave()).stdout(slave()).stderr(slave());
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let mut screen = File::from(terminal.master.try_clone().unwrap());
+    let seen = read_until(&mut screen, "q quits");
+    assert!(seen.contains("gpu-0000-43-00-0"), "{seen:?}");
+    assert_ne!(tcgetattr(&terminal.slave).unwrap(), before, "it reads keys one by one");
+    end(&mut screen, &child);
+    let rest = read_until(&mut screen, "\u{1b}[?1049l");
+    assert!(rest.contains("\u{1b}[?1049l"), "the screen is given back: {rest:?}");
+    assert!(child.wait().unwrap().success());
+    assert_eq!(tcgetattr(&terminal.slave).unwrap(), before, "the terminal is as it was");
+}
+
+#[test]
+fn top_ends_with_q_and_gives_the_terminal_back() {
+    check_top(|keyboard, _| keyboard.write_all(b"q").unwrap());
+    // Control-C, which is a key like any other while it runs.
+    check_top(|keyboard, _| keyboard.write_all(b"\x03").unwrap());
+    check_top(|_, child| {
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        kill(pid, Signal::SIGTERM).unwrap();
+    });
+}
+
+#[test]
+fn top_without_a_terminal_says_what_to_do() {
+    let fake = Fake::start(node::eight_gpus());
+    let output = accelpool(fake.socket()).arg("top").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said, "error: there is no terminal to watch on: use --once\n");
 }

@@ -200,7 +200,6 @@ impl Core {
             Op::Resize => answered(self.resize(id, request)),
             Op::Share => answered(self.share(id, request.a)),
             Op::MemoryUse => answered(self.memory_use(request)),
-            Op::Fault => answered(Ok(Reply::default())),
             Op::ProcessUse => answered(self.process_use(request)),
             Op::DeviceUse => answered(self.device_use(request, now_ns)),
             Op::Inject => answered(self.inject_request(request)),

@@ -46,8 +46,6 @@ pub enum Op {
     Host,
     /// The host function with token `b` has returned. Not answered.
     HostDone,
-    /// Whether operation `a` is to fail; answered with its code.
-    Fault,
     /// Process number `b` of device `a`: pid, bytes, busy ns.
     ProcessUse,
     /// Busy and elapsed ns of device `a`.
@@ -58,7 +56,7 @@ pub enum Op {
     Checkpoint,
 }
 
-const OPS: [Op; 24] = [
+const OPS: [Op; 23] = [
     Op::Hello,
     Op::Device,
     Op::DeviceText,
@@ -78,7 +76,6 @@ const OPS: [Op; 24] = [
     Op::WaitValue,
     Op::Host,
     Op::HostDone,
-    Op::Fault,
     Op::ProcessUse,
     Op::DeviceUse,
     Op::Inject,

@@ -1,7 +1,8 @@
 //! A test tenant: a program of CUDA's driver API that does what lines on its input say.
 //!
 //! It loads `libcuda.so.1` as real programs do and knows nothing of who answers. Each line is
-//! answered by one: `ok ...` or `error CODE`. It ends with its input.
+//! answered by one: `ok ...` or `error CODE`. It ends with its input, or
+//! with `quit`.
 #![expect(unsafe_code, reason = "loads a C library and calls it")]
 
 mod cuda;
@@ -35,6 +36,9 @@ fn main() -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines() {
         let line = line?;
+        if line == "quit" {
+            break;
+        }
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
         let answer = match tenant.run(&words) {
             Ok(answer) => format!("ok {answer}"),
