@@ -17,7 +17,7 @@ demo-kubelet: ## show the Kubernetes driver between doubles of kubelet and API s
 	@tools/setup.sh && tools/demo-kubelet.sh
 
 test: ## run every test
-	@tools/setup.sh && tools/test.sh
+	@tools/setup.sh && { tools/containerd.sh || true; } && tools/test.sh
 
 bench: ## measure, each figure beside its budget
 	@tools/setup.sh && cargo bench --locked -p accelpool-benches

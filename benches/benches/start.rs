@@ -2,11 +2,11 @@
 //! 300 ms (DESIGN, section 8). Before that it has read the topology of this machine and its
 //! ledger, started the vendor's worker, and brought the node in line.
 
-use std::{fmt::Write as _, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use accelpool_benches::{
     Report, Timing,
-    node::{Home, share},
+    node::{Home, profile, share},
 };
 use accelpool_proto::node::GetNodeRequest;
 use tokio::runtime::Runtime;
@@ -19,11 +19,11 @@ fn main() -> ExitCode {
     let mut report = Report::begin();
     let runs = report.runs(20);
 
-    let first = Timing::of((0..runs).map(|_| ready_after(&Home::new(&profile()))).collect());
+    let first = Timing::of((0..runs).map(|_| ready_after(&Home::new(&profile(DEVICES)))).collect());
     report.time_line("start, 16 devices, empty ledger, median", first.median, BUDGET);
     report.time_line("start, 16 devices, empty ledger, p99", first.p99, BUDGET);
 
-    let home = Home::new(&profile());
+    let home = Home::new(&profile(DEVICES));
     fill(&home);
     let again = Timing::of((0..runs).map(|_| ready_after(&home)).collect());
     report.time_line("start, 16 devices, 100 leases, median", again.median, BUDGET);
@@ -56,29 +56,4 @@ fn fill(home: &Home) {
             client.prepare_claim(claim).await.expect("the share fits");
         }
     });
-}
-
-/// A node of 16 GPUs in a full mesh.
-fn profile() -> String {
-    let mut text = String::from(
-        "name = \"sixteen\"\nmajor = 240\n\n[[model]]\nname = \"h100\"\nvendor = \"nvidia\"\n\
-         kind = \"gpu\"\nproduct = \"NVIDIA H100 80GB HBM3\"\narchitecture = \"hopper\"\n\
-         driver_version = \"570.124.06\"\nmemory = \"80Gi\"\n\
-         nodes = [{ path = \"nvidia{n}\" }, { path = \"nvidiactl\" }]\n",
-    );
-    for index in 0..DEVICES {
-        let (bus, numa_node) = (index + 1, index * 2 / DEVICES);
-        write!(
-            text,
-            "\n[[device]]\nmodel = \"h100\"\nuuid = \"GPU-{bus:08x}\"\n\
-             pci = \"0000:{bus:02x}:00.0\"\nnuma_node = {numa_node}\n\
-             pcie_root = \"pci0000:{bus:02x}\"\n"
-        )
-        .expect("a string takes any text");
-    }
-    text.push_str(
-        "\n[[mesh]]\nmodel = \"h100\"\nkind = \"nvlink\"\n\
-         bandwidth_bytes_per_second = 450_000_000_000\n",
-    );
-    text
 }

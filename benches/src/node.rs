@@ -4,7 +4,9 @@
 //! may be memory, where a durable write costs nothing.
 
 use std::{
-    env, fs, io,
+    env,
+    fmt::Write as _,
+    fs, io,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -226,4 +228,34 @@ pub fn build(package: &str, name: &str) -> PathBuf {
         .expect("cargo can be run");
     assert!(built.success(), "{name} was not built: {built}");
     folder.join(name)
+}
+
+/// A profile of a node of `devices` GPUs in a full mesh.
+///
+/// # Panics
+///
+/// Never: a string takes any text.
+#[must_use]
+pub fn profile(devices: usize) -> String {
+    let mut text = String::from(
+        "name = \"sixteen\"\nmajor = 240\n\n[[model]]\nname = \"h100\"\nvendor = \"nvidia\"\n\
+         kind = \"gpu\"\nproduct = \"NVIDIA H100 80GB HBM3\"\narchitecture = \"hopper\"\n\
+         driver_version = \"570.124.06\"\nmemory = \"80Gi\"\n\
+         nodes = [{ path = \"nvidia{n}\" }, { path = \"nvidiactl\" }]\n",
+    );
+    for index in 0..devices {
+        let (bus, numa_node) = (index + 1, index * 2 / devices);
+        write!(
+            text,
+            "\n[[device]]\nmodel = \"h100\"\nuuid = \"GPU-{bus:08x}\"\n\
+             pci = \"0000:{bus:02x}:00.0\"\nnuma_node = {numa_node}\n\
+             pcie_root = \"pci0000:{bus:02x}\"\n"
+        )
+        .expect("a string takes any text");
+    }
+    text.push_str(
+        "\n[[mesh]]\nmodel = \"h100\"\nkind = \"nvlink\"\n\
+         bandwidth_bytes_per_second = 450_000_000_000\n",
+    );
+    text
 }

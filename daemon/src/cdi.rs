@@ -154,7 +154,12 @@ fn render(lease: &Lease, injections: &Injections) -> Result<String, SpecError> {
         let edits = ContainerEdits {
             env: spec::environment(&name, allocation, injection),
             device_nodes: injection.nodes.iter().map(device_node).collect::<Result<_, _>>()?,
-            mounts: injection.mounts.iter().map(Mount::read_only).collect(),
+            mounts: injection
+                .mounts
+                .iter()
+                .map(Mount::read_only)
+                .chain(injection.folders.iter().map(Mount::writable))
+                .collect(),
         };
         devices.push(spec::Device { name, container_edits: edits });
     }

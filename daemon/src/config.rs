@@ -233,6 +233,17 @@ impl Config {
         raw.try_into()
     }
 
+    /// Where the driver is that serves MPS, if a pool asks for it.
+    #[must_use]
+    pub fn mps_root(&self) -> Option<PathBuf> {
+        let asked = self.pools.iter().any(|pool| pool.mps);
+        let root = self.vendors.iter().find_map(|vendor| match vendor {
+            VendorConfig::Nvidia { driver_root, .. } => Some(driver_root.clone()),
+            VendorConfig::Sim { .. } => None,
+        });
+        root.filter(|_| asked)
+    }
+
     /// The node API's socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {

@@ -16,6 +16,7 @@ pub const PERMISSION_DENIED: &str = "AP0116";
 pub fn code(error: &NodeError) -> &'static str {
     match error {
         NodeError::Refused(error) => prepare_code(error),
+        NodeError::Failed(error) if error.is_mps() => "AP0132",
         NodeError::Failed(error) if error.is_paused() => "AP0131",
         NodeError::Failed(_) => "AP0114",
         NodeError::UnknownDevice(_) => "AP0101",
@@ -40,7 +41,9 @@ fn prepare_code(error: &PrepareError) -> &'static str {
         PrepareError::MemoryTaken { .. }
         | PrepareError::ComputeTaken { .. }
         | PrepareError::PartitionsTaken { .. } => "AP0104",
-        PrepareError::MemoryOutOfRange { .. } | PrepareError::ShareOfPartition(_) => "AP0105",
+        PrepareError::MemoryOutOfRange { .. }
+        | PrepareError::ShareOfPartition(_)
+        | PrepareError::SecondMpsShare(_) => "AP0105",
         PrepareError::NoPool(_) | PrepareError::NotAllowed { .. } => "AP0106",
         PrepareError::WeakerEnforcement { .. } => "AP0107",
         PrepareError::Changed(_) => "AP0108",
@@ -62,9 +65,9 @@ fn wire_code(error: &NodeError) -> Code {
             | PrepareError::NotPrepared(_)
             | PrepareError::UnknownProfile { .. }
             | PrepareError::NoSuchProfile(_) => Code::NotFound,
-            PrepareError::MemoryOutOfRange { .. } | PrepareError::ShareOfPartition(_) => {
-                Code::InvalidArgument
-            }
+            PrepareError::MemoryOutOfRange { .. }
+            | PrepareError::SecondMpsShare(_)
+            | PrepareError::ShareOfPartition(_) => Code::InvalidArgument,
             PrepareError::MemoryTaken { .. }
             | PrepareError::ComputeTaken { .. }
             | PrepareError::PartitionsTaken { .. }

@@ -14,6 +14,7 @@ pub mod fault_point;
 pub mod gate;
 pub mod holder;
 pub mod log;
+pub mod mps;
 pub mod node;
 pub mod run;
 pub mod timing;

@@ -13,7 +13,7 @@ use std::{
 use accelpool_daemon::{
     config::{self, Config},
     error::Chain,
-    log, run,
+    log, mps, run,
     worker::serve_stdin,
 };
 use accelpool_vendor_api::Vendor;
@@ -61,6 +61,19 @@ enum Command {
     /// Looks into a container for the daemon; started by the daemon itself.
     #[command(hide = true)]
     VerifyProbe,
+    /// Runs the driver's MPS control program for one device; started by the daemon itself.
+    #[command(hide = true)]
+    Mps {
+        /// `daemon`, or `client` to pass commands to it.
+        #[arg(value_parser = ["daemon", "client"])]
+        role: String,
+        #[arg(long)]
+        driver_root: PathBuf,
+        #[arg(long)]
+        folder: PathBuf,
+        #[arg(long)]
+        device: String,
+    },
     /// Serves a vendor's library to the daemon; started by the daemon itself.
     #[command(subcommand, hide = true)]
     VendorWorker(WorkerCommand),
@@ -127,6 +140,12 @@ fn main() -> ExitCode {
         Command::CheckConfig { config } => check_config(&config),
         Command::Ledger(LedgerCommand::Export { file, salvage }) => export(&file, salvage),
         Command::Ledger(LedgerCommand::Import { json, file }) => import(&json, &file),
+        Command::Mps { role, driver_root, folder, device } => {
+            let as_daemon = role == "daemon";
+            let control = mps::Control { driver_root, folder, device, as_daemon };
+            let Err(error) = mps::run_control(&control);
+            Err(Failure::new(&error, Some("AP0132")))
+        }
         Command::VendorWorker(worker) => work(worker),
         Command::VerifyProbe => {
             accelpool_daemon::gate::serve_probe().map_err(|error| Failure::new(&error, None))

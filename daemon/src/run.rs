@@ -27,6 +27,7 @@ use crate::{
     fault_point::FaultPoints,
     gate::{self, Keeper},
     holder,
+    mps::MpsLaunch,
     node::{EventKind, Node, Start, now_ms},
     turns,
     usage::{self, Meter},
@@ -114,6 +115,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
         specs,
         gate: gate.clone(),
         turns: turns.clone(),
+        mps: mps(&config)?,
         faults: FaultPoints::from_environment(),
         topology: topology.await?,
         ledger,
@@ -309,6 +311,13 @@ fn workers(config: &Config) -> Result<Vec<Worker>, RunError> {
         Worker::with_pause_file(vendor.name(), launch, Deadlines::default(), pause)
     };
     Ok(config.vendors.iter().map(worker).collect())
+}
+
+fn mps(config: &Config) -> Result<Option<MpsLaunch>, RunError> {
+    let Some(driver_root) = config.mps_root() else { return Ok(None) };
+    let program = std::env::current_exe().map_err(|source| RunError::Program { source })?;
+    let folder = config.run_dir.join("mps");
+    Ok(Some(MpsLaunch { program, driver_root, folder }))
 }
 
 fn boot_id(path: &Path) -> Result<BootId, RunError> {

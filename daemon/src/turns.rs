@@ -229,3 +229,6 @@ fn arming(lease: &Lease, rule: ComputeRule, reserve: MemoryBytes) -> Option<Armi
         .collect();
     Some(Arming { claim: lease.claim.id.clone(), devices, class: urgent, weight, cap })
 }
+
+#[cfg(test)]
+mod tests;

@@ -221,3 +221,22 @@ fn the_drivers_name_is_the_same_everywhere() {
         );
     }
 }
+
+#[test]
+fn the_pod_monitor_finds_the_drivers_port() {
+    let [monitor] =
+        documents("kustomize/monitoring/podmonitor.yaml").try_into().expect("one document");
+    let pod = &object("DaemonSet", "accelpool")["spec"]["template"];
+    let selected = monitor["spec"]["selector"]["matchLabels"].as_object().expect("labels");
+    for (key, value) in selected {
+        assert_eq!(pod["metadata"]["labels"][key], *value, "{key}");
+    }
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    let ports = &container("driver")["ports"];
+    assert!(list(ports).iter().any(|port| port["name"] == endpoint["port"]), "{ports}");
+    assert_eq!(endpoint["path"], "/metrics");
+    let [listed] =
+        documents("kustomize/monitoring/kustomization.yaml").try_into().expect("one document");
+    assert_eq!(listed["namespace"], NAMESPACE);
+    assert_eq!(listed["resources"], json!(["../base", "podmonitor.yaml"]));
+}

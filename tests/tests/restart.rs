@@ -197,6 +197,7 @@ async fn impatient_node(home: &Home) -> Node {
         exposure: Exposure::default(),
         sharing: Sharing::default(),
         switch_mode: false,
+        mps: false,
         gate: GateMode::default(),
         on_stale_holder: OnStaleHolder::default(),
         compute: ComputeRule::default(),
@@ -214,6 +215,7 @@ async fn impatient_node(home: &Home) -> Node {
         specs: SpecFolder::open(&home.cdi()).unwrap(),
         gate: Keeper::without_gate(),
         turns: accelpool_daemon::turns::Keeper::off(),
+        mps: None,
         faults: FaultPoints::default(),
     };
     start.run().await.unwrap().0

@@ -303,6 +303,8 @@ pub struct Injection {
     pub nodes: Vec<DeviceNode>,
     /// Files of the driver, always read-only.
     pub mounts: Vec<Mount>,
+    /// Folders that the container may write to.
+    pub folders: Vec<Mount>,
     /// Environment that the vendor's own libraries need, as name and value.
     pub env: Vec<(String, String)>,
 }
@@ -315,7 +317,7 @@ pub struct DeviceNode {
     pub container_path: String,
 }
 
-/// A file or folder of the host and where the container sees it, read-only.
+/// A file or folder of the host and where the container sees it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Mount {

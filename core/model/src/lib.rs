@@ -44,7 +44,7 @@ pub use crate::name::{
 };
 pub use crate::owed::OwedPartition;
 pub use crate::pci::{BadPciAddress, PciAddress};
-pub use crate::plan::{ModeStep, PartitionStep, Plan, Step};
+pub use crate::plan::{ModeStep, MpsStep, PartitionStep, Plan, Step};
 pub use crate::pool::{
     ComputeRule, Exposure, GateMode, OnStaleHolder, OnViolation, Pool, Selector, Sharing,
     UnknownComputeRule, UnknownExposure, UnknownGateMode, UnknownOnStaleHolder, UnknownOnViolation,

@@ -17,6 +17,9 @@ pub enum Step {
     /// Brings an idle device into its partitioning mode, or out of it. One that is as it should
     /// be stays so. Not undone: the next claim switches it as it needs it.
     SwitchMode(ModeStep),
+    /// Has NVIDIA's MPS answer on a device that is shared. Not undone: it is stopped once nobody
+    /// shares the device.
+    StartMps(MpsStep),
     /// Makes a partition exist. One that is there and complete counts as made.
     CreatePartition(PartitionStep),
     /// Makes a partition, whole or half-created, not exist. One that is gone counts as destroyed.
@@ -50,6 +53,15 @@ pub struct PartitionStep {
     pub start: u32,
 }
 
+/// The device that a step has served by MPS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MpsStep {
+    /// The device's name.
+    pub device: DeviceName,
+    /// The device's identity.
+    pub uuid: DeviceUuid,
+}
+
 /// The mode that a step switches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModeStep {
@@ -67,6 +79,7 @@ impl fmt::Display for Step {
             Self::SwitchMode(ModeStep { device, on, .. }) => {
                 write!(f, "switch partitioning of {device} {}", if *on { "on" } else { "off" })
             }
+            Self::StartMps(step) => write!(f, "start MPS on {}", step.device),
             Self::CreatePartition(step) => write!(f, "create partition {}", step.name),
             Self::DestroyPartition(step) => write!(f, "destroy partition {}", step.name),
             Self::ArmGate(claim) => write!(f, "arm the gate for {claim}"),

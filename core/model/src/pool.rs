@@ -25,6 +25,8 @@ pub struct Pool {
     pub compute: ComputeRule,
     /// What becomes of a claim that takes more of a shared device than it was granted.
     pub on_violation: OnViolation,
+    /// Whether its shares are served by NVIDIA's MPS.
+    pub mps: bool,
     /// Whether containers with its devices run on the CPUs that are near to them.
     pub align_cpus: bool,
 }

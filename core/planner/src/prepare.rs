@@ -12,8 +12,8 @@ use std::collections::BTreeSet;
 
 use accelpool_model::{
     Allocation, Binding, BootId, Claim, ClaimId, Device, DeviceName, Enforcements, Lease,
-    LeaseState, ModeStep, PartitionStep, Plan, Portion, ProfileName, Request, Share, Step, Target,
-    Wanted,
+    LeaseState, ModeStep, MpsStep, PartitionStep, Plan, Portion, ProfileName, Request, Share, Step,
+    Target, Wanted,
 };
 
 pub use self::error::PrepareError;
@@ -76,6 +76,7 @@ pub fn plan_prepare(
         boot: boot.clone(),
         bindings: Vec::new(),
     };
+    check_mps(view, &lease)?;
     bind(&mut lease, bindings)?;
     Ok(Prepare { plan: plan_lease(view, &lease), lease, repeated: false })
 }
@@ -85,7 +86,8 @@ pub fn plan_prepare(
 fn plan_lease(view: NodeView<'_>, lease: &Lease) -> Plan {
     let modes = switched_modes(view, lease).map(Step::SwitchMode);
     let create = owned_partitions(lease).map(Step::CreatePartition);
-    Plan { steps: modes.chain(create).chain(offer(lease)).collect() }
+    let mps = mps_shares(view, lease).map(Step::StartMps);
+    Plan { steps: modes.chain(create).chain(mps).chain(offer(lease)).collect() }
 }
 
 /// The steps by which containers get what is there: gate and turns first, so that the first
@@ -117,6 +119,26 @@ pub(crate) fn switched_modes<'a>(
         }
         Some(ModeStep { device: device.name.clone(), uuid: device.uuid.clone(), on })
     })
+}
+
+/// The devices that `lease` shares by MPS.
+pub(crate) fn mps_shares<'a>(
+    view: NodeView<'a>,
+    lease: &'a Lease,
+) -> impl Iterator<Item = MpsStep> + 'a {
+    let shares =
+        lease.allocations.iter().filter(|held| matches!(held.portion, Portion::Share { .. }));
+    shares
+        .filter(move |held| view.shares_by_mps(held))
+        .map(|held| MpsStep { device: held.device.clone(), uuid: held.uuid.clone() })
+}
+
+/// A process is a client of one control daemon, and has its limits in its environment.
+fn check_mps(view: NodeView<'_>, lease: &Lease) -> Result<(), PrepareError> {
+    match mps_shares(view, lease).nth(1) {
+        None => Ok(()),
+        Some(second) => Err(PrepareError::SecondMpsShare(second.device)),
+    }
 }
 
 /// The partitions that exist because of `lease`; adopted ones do not.
@@ -273,7 +295,10 @@ pub(crate) fn allocate_share(
     Occupancy::of(view, device, claim, earlier).check_share(memory, compute)?;
     let Share { weight, class, .. } = share;
     let portion = Portion::Share { memory, compute, weight, class };
-    allocation(request, device, portion, device.share_enforcement)
+    // MPS has a tenant's limits in the tenant's own environment: that is no enforcement.
+    let by_mps = view.pool(device).is_some_and(|pool| pool.mps);
+    let enforcement = if by_mps { Enforcements::default() } else { device.share_enforcement };
+    allocation(request, device, portion, enforcement)
 }
 
 pub(crate) fn allocate_partition(

@@ -13,7 +13,7 @@ use accelpool_model::{ClaimId, Device, Lease, LeaseState, PartitionStep, Plan, P
 
 use crate::{
     NodeView,
-    prepare::{offer, owned_partitions, switched_modes},
+    prepare::{mps_shares, offer, owned_partitions, switched_modes},
     release::plan_undo,
 };
 
@@ -73,6 +73,7 @@ fn forget(view: NodeView<'_>, lease: &Lease, complete: bool) -> Repair {
         plan.steps.retain(|step| match step {
             Step::DestroyPartition(step) => !absent(step),
             Step::SwitchMode(_)
+            | Step::StartMps(_)
             | Step::ArmGate(_)
             | Step::ArmTurns(_)
             | Step::DisarmTurns(_)
@@ -154,5 +155,6 @@ pub(crate) fn plan_restore(view: NodeView<'_>, lease: &Lease) -> Plan {
     // A device that serves its parts is in the right mode.
     let modes = switched_modes(view, lease).filter(|_| !missing.is_empty());
     let modes: Vec<Step> = modes.filter(|step| step.on).map(Step::SwitchMode).collect();
-    Plan { steps: modes.into_iter().chain(missing).chain(offer(lease)).collect() }
+    let mps = mps_shares(view, lease).map(Step::StartMps);
+    Plan { steps: modes.into_iter().chain(missing).chain(mps).chain(offer(lease)).collect() }
 }

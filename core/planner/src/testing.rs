@@ -61,6 +61,7 @@ pub(crate) fn pools() -> Vec<Pool> {
         exposure: Exposure::Dra,
         sharing: Sharing::Any,
         switch_mode: false,
+        mps: false,
         gate: GateMode::default(),
         on_stale_holder: OnStaleHolder::default(),
         compute: ComputeRule::default(),

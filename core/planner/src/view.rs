@@ -40,6 +40,13 @@ impl<'a> NodeView<'a> {
         self.pool(device).is_some_and(|pool| pool.switch_mode)
     }
 
+    /// True if the pool of the device has its shares served by MPS.
+    #[must_use]
+    pub fn shares_by_mps(&self, held: &Allocation) -> bool {
+        let device = self.inventory.device(&held.device);
+        device.and_then(|device| self.pool(device)).is_some_and(|pool| pool.mps)
+    }
+
     /// Everything that claims other than `but` hold on `device`, in any lease state: what is
     /// half prepared or half released is not free.
     pub(crate) fn holders(

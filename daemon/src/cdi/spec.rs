@@ -58,6 +58,10 @@ impl Mount {
             options: ["ro", "nosuid", "nodev", "rbind", "rprivate"],
         }
     }
+
+    pub(super) fn writable(mount: &accelpool_model::Mount) -> Self {
+        Self { options: ["rw", "nosuid", "nodev", "rbind", "rprivate"], ..Self::read_only(mount) }
+    }
 }
 
 impl Spec {

@@ -37,7 +37,8 @@ fn injections(host_path: &str, container_path: &str) -> Injections {
     let node = Node { host_path: host_path.into(), container_path: container_path.into() };
     let mount = ModelMount { host_path: "/lib/x.so".into(), container_path: "/x.so".into() };
     let env = vec![("VENDOR".to_owned(), "1".to_owned())];
-    let injection = Injection { nodes: vec![node], mounts: vec![mount], env };
+    let injection =
+        Injection { nodes: vec![node], mounts: vec![mount], env, ..Injection::default() };
     [("gpu-0000-1b-00-0".to_owned(), injection)].into()
 }
 

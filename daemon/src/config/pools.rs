@@ -21,6 +21,7 @@ pub(super) fn check_pools(raw: Vec<RawPool>) -> Result<Vec<Pool>, ConfigError> {
             compute: ComputeRule::default(),
             on_violation: OnViolation::default(),
             switch_mode: false,
+            mps: false,
             align_cpus: false,
         }]);
     }
@@ -79,6 +80,7 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
             .map_err(|error| parsed("sharing", &error))?
             .unwrap_or_default(),
         switch_mode: raw.switch_mode,
+        mps: raw.mps,
         align_cpus: raw.align_cpus,
     })
 }

@@ -112,6 +112,8 @@ pub(super) struct RawPool {
     pub(super) sharing: Option<String>,
     #[serde(default)]
     pub(super) switch_mode: bool,
+    #[serde(default)]
+    pub(super) mps: bool,
     pub(super) gate: Option<String>,
     pub(super) on_stale_holder: Option<String>,
     pub(super) compute: Option<String>,

@@ -6,7 +6,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use accelpool_model::{
-    ComputeRule, DeviceUuid, Lease, ModeStep, Partition, PartitionStep, Plan, Portion, Step,
+    Allocation, ComputeRule, DeviceUuid, Lease, ModeStep, MpsStep, Partition, PartitionStep, Plan,
+    Portion, Step,
 };
 
 use super::request::Applied;
@@ -14,6 +15,7 @@ use crate::{
     cdi::{Injections, SpecError, SpecFolder},
     fault_point::FaultPoints,
     gate::{GateStepError, Keeper, dmem::Shares},
+    mps::{self, Mps, MpsError},
     turns::{self, TurnsStepError},
     worker::{Worker, WorkerError},
 };
@@ -30,6 +32,10 @@ pub enum ApplyError {
     Gate { step: String, source: GateStepError },
     #[error("failed to {step}")]
     Turns { step: String, source: TurnsStepError },
+    #[error("failed to {step}")]
+    Mps { step: String, source: MpsError },
+    #[error("failed to {step}: no vendor of this node has MPS")]
+    NoMps { step: String },
     #[error("failed to {step}: no vendor answers for its device")]
     NoVendor { step: String },
 }
@@ -41,12 +47,20 @@ impl ApplyError {
     }
 }
 
+impl ApplyError {
+    /// True if the step failed because MPS does not work.
+    pub(crate) fn is_mps(&self) -> bool {
+        matches!(self, Self::Mps { .. } | Self::NoMps { .. })
+    }
+}
+
 /// What steps are run with.
 #[derive(Clone)]
 pub(super) struct Tools {
     pub(super) specs: SpecFolder,
     pub(super) gate: Keeper,
     pub(super) turns: turns::Keeper,
+    pub(super) mps: Option<Mps>,
     pub(super) faults: FaultPoints,
 }
 
@@ -117,6 +131,7 @@ impl Run {
     async fn step(&mut self, step: &Step) -> Result<(), ApplyError> {
         let point = match step {
             Step::SwitchMode(_) => "switch_mode",
+            Step::StartMps(_) => "start_mps",
             Step::CreatePartition(_) => "create_partition",
             Step::DestroyPartition(_) => "destroy_partition",
             Step::ArmGate(_) => "arm_gate",
@@ -129,6 +144,7 @@ impl Run {
         self.tools.faults.pass(&format!("{point}.before")).await;
         match step {
             Step::SwitchMode(mode) => self.switch_mode(step, mode).await?,
+            Step::StartMps(mps) => self.start_mps(step, mps).await?,
             Step::CreatePartition(partition) => self.create(step, partition).await?,
             Step::DestroyPartition(partition) => self.destroy(step, partition).await?,
             Step::ArmGate(_) => {
@@ -178,6 +194,22 @@ impl Run {
         Ok(())
     }
 
+    async fn start_mps(&mut self, step: &Step, wanted: &MpsStep) -> Result<(), ApplyError> {
+        let Some(mps) = &self.tools.mps else {
+            return Err(ApplyError::NoMps { step: step.to_string() });
+        };
+        let started = mps.ensure(&wanted.device, &wanted.uuid).await;
+        started.map_err(|source| ApplyError::Mps { step: step.to_string(), source })?;
+        let of_device = |held: &&Allocation| held.device == wanted.device;
+        for held in self.lease.allocations.iter().filter(of_device) {
+            let Portion::Share { memory, compute, .. } = held.portion else { continue };
+            if let Some(injection) = self.injections.get_mut(held.target()) {
+                mps::edit(injection, &mps.folder(&wanted.device), memory, compute);
+            }
+        }
+        Ok(())
+    }
+
     async fn create(&mut self, step: &Step, wanted: &PartitionStep) -> Result<(), ApplyError> {
         let worker = self.worker(step, &wanted.uuid)?;
         let created = worker.create_partition(wanted).await;
@@ -218,6 +250,7 @@ impl Run {
                 Step::ArmGate(claim) => Step::DisarmGate(claim),
                 Step::ArmTurns(claim) => Step::DisarmTurns(claim),
                 Step::SwitchMode(_)
+                | Step::StartMps(_)
                 | Step::DestroyPartition(_)
                 | Step::RemoveSpec(_)
                 | Step::DisarmGate(_)

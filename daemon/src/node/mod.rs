@@ -29,12 +29,21 @@ pub use self::{
 use self::{
     apply::Tools,
     owner::{Owner, Parts},
-    request::Request,
+    request::{Notice, Request},
 };
-use crate::{cdi::SpecFolder, fault_point::FaultPoints, gate::Keeper, turns, worker::Worker};
+use crate::{
+    cdi::SpecFolder,
+    fault_point::FaultPoints,
+    gate::Keeper,
+    mps::{Mps, MpsLaunch},
+    turns,
+    worker::Worker,
+};
 
 /// The kubelet's default pod limit is 110; each pod prepares in one request.
 const REQUESTS_MAX: usize = 128;
+/// Each device tells at most one in seconds.
+const MPS_EVENTS_MAX: usize = 16;
 /// How long the start waits for vendors, and again for repairs, before it serves without.
 const START_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -60,6 +69,8 @@ pub struct Start {
     pub gate: Keeper,
     /// Time-slicing.
     pub turns: turns::Keeper,
+    /// How NVIDIA's MPS is run, where a pool asks for it.
+    pub mps: Option<MpsLaunch>,
     /// Where tests stop the daemon.
     pub faults: FaultPoints,
 }
@@ -90,6 +101,18 @@ impl Start {
             let (interval, epochs) = (self.observe_interval, epochs.clone());
             watchers.spawn(observe::watch(worker.clone(), interval, epochs, notify.clone()));
         }
+        let mps = self.mps.map(|launch| {
+            let (events, mut happened) = mpsc::channel(MPS_EVENTS_MAX);
+            let notify = notify.clone();
+            watchers.spawn(async move {
+                while let Some(event) = happened.recv().await {
+                    if notify.send(Notice::Mps(event)).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            Mps::new(launch, events)
+        });
         let mut owner = Owner::new(Parts {
             boot: self.boot,
             pools: self.pools.into(),
@@ -99,6 +122,7 @@ impl Start {
             replayed: self.replayed,
             tools: Tools {
                 specs: self.specs,
+                mps,
                 gate: self.gate,
                 turns: self.turns,
                 faults: self.faults,

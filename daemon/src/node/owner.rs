@@ -11,6 +11,7 @@
 
 mod claims;
 mod memory;
+mod mps;
 mod observed;
 mod owed;
 mod reconcile;
@@ -168,6 +169,7 @@ impl Owner {
             }
             faults.pass("commit.after").await;
         }
+        self.keep_mps();
         for job in jobs {
             let (tools, notify) = (self.parts.tools.clone(), self.parts.notify.clone());
             self.jobs.spawn(async move {
@@ -255,6 +257,7 @@ impl Owner {
                     }
                 }));
             }
+            Notice::Mps(event) => self.on_mps(&event, round),
             Notice::Settled { step, result } => self.on_settled(&step, result, round),
             Notice::Probed { device, action, probed } => {
                 self.on_probed(&device, action, probed, round);

@@ -109,6 +109,8 @@ pub(super) enum Notice {
     /// A vendor has reported a fault. Who reports it asks for the next one, and so takes it
     /// off the vendor's hands, only when its taint is on disk.
     Faulted { adapter: VendorName, fault: Fault, recorded: oneshot::Sender<()> },
+    /// Something happened to the MPS of a device.
+    Mps(crate::mps::MpsEvent),
     /// A destruction that was owed has been tried.
     Settled { step: accelpool_model::PartitionStep, result: Result<(), WorkerError> },
     /// A device with a fault's taint has been looked at.

@@ -42,6 +42,32 @@ pub struct Used {
     pub agent: Option<Agent>,
     /// False if the vendor does not measure compute time per process.
     pub has_busy: bool,
+    /// Who says so; [`Source::Process`] for a process.
+    pub source: Source,
+}
+
+/// How a figure was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Source {
+    /// From what the vendor says of each process.
+    #[default]
+    Process,
+    /// From what the vendor says of the device, which its holder has alone.
+    Device,
+    /// Compute time as the arbiter charged it, memory from the vendor.
+    Turns,
+}
+
+impl Source {
+    /// The word, as it stands on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Device => "device",
+            Self::Turns => "turns",
+        }
+    }
 }
 
 /// What was measured of one device at one moment.
@@ -98,8 +124,8 @@ pub struct Totals {
     pub energy_mj: Option<u64>,
     /// At the moment.
     pub processes: u32,
-    /// True if part of it is what the device tells as a whole.
-    pub by_device: bool,
+    /// How it was made.
+    pub source: Source,
     measuring: Measuring,
     recent: VecDeque<(Instant, Duration)>,
 }
@@ -305,6 +331,9 @@ impl DeviceTotals {
         let whole = held.holding.part == Part::Whole;
         let Measured { memory_bytes, busy, .. } = reading.measured;
         let by_device = whole && (memory_bytes.is_some() || busy.is_some());
+        let least = if by_device { Source::Device } else { Source::Process };
+        let source = mine.iter().map(|used| used.source).fold(least, Ord::max);
+        let processes = mine.iter().filter(|used| used.source == Source::Process).count();
         let key = AllocationKey {
             claim: held.holding.claim.clone(),
             index: held.index,
@@ -314,8 +343,8 @@ impl DeviceTotals {
         let agent = self.agents.entry(agent.clone()).or_insert_with(|| Totals::new(since_ms));
         for totals in [allocation, agent] {
             totals.add(part, energy_mj);
-            totals.processes = totals.processes.saturating_add(count(mine.len()));
-            totals.by_device |= by_device;
+            totals.processes = totals.processes.saturating_add(count(processes));
+            totals.source = source;
             totals.measuring = totals.measuring.with(&mine, whole && busy.is_some());
         }
     }

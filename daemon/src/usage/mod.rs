@@ -13,8 +13,9 @@ pub mod history;
 pub mod meter;
 pub mod process;
 mod sampler;
+mod tenants;
 
-use accelpool_model::{Claim, Lease};
+use accelpool_model::Claim;
 
 pub use self::{
     meter::Meter,
@@ -49,11 +50,6 @@ impl Agent {
             namespace: label(NAMESPACE_LABEL).cloned().unwrap_or_default(),
         }
     }
-}
-
-/// The pods whose processes are a lease's, by UID.
-fn pods(lease: &Lease) -> impl Iterator<Item = &str> {
-    lease.claim.labels.get(POD_UID_LABEL).map(String::as_str).into_iter()
 }
 
 #[cfg(test)]

@@ -9,12 +9,11 @@ use std::{
     time::Duration,
 };
 
-use accelpool_arbiter::Held;
+use accelpool_arbiter::{Held, Report};
 use accelpool_model::{
-    Allocation, ClaimId, Device, DeviceCounters, DeviceUuid, Engine, Inventory, Lease, OnViolation,
-    Portion, Sample,
+    ClaimId, Device, DeviceCounters, DeviceUuid, Engine, Inventory, Lease, OnViolation, Sample,
 };
-use accelpool_planner::{Amount, Holding, NodeView, Owner, Part, ProcessUse};
+use accelpool_planner::{Amount, NodeView, Owner, ProcessUse};
 use tokio::{
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval_at, sleep},
@@ -23,9 +22,9 @@ use tracing::{debug, warn};
 
 use super::{
     Agent, Meter,
-    meter::{self, Measured, Reading, Used},
-    pods,
+    meter::{Measured, Reading, Source, Used},
     process::{Place, Processes},
+    tenants::{Tenants, held},
 };
 use crate::{
     error::Chain,
@@ -62,6 +61,7 @@ pub async fn run(node: Node, meter: Arc<Meter>, turns: turns::Keeper, settings: 
             turns: turns.clone(),
             offenders: BTreeMap::new(),
             before: BTreeMap::new(),
+            charged: Charged::new(),
         };
         vendors.spawn(sampler.run(settings.interval));
     }
@@ -82,6 +82,7 @@ struct Sampler {
     offenders: BTreeMap<DeviceUuid, BTreeSet<Vec<i32>>>,
     /// What the devices told when they were read last.
     before: BTreeMap<DeviceUuid, Before>,
+    charged: Charged,
 }
 
 struct Before {
@@ -173,7 +174,8 @@ impl Sampler {
         for mut offence in offences {
             let pod = |pid: &i32| places.get(&u32::try_from(*pid).ok()?)?.pod.as_deref();
             if offence.claim.is_none() {
-                let tenants = Tenants::of(&self.leases);
+                let report = self.turns.report();
+                let tenants = Tenants::of(&self.leases, &report, &device.uuid);
                 let named = offence.pids.iter().filter_map(pod);
                 offence.claim = named.into_iter().find_map(|pod| tenants.first_of(pod));
             }
@@ -209,14 +211,18 @@ impl Sampler {
         });
         let places = self.places(samples.iter().map(|sample| sample.pid).collect()).await;
         let held = held(&self.leases, device, inventory);
-        let tenants = Tenants::of(&self.leases);
-        let used: Vec<Used> = samples
+        let report = self.turns.report();
+        let tenants = Tenants::of(&self.leases, &report, &device.uuid);
+        let mut used: Vec<Used> = samples
             .into_iter()
             .map(|sample| {
-                let owner = tenants.owner(places.get(&sample.pid));
-                used(sample, owner)
+                let place = places.get(&sample.pid);
+                let owner = tenants.owner(sample.pid, place);
+                let agent = tenants.agent(&owner, place);
+                used(sample, owner, agent)
             })
             .collect();
+        charge(&report, &device.uuid, &mut self.charged, &mut used);
         let counters = counters.ok();
         let measured = self.measured(device, counters.as_ref(), &used, at);
         self.meter.record(&Reading {
@@ -283,82 +289,90 @@ fn by_claim(leases: &[Lease]) -> BTreeMap<ClaimId, Lease> {
     leases.iter().map(|lease| (lease.claim.id.clone(), lease.clone())).collect()
 }
 
-fn used(sample: Sample, owner: Owner) -> Used {
+fn used(sample: Sample, owner: Owner, agent: Option<Agent>) -> Used {
     let Sample { partition, memory, compute_busy, .. } = sample;
     let amount = Amount { memory, busy: compute_busy.unwrap_or_default() };
     Used {
         process: ProcessUse { owner, partition, amount },
-        agent: None,
+        agent,
         has_busy: compute_busy.is_some(),
+        source: Source::Process,
     }
 }
 
-/// What leases hold of a device.
-pub(super) fn held(
-    leases: &BTreeMap<ClaimId, Lease>,
-    device: &Device,
-    inventory: &Inventory,
-) -> Vec<meter::Held> {
-    let mut held = Vec::new();
-    for lease in leases.values() {
-        let bound = pods(lease).next().is_some();
-        for (index, allocation) in lease.allocations.iter().enumerate() {
-            let Some(part) = part(allocation, device, inventory) else { continue };
-            held.push(meter::Held {
-                holding: Holding { claim: lease.claim.id.clone(), part, bound },
-                index,
-                agent: Agent::of(&lease.claim),
-            });
-        }
-    }
-    held
-}
+/// Compute time by claim and device, as the arbiter had charged it at the last reading.
+type Charged = BTreeMap<(ClaimId, DeviceUuid), u64>;
 
-fn part(allocation: &Allocation, device: &Device, inventory: &Inventory) -> Option<Part> {
-    if allocation.uuid != device.uuid {
-        return None;
-    }
-    match &allocation.portion {
-        Portion::Whole => Some(Part::Whole),
-        Portion::Share { .. } => Some(Part::Share),
-        Portion::Partition { profile, start, .. } => {
-            let partition = inventory.partition_at(&device.uuid, profile, *start);
-            Some(Part::Partition(partition.map(|partition| partition.uuid.clone())))
-        }
-        // Who only looks uses nothing.
-        Portion::Admin { .. } => None,
-    }
-}
-
-/// Whose processes are whose, by what their cgroups say.
-pub(super) struct Tenants<'a> {
-    by_pod: BTreeMap<&'a str, Vec<ClaimId>>,
-}
-
-impl<'a> Tenants<'a> {
-    pub(super) fn of(leases: &'a BTreeMap<ClaimId, Lease>) -> Self {
-        let mut by_pod: BTreeMap<&str, Vec<ClaimId>> = BTreeMap::new();
-        for lease in leases.values() {
-            for pod in pods(lease) {
-                by_pod.entry(pod).or_default().push(lease.claim.id.clone());
-            }
-        }
-        Self { by_pod }
-    }
-
-    /// A claim of that pod.
-    fn first_of(&self, pod: &str) -> Option<ClaimId> {
-        self.by_pod.get(pod)?.first().cloned()
-    }
-
-    /// Whose a process at `place` is.
-    pub(super) fn owner(&self, place: Option<&Place>) -> Owner {
-        let Some(pod) = place.and_then(|place| place.pod.as_deref()) else {
-            return Owner::Unknown;
+/// Puts what the arbiter charged to claims that take turns in the place of what the vendor saw
+/// of their processes: it knows to the microsecond who had the device, also of processes that
+/// came and went.
+fn charge(report: &Report, device: &DeviceUuid, charged: &mut Charged, used: &mut Vec<Used>) {
+    charged.retain(|(claim, _), _| report.claims.iter().any(|it| it.claim == *claim));
+    for claim in report.claims.iter().filter(|claim| claim.device == *device) {
+        let is_its = |used: &Used| match &used.process.owner {
+            Owner::Claims(claims) => claims.contains(&claim.claim),
+            Owner::Stranger | Owner::Unknown => false,
         };
-        match self.by_pod.get(pod) {
-            Some(claims) => Owner::Claims(claims.clone()),
-            None => Owner::Stranger,
+        for used in used.iter_mut().filter(|used| is_its(used)) {
+            used.process.amount.busy = Duration::ZERO;
+            used.has_busy = true;
         }
+        let key = (claim.claim.clone(), device.clone());
+        let before = charged.insert(key, claim.used_ns).unwrap_or(0);
+        // A claim that was armed anew begins at nought.
+        let busy = claim.used_ns.checked_sub(before).unwrap_or(claim.used_ns);
+        let amount = Amount { busy: Duration::from_nanos(busy), ..Amount::default() };
+        let owner = Owner::Claims(vec![claim.claim.clone()]);
+        used.push(Used {
+            process: ProcessUse { owner, partition: None, amount },
+            agent: None,
+            has_busy: true,
+            source: Source::Turns,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(used_ns: &[(&str, u64)]) -> Report {
+        let claims = used_ns.iter().map(|(claim, used_ns)| accelpool_arbiter::ClaimTurns {
+            used_ns: *used_ns,
+            ..super::super::tenants::tests::turns_of(claim, &[])
+        });
+        Report { claims: claims.collect(), ..Report::default() }
+    }
+
+    fn seen(claim: &str, busy_ms: u64) -> Used {
+        let amount = Amount { busy: Duration::from_millis(busy_ms), ..Amount::default() };
+        let owner = Owner::Claims(vec![claim.parse().unwrap()]);
+        Used {
+            process: ProcessUse { owner, partition: None, amount },
+            agent: None,
+            has_busy: false,
+            source: Source::Process,
+        }
+    }
+
+    /// Busy milliseconds of each entry after `report`.
+    #[track_caller]
+    fn check(report: &Report, charged: &mut Charged, expected: &[u128]) {
+        let mut used = vec![seen("a", 70), seen("b", 90)];
+        charge(report, &"GPU-1".parse().unwrap(), charged, &mut used);
+        let busy: Vec<u128> =
+            used.iter().map(|used| used.process.amount.busy.as_millis()).collect();
+        assert_eq!(busy, expected);
+    }
+
+    #[test]
+    fn the_arbiters_word_stands_for_the_vendors() {
+        let mut charged = Charged::new();
+        check(&report(&[("a", 5_000_000)]), &mut charged, &[0, 90, 5]);
+        check(&report(&[("a", 9_000_000)]), &mut charged, &[0, 90, 4]);
+        // Armed anew.
+        check(&report(&[("a", 1_000_000)]), &mut charged, &[0, 90, 1]);
+        check(&report(&[]), &mut charged, &[70, 90]);
+        assert!(charged.is_empty(), "who is gone is forgotten");
     }
 }

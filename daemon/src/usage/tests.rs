@@ -8,7 +8,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{
     Agent, Meter,
-    meter::{DeviceTotals, Held, Measured, Reading, Totals, Used},
+    meter::{DeviceTotals, Held, Measured, Reading, Source, Totals, Used},
 };
 
 fn agent(name: &str) -> Agent {
@@ -27,7 +27,7 @@ fn used(claim: &str, memory: u64, busy_ms: u64) -> Used {
         claim => Owner::Claims(vec![claim.parse().unwrap()]),
     };
     let process = ProcessUse { owner, partition: None, amount };
-    Used { process, agent: None, has_busy: true }
+    Used { process, agent: None, has_busy: true, source: Source::Process }
 }
 
 struct Bench {
@@ -134,7 +134,7 @@ fn who_has_it_alone_is_billed_what_the_device_says() {
         &device,
         &["device 50 900 7", "a/a 50 900 7", "a 50 900 7", "unattributed 0 0 0", "released 0 0 -"],
     );
-    assert!(device.allocations.values().all(|totals| totals.by_device));
+    assert!(device.allocations.values().all(|totals| totals.source == Source::Device));
 }
 
 #[test]

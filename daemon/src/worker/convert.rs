@@ -262,6 +262,7 @@ fn injection_from_wire(wire: wire::Injection) -> Result<Injection, BadAnswer> {
             .into_iter()
             .map(|path| Mount { host_path: path.host_path, container_path: path.container_path })
             .collect(),
+        folders: Vec::new(),
         env: wire.env.into_iter().map(variable).collect::<Result<_, _>>()?,
     })
 }

@@ -15,6 +15,9 @@ use crate::labels;
 /// States of a device's health, best first.
 const HEALTH: [&str; 3] = ["healthy", "degraded", "unhealthy"];
 
+/// Ways in which sharers take turns.
+const TURNS: [&str; 3] = ["open", "exclusive", "metered"];
+
 /// Fills `page` from what the daemon answered `age_ms` ago.
 pub(super) fn fill(page: &mut Page, metrics: &GetMetricsResponse, age_ms: u64) {
     for device in &metrics.devices {
@@ -86,6 +89,12 @@ fn fill_device(page: &mut Page, device: &DeviceMetrics, sample_age_ms: Option<u6
         page.number(&series::DEVICE_UTILIZATION, own.with("engine", "all"), ratio);
     }
     page.milli(&series::DEVICE_ENERGY, own.clone(), device.energy_mj);
+    if let Some(mode) = &device.turns_mode {
+        for known in TURNS {
+            page.flag(&series::DEVICE_TURNS, own.with("mode", known), known == mode);
+        }
+    }
+    page.nanoseconds(&series::DEVICE_HAND_OVER, own.clone(), device.hand_over_ns);
     if let Some(readings) = &device.readings {
         fill_readings(page, &own, readings);
     }
@@ -189,8 +198,18 @@ fn fill_allocation(page: &mut Page, allocation: &AllocationMetrics) {
     let limit = allocation.memory_limit_bytes;
     page.amount(&series::ALLOCATION_MEMORY_LIMIT, own.clone(), limit);
     page.nanoseconds(&series::ALLOCATION_COMPUTE, own.clone(), allocation.busy_ns);
-    let granted = f64::from(allocation.compute_permille) / 1e3;
+    let requested = f64::from(allocation.compute_permille) / 1e3;
+    page.number(&series::ALLOCATION_SHARE, own.with("kind", "requested"), requested);
+    let turns = allocation.turns.as_ref();
+    let granted = turns.map_or(requested, |turns| f64::from(turns.granted_permille) / 1e3);
     page.number(&series::ALLOCATION_SHARE, own.with("kind", "granted"), granted);
+    if let Some(turns) = turns {
+        let throttled = Some(turns.throttled_ns);
+        page.nanoseconds(&series::ALLOCATION_THROTTLED, own.clone(), throttled);
+        page.amount(&series::ALLOCATION_TURNS, own.clone(), turns.turns);
+        page.amount(&series::ALLOCATION_DENIED, own.clone(), turns.memory_denied);
+        page.amount(&series::ALLOCATION_PEAK, own.clone(), turns.memory_peak_bytes);
+    }
     if let Some(measured) = allocation.compute_ratio {
         page.number(&series::ALLOCATION_SHARE, own.with("kind", "measured"), measured);
     }

@@ -80,17 +80,23 @@ table! {
     DEVICE_ENERGY: Counter "accelpool_device_energy_joules" ["joules"] ("device", "vendor") "Energy that was used: allocations, released and unattributed together";
     DEVICE_TEMPERATURE: Gauge "accelpool_device_temperature_celsius" ["celsius"] ("device", "vendor", "sensor") "Temperature";
     DEVICE_CLOCK: Gauge "accelpool_device_clock_hertz" ["hertz"] ("device", "vendor", "domain") "Clock";
+    DEVICE_TURNS: Gauge "accelpool_device_turns" ("device", "vendor", "mode") "1 for the way in which sharers take turns now: open, exclusive, metered";
+    DEVICE_HAND_OVER: Gauge "accelpool_device_hand_over_seconds" ["seconds"] ("device", "vendor") "The measured cost of handing the device from one sharer to the next";
     DEVICE_THROTTLED: Gauge "accelpool_device_throttled" ("device", "vendor", "reason") "1 if the device is slower than it could be for this reason";
     DEVICE_THROTTLE: Counter "accelpool_device_throttle_seconds" ["seconds"] ("device", "vendor", "reason") "For how long it was";
     DEVICE_ERRORS: Counter "accelpool_device_errors" ("device", "vendor", "class") "Errors of the device, by class";
     DEVICE_RETIREMENT: Gauge "accelpool_device_memory_retirement" ("device", "vendor", "state") "1 if faulty memory waits for a reset to be taken out of use (pending), or could not be (failed)";
     LINK_TRAFFIC: Counter "accelpool_link_bytes" ["bytes"] ("device", "vendor", "link_type", "direction") "Bytes over the device's links";
 
-    ALLOCATION: Info "accelpool_allocation" ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)", "(claim)", "(pod)", "(pod_uid)", "(partition)", "portion", "path", "memory_enforcement", "compute_enforcement", "(source)") "Who holds what: words to join with the other allocation series, and how their figures were made (source: process or device)";
+    ALLOCATION: Info "accelpool_allocation" ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)", "(claim)", "(pod)", "(pod_uid)", "(partition)", "portion", "path", "memory_enforcement", "compute_enforcement", "(source)") "Who holds what: words to join with the other allocation series, and how their figures were made (source: process, device or turns)";
     ALLOCATION_MEMORY: Gauge "accelpool_allocation_memory_used_bytes" ["bytes"] ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Device memory in use";
     ALLOCATION_MEMORY_LIMIT: Gauge "accelpool_allocation_memory_limit_bytes" ["bytes"] ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Device memory that may be used";
     ALLOCATION_COMPUTE: Counter "accelpool_allocation_compute_seconds" ["seconds"] ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Compute time that was used; its rate is the part of the device";
-    ALLOCATION_SHARE: Gauge "accelpool_allocation_compute_share_ratio" ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)", "kind") "The part of the device's compute: granted, and measured over about ten seconds";
+    ALLOCATION_SHARE: Gauge "accelpool_allocation_compute_share_ratio" ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)", "kind") "The part of the device's compute: requested, granted (what it is owed while all want the device), and measured over about ten seconds";
+    ALLOCATION_THROTTLED: Counter "accelpool_allocation_throttled_seconds" ["seconds"] ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Time for which it wanted the device and was kept waiting for its turn";
+    ALLOCATION_TURNS: Counter "accelpool_allocation_turns" ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Turns it was given";
+    ALLOCATION_DENIED: Counter "accelpool_allocation_memory_denied" ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Allocations of memory that its quota refused";
+    ALLOCATION_PEAK: Gauge "accelpool_allocation_memory_peak_bytes" ["bytes"] ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "The most device memory that it has held";
     ALLOCATION_ENERGY: Counter "accelpool_allocation_energy_joules" ["joules"] ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Energy, divided by compute time; an idle device's is that of who has it alone";
     ALLOCATION_PROCESSES: Gauge "accelpool_allocation_processes" ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Processes that use the device";
 

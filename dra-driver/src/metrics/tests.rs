@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, env, fmt::Write as _, fs, path::Path};
 use accelpool_proto::node::{
     Agent, AgentMetrics, AllocationMetrics, CountByWord, DaemonMetrics, DeviceMetrics,
     DeviceReadings, DeviceTaint, GetMetricsResponse, Histogram, LinkTraffic, Throttle,
-    TimingByWord, VendorMetrics,
+    TimingByWord, TurnsMetrics, VendorMetrics,
 };
 
 use super::{page::Value, series::Kind, *};
@@ -121,6 +121,8 @@ fn node() -> GetMetricsResponse {
             bytes: 123,
         }],
     });
+    first.turns_mode = Some("exclusive".into());
+    first.hand_over_ns = Some(60_000);
     // Nothing was read of it yet: absent, not zero.
     let second = DeviceMetrics {
         sampled_unix_ms: None,
@@ -136,7 +138,15 @@ fn node() -> GetMetricsResponse {
         present: false,
         ..device(0x43)
     };
-    let one = allocation(&first.device, 1);
+    let turns = TurnsMetrics {
+        granted_permille: 250,
+        measured_permille: Some(200),
+        throttled_ns: 3_000_000_000,
+        turns: 400,
+        memory_denied: 1,
+        memory_peak_bytes: 11 * GIB,
+    };
+    let one = AllocationMetrics { turns: Some(turns), ..allocation(&first.device, 1) };
     let two = AllocationMetrics {
         labels: [].into(),
         agent: Some(Agent { name: "bare".into(), namespace: String::new() }),
@@ -258,16 +268,18 @@ fn every_series_is_there_with_the_labels_that_its_table_promises() {
 fn a_full_node_is_bounded() {
     let mut metrics = node();
     metrics.devices = (0..16).map(device).collect();
+    let turns = metrics.allocations[0].turns;
     metrics.allocations = metrics
         .devices
         .iter()
         .flat_map(|device| (0..64).map(|number| allocation(&device.device, number)))
+        .map(|allocation| AllocationMetrics { turns, ..allocation })
         .collect();
     metrics.agents = metrics.allocations.iter().map(agent_of).collect();
     let page = page(&fetched(metrics));
-    // Eight series an allocation, four an agent; the devices and the daemon beside them.
+    // Thirteen series an allocation, four an agent; devices and daemon beside them.
     let sharers = 16 * 64;
-    assert!(page.len() <= sharers * (8 + 4) + 16 * 32 + 64, "{}", page.len());
+    assert!(page.len() <= sharers * (13 + 4) + 16 * 32 + 64, "{}", page.len());
     let mut seen = BTreeSet::new();
     for series in series::ALL {
         for sample in page.samples(series) {
@@ -346,6 +358,18 @@ fn reference() -> String {
         let labels: Vec<_> = series.labels.iter().map(|label| format!("`{label}`")).collect();
         let (name, labels) = (series.full_name(), labels.join(", "));
         writeln!(text, "| `{name}` | {kind} | {labels} | {} |", series.help).unwrap();
+    }
+    // What parts of the driver count of themselves.
+    let mut own = Registry::default();
+    own.register_collector(Box::new(crate::nri::NriView::off()));
+    let page = String::from_utf8(encode(Page::default(), "", &own, Form::Text)).unwrap();
+    let lines: Vec<&str> = page.lines().collect();
+    for pair in lines.windows(2) {
+        let help = pair[0].strip_prefix("# HELP ").and_then(|rest| rest.split_once(' '));
+        let kind = pair[1].strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '));
+        if let (Some((name, help)), Some((_, kind))) = (help, kind) {
+            writeln!(text, "| `{name}` | {kind} |  | {} |", help.trim_end_matches('.')).unwrap();
+        }
     }
     text
 }

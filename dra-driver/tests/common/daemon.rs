@@ -34,6 +34,7 @@ pub(crate) struct Shared {
 struct State {
     node: wire::WatchNodeResponse,
     leases: BTreeMap<String, wire::Lease>,
+    numa_nodes: Vec<wire::NumaNode>,
     refusals: VecDeque<Status>,
     calls: Vec<String>,
     asked: BTreeMap<String, wire::PrepareClaimRequest>,
@@ -59,7 +60,8 @@ impl Daemon {
             pools: vec![pool],
             ..wire::WatchNodeResponse::default()
         };
-        let state = Mutex::new(State { node: node.clone(), ..State::default() });
+        let numa_nodes = vec![numa_node(0, 0..4), numa_node(1, 4..8)];
+        let state = Mutex::new(State { node: node.clone(), numa_nodes, ..State::default() });
         let shared = Arc::new(Shared {
             state,
             published: watch::Sender::new(Arc::new(node)),
@@ -113,6 +115,11 @@ impl Daemon {
     pub(crate) fn change(&self, change: impl FnOnce(&mut wire::WatchNodeResponse)) {
         change(&mut self.shared.state().node);
         self.shared.publish();
+    }
+
+    /// Changes the NUMA nodes of the host.
+    pub(crate) fn set_numa_nodes(&self, numa_nodes: Vec<wire::NumaNode>) {
+        self.shared.state().numa_nodes = numa_nodes;
     }
 
     /// Makes a lease that did not come through the driver under test.
@@ -280,6 +287,11 @@ fn portion(asked: &wire::Request, partition: Option<&wire::Partition>) -> Portio
     }
 }
 
+pub(crate) fn numa_node(id: u32, cpus: std::ops::Range<u32>) -> wire::NumaNode {
+    let cpus = cpus.collect();
+    wire::NumaNode { id, cpus, memory_bytes: 1 << 30, ..wire::NumaNode::default() }
+}
+
 fn coded(code: Code, page: &'static str, text: String) -> Status {
     let mut status = Status::new(code, text);
     status.metadata_mut().insert(wire::ERROR_CODE_KEY, MetadataValue::from_static(page));
@@ -434,13 +446,7 @@ impl node_server::Node for Service {
         _request: Request<wire::GetTopologyRequest>,
     ) -> Result<Response<wire::GetTopologyResponse>, Status> {
         self.wait().await;
-        let node = |id: u32| wire::NumaNode {
-            id,
-            cpus: (id * 4..id * 4 + 4).collect(),
-            memory_bytes: 1 << 30,
-            ..wire::NumaNode::default()
-        };
-        let numa_nodes = vec![node(0), node(1)];
+        let numa_nodes = self.0.state().numa_nodes.clone();
         Ok(Response::new(wire::GetTopologyResponse { numa_nodes, ..Default::default() }))
     }
 

@@ -419,6 +419,12 @@ pub struct DeviceMetrics {
     /// What it tells of itself beyond its use; absent if it tells nothing.
     #[prost(message, optional, tag = "25")]
     pub readings: ::core::option::Option<DeviceReadings>,
+    /// open, exclusive or metered; absent where nobody takes turns.
+    #[prost(string, optional, tag = "26")]
+    pub turns_mode: ::core::option::Option<::prost::alloc::string::String>,
+    /// The measured cost of a hand-over; absent until there was one.
+    #[prost(uint64, optional, tag = "27")]
+    pub hand_over_ns: ::core::option::Option<u64>,
 }
 /// Gauges of the moment, and counts since the driver was loaded or over the device's life.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -532,10 +538,33 @@ pub struct AllocationMetrics {
     pub energy_mj: ::core::option::Option<u64>,
     #[prost(uint32, optional, tag = "17")]
     pub processes: ::core::option::Option<u32>,
-    /// How it was measured: process (what the vendor says of each process) or device (what it
-    /// says of the whole device, which this has alone); empty before the first measurement.
+    /// How it was measured: process (what the vendor says of each process), device (what it says
+    /// of the whole device, which this has alone) or turns (compute time as the arbiter charged
+    /// it, memory from the vendor); empty before the first measurement.
     #[prost(string, tag = "18")]
     pub source: ::prost::alloc::string::String,
+    /// What the arbiter says of it; absent where it takes no turns.
+    #[prost(message, optional, tag = "20")]
+    pub turns: ::core::option::Option<TurnsMetrics>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TurnsMetrics {
+    /// What it is owed while all claims of the device want it.
+    #[prost(uint32, tag = "1")]
+    pub granted_permille: u32,
+    /// Over about the last ten seconds.
+    #[prost(uint32, optional, tag = "2")]
+    pub measured_permille: ::core::option::Option<u32>,
+    /// Time for which it wanted the device and was kept waiting.
+    #[prost(uint64, tag = "3")]
+    pub throttled_ns: u64,
+    #[prost(uint64, tag = "4")]
+    pub turns: u64,
+    /// Allocations that the quota refused.
+    #[prost(uint64, tag = "5")]
+    pub memory_denied: u64,
+    #[prost(uint64, tag = "6")]
+    pub memory_peak_bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AgentMetrics {

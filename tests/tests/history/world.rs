@@ -133,6 +133,7 @@ impl World {
                 exposure: Exposure::default(),
                 sharing: Sharing::default(),
                 switch_mode: false,
+                mps: false,
                 gate: GateMode::default(),
                 on_stale_holder: OnStaleHolder::default(),
                 compute: ComputeRule::default(),
@@ -147,6 +148,7 @@ impl World {
             specs: SpecFolder::open(&self.machine.cdi()).unwrap(),
             gate: Keeper::without_gate(),
             turns: accelpool_daemon::turns::Keeper::off(),
+            mps: None,
             faults: faults.clone(),
         };
         let started = runtime.block_on(async {

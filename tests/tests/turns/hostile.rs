@@ -5,10 +5,12 @@ use std::{
     ffi::CString,
     os::unix::ffi::OsStrExt,
     path::Path,
+    process::{Child, Command},
     sync::atomic::{AtomicU64, Ordering},
     time::Instant,
 };
 
+use accelpool_proto::node::ExplainClaimRequest;
 use accelpool_shim::{
     SOCKET_FILE,
     layout::{LAYOUT_HASH, LedgerPage, ProcessPage},
@@ -18,7 +20,13 @@ use accelpool_shim::{
     wire::{Hello, Record, Refusal},
 };
 
-use crate::scene::Scene;
+use accelpool_tests::{
+    Cgroups, Home,
+    tenants::{of_pod, pod_uid},
+    wait_for,
+};
+
+use crate::scene::{DEVICE, Scene, ask};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -139,4 +147,47 @@ fn scribbling_hurts_the_scribbler_alone() {
     drop((connection, process, ledger));
     scene.until("it is gone", "hostile", |told| told.pids.is_empty());
     check_neighbour(&scene);
+}
+
+/// A process of a claim's pod that uses the device and takes part in no turns: `on_violation` is
+/// what becomes of it.
+#[track_caller]
+fn check_unregistered(on_violation: &str, is_done: impl Fn(&Path, &mut Child) -> bool) {
+    let cgroups = Cgroups::new();
+    let pod = cgroups.make(&format!("burstable/pod{}/main", pod_uid(1)));
+    let mut stranger = Command::new("sleep").arg("600").spawn().unwrap();
+    std::fs::write(pod.join("cgroup.procs"), stranger.id().to_string()).unwrap();
+    // Right behind the vendor's own keys.
+    let pools =
+        format!("[[pool]]\nname = \"all\"\ngate = \"off\"\non_violation = {on_violation:?}\n");
+    let home = Home::with_gate("dgx-h100", &format!("turns = true\n\n{pools}"));
+    home.sample_every(100, Path::new("/proc"));
+    home.script(&format!(
+        "[[process]]\npid = {}\ndevice = {DEVICE:?}\nmemory = \"1Gi\"\ncompute_permille = 100\n",
+        stranger.id()
+    ));
+    let daemon = home.start();
+    let client = daemon.client();
+    client.prepare(of_pod(ask("a", 8, 250), 1)).unwrap();
+    let told = wait_for("the violation in the claim's story", || {
+        let request = ExplainClaimRequest { claim: "a".to_owned() };
+        let answer = client.call(async |mut node| node.explain_claim(request).await).unwrap();
+        answer.events.into_iter().find(|event| event.kind == "violated")
+    });
+    assert!(told.message.contains("takes no turns"), "{}", told.message);
+    let done = || is_done(&pod, &mut stranger).then_some(());
+    wait_for(on_violation, done);
+    drop(daemon);
+    let _ = std::fs::write(pod.join("cgroup.freeze"), "0");
+    let _ = stranger.kill();
+    stranger.wait().unwrap();
+}
+
+#[test]
+fn who_takes_no_turns_is_reported_frozen_or_killed() {
+    check_unregistered("report", |_, stranger| stranger.try_wait().unwrap().is_none());
+    check_unregistered("freeze", |pod, _| {
+        std::fs::read_to_string(pod.join("cgroup.events")).unwrap().contains("frozen 1")
+    });
+    check_unregistered("kill", |_, stranger| stranger.try_wait().unwrap().is_some());
 }

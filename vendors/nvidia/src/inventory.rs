@@ -166,7 +166,7 @@ pub(crate) fn injection(
     mounts: &[accelpool_model::Mount],
 ) -> Injection {
     let env = vec![("NVIDIA_VISIBLE_DEVICES".to_owned(), "void".to_owned())];
-    Injection { nodes, mounts: mounts.to_vec(), env }
+    Injection { nodes, mounts: mounts.to_vec(), env, ..Injection::default() }
 }
 
 /// `NVML_DEVICE_ARCH_...` of `nvml.h` in words.

@@ -158,6 +158,7 @@ impl Folder {
             nodes: nodes.into_iter().map(node).collect(),
             mounts: vec![library],
             env: vec![(PROFILE_VARIABLE.to_owned(), profile.to_owned())],
+            ..Injection::default()
         }
     }
 }

@@ -19,6 +19,11 @@ pub enum PrepareError {
     NoSuchProfile(ProfileName),
     #[error("partition {0} cannot be shared: ask for a share of a whole device")]
     ShareOfPartition(String),
+    #[error(
+        "device {0} is shared by MPS, and the claim has another share by MPS: ask for it in a \
+         claim of its own, since a process can be a client of one"
+    )]
+    SecondMpsShare(DeviceName),
     #[error("device {0} belongs to no pool: the configuration offers it to nobody")]
     NoPool(DeviceName),
     #[error("device {device} cannot be had {portion}: pool {pool} allows sharing `{sharing}`")]
@@ -79,6 +84,7 @@ impl PrepareError {
             | Self::ShareOfPartition(_)
             | Self::NoPool(_)
             | Self::NotAllowed { .. }
+            | Self::SecondMpsShare(_)
             | Self::ModeOn { .. }
             | Self::ModeOff { .. }
             | Self::MemoryOutOfRange { .. }

@@ -384,3 +384,25 @@ fn a_choice_passes_over_devices_in_the_other_mode() {
     assert_eq!(plan(moded(true, true, false, &[]), any(None, 1)), [OTHER]);
     assert_eq!(plan(moded(false, true, false, &[]), any(Some("1g.10gb"), 1)), [OTHER]);
 }
+
+#[test]
+fn shares_by_mps_have_it_started_and_promise_no_enforcement() {
+    let mut node = node(&[]);
+    node.pools[0].mps = true;
+    let start = "start MPS on gpu-0000-1b-00-0";
+    node.check(vec![share(GPU, 10, 250)], &[start, ARM, SPEC]);
+    node.check(vec![named(GPU)], &[ARM, SPEC]);
+    let create = "create partition gpu-0000-1b-00-0-mig-1g-10gb-0";
+    node.check(vec![mig("1g.10gb", 0)], &[create, ARM, SPEC]);
+    let demand = Enforcements { memory: Enforcement::Library, compute: Enforcement::None };
+    node.check(
+        vec![Request { demand, ..share(GPU, 10, 250) }],
+        &["refused: memory of device gpu-0000-1b-00-0 can be held by `none`, `library` is demanded"],
+    );
+    let second = Request { name: "r1".parse().unwrap(), ..share(OTHER, 10, 250) };
+    node.check(
+        vec![share(GPU, 10, 250), second],
+        &["refused: device gpu-0000-43-00-0 is shared by MPS, and the claim has another share by \
+           MPS: ask for it in a claim of its own, since a process can be a client of one"],
+    );
+}

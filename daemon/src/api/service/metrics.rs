@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use accelpool_arbiter::Report;
 use accelpool_model::{Allocation, Device, DeviceUuid, Lease, LeaseState, Portion, Taint};
 use accelpool_planner::NodeView;
 use accelpool_proto::node as wire;
@@ -34,9 +35,11 @@ impl Service {
                 calls: timings(worker.timings()),
             });
         }
-        let (devices, allocations, agents) = self.meter.read(|totals| {
+        let report = self.turns.report();
+        let (mut devices, mut allocations, agents) = self.meter.read(|totals| {
             (devices(state, totals), allocations(state, totals), agents(state, totals))
         });
+        add_turns(state, &report, &mut devices, &mut allocations);
         let drifts = state.event_counts.get(&EventKind::Repaired).copied().unwrap_or(0);
         let daemon = wire::DaemonMetrics {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -134,9 +137,43 @@ fn devices(state: &State, totals: &ByDevice) -> Vec<wire::DeviceMetrics> {
             energy_released_mj: energy(|known| &known.released),
             compute_ratio: known.and_then(|known| known.device.ratio()),
             readings: known.and_then(|known| known.counters.as_ref()).map(readings),
+            turns_mode: None,
+            hand_over_ns: None,
         }
     };
     state.inventory.devices().map(of).collect()
+}
+
+/// Adds what the arbiter says. It knows a claim's part of a device, which is told of the claim's
+/// first allocation there.
+fn add_turns(
+    state: &State,
+    report: &Report,
+    devices: &mut [wire::DeviceMetrics],
+    allocations: &mut [wire::AllocationMetrics],
+) {
+    for shared in &report.devices {
+        let uuid = shared.uuid.as_str();
+        if let Some(device) = devices.iter_mut().find(|device| device.uuid == uuid) {
+            device.turns_mode = Some(shared.mode.to_owned());
+            device.hand_over_ns = Some(shared.hand_over_ns).filter(|cost| *cost > 0);
+        }
+    }
+    for claim in &report.claims {
+        let Some(device) = state.inventory.device_by_uuid(&claim.device) else { continue };
+        let row = allocations
+            .iter_mut()
+            .find(|row| row.claim == claim.claim.as_str() && row.device == device.name.as_str());
+        let Some(row) = row else { continue };
+        row.turns = Some(wire::TurnsMetrics {
+            granted_permille: claim.granted_permille,
+            measured_permille: claim.measured_permille,
+            throttled_ns: claim.throttled_ns,
+            turns: claim.turns,
+            memory_denied: claim.memory_denied,
+            memory_peak_bytes: claim.memory_peak.bytes(),
+        });
+    }
 }
 
 fn taint(taint: &Taint) -> wire::DeviceTaint {
@@ -218,7 +255,7 @@ fn measured(
         compute_ratio: totals.ratio(),
         energy_mj: totals.energy_mj,
         processes: Some(totals.processes),
-        source: if totals.by_device { "device" } else { "process" }.to_owned(),
+        source: totals.source.as_str().to_owned(),
         ..row
     }
 }

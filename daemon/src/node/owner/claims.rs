@@ -217,6 +217,7 @@ impl Owner {
                     listed
                 }
                 Step::SwitchMode(_)
+                | Step::StartMps(_)
                 | Step::CreatePartition(_)
                 | Step::ArmGate(_)
                 | Step::DisarmGate(_)

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 
 mod keeper;
+pub(crate) mod programs;
 
 use std::{
     env, fs,
