@@ -458,7 +458,7 @@ pub(crate) fn gate() -> GetGateResponse {
         devices: devices.iter().map(|device| (*device).into()).collect(),
     };
     let denial = Denial {
-        unix_ms: ago(5),
+        unix_ms: ago(5 * MINUTE),
         denied: true,
         pid: 4711,
         command: "python3".into(),
@@ -522,7 +522,7 @@ pub(crate) fn verifications() -> VerifyClaimsResponse {
         CgroupVerification { cgroup: CGROUP.into(), processes: 2, uses: true, nodes: vec![node] };
     let claim = |name: &str, state: &str, deviations: Vec<String>| ClaimVerification {
         claim: name.into(),
-        found: Some(Verification { state: state.into(), deviations, unix_ms: ago(1) }),
+        found: Some(Verification { state: state.into(), deviations, unix_ms: ago(MINUTE) }),
         cgroups: vec![cgroup.clone()],
     };
     let refused = "c 195:0 (/dev/nvidia0) is refused by a device program beside the gate";
