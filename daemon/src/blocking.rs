@@ -7,8 +7,9 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 /// A claim's way to its answer leads over three such works, and handing each to another thread
 /// and back would cost more than most of them. A runtime with a single thread has no elsewhere.
 pub(crate) fn in_place<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::current().runtime_flavor() {
-        RuntimeFlavor::CurrentThread => work(),
-        _ => tokio::task::block_in_place(work),
+    if Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+        work()
+    } else {
+        tokio::task::block_in_place(work)
     }
 }

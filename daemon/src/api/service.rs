@@ -5,6 +5,7 @@ mod gate;
 mod metrics;
 mod prefer;
 mod readings;
+mod timings;
 mod turns;
 
 use std::{
@@ -22,13 +23,13 @@ use tokio_stream::{
 };
 use tonic::{Code, Request, Response, Status};
 
+use self::timings::{CallTimings, outcome};
 use super::{Access, access, request, response};
 use crate::{
     environment, error,
     gate::{Keeper, dmem},
     holder::{self, Holder},
     node::{Node, NodeError, State},
-    timing::Timings,
     turns as slicing,
     usage::Meter,
     worker::Worker,
@@ -66,13 +67,6 @@ pub struct Service {
     turns: slicing::Keeper,
     meter: Arc<Meter>,
     timings: Arc<CallTimings>,
-}
-
-/// How long calls that change something took, by outcome.
-#[derive(Debug, Default)]
-struct CallTimings {
-    prepares: Timings,
-    releases: Timings,
 }
 
 impl Service {
@@ -132,26 +126,6 @@ impl Service {
 
 fn pause_failed(worker: &Worker, error: &io::Error) -> Status {
     Status::internal(format!("the pause of vendor {} was not recorded: {error}", worker.vendor()))
-}
-
-/// How a change ended, in one word of a fixed set.
-fn outcome<T>(result: &Result<T, NodeError>) -> &'static str {
-    match result {
-        Ok(_) => "done",
-        Err(NodeError::Failed(_) | NodeError::Ledger) => "failed",
-        Err(
-            NodeError::Refused(_)
-            | NodeError::UnknownDevice(_)
-            | NodeError::UnknownTaint { .. }
-            | NodeError::UnknownClaim(_)
-            | NodeError::UnknownCgroup(_)
-            | NodeError::UnknownVendor(_)
-            | NodeError::NotObserved { .. }
-            | NodeError::Paused { .. }
-            | NodeError::Settling(_)
-            | NodeError::Draining,
-        ) => "refused",
-    }
 }
 
 #[tonic::async_trait]

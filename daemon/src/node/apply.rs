@@ -172,9 +172,12 @@ impl Run {
             }
             Step::WriteSpec(_) => {
                 let specs = &self.tools.specs;
-                let written = in_place(|| match self.fresh {
-                    true => specs.write(&self.lease, &self.injections).map(|()| true),
-                    false => specs.mend(&self.lease, &self.injections),
+                let written = in_place(|| {
+                    if self.fresh {
+                        specs.write(&self.lease, &self.injections).map(|()| true)
+                    } else {
+                        specs.mend(&self.lease, &self.injections)
+                    }
                 });
                 self.rewritten |= written.map_err(|source| spec_error(step, source))?;
             }

@@ -2,10 +2,13 @@
 //!
 //! Only shape is checked here. Whether a device exists or a quota fits is for the daemon.
 
+mod words;
+
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::words::{Enforcement, Kind, ShareClass};
 use crate::quantity::{
     Label, parse_compute, parse_label, parse_memory, parse_pause, parse_span, parse_timeout,
 };
@@ -340,69 +343,6 @@ pub(crate) struct HeldArguments {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<OsString>,
-}
-
-/// What a device is.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Kind {
-    Gpu,
-    Npu,
-    Fpga,
-}
-
-impl Kind {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Gpu => "gpu",
-            Self::Npu => "npu",
-            Self::Fpga => "fpga",
-        }
-    }
-}
-
-/// How urgent a share's work is.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum ShareClass {
-    /// Served first, within a budget
-    Realtime,
-    /// Served by weight
-    Normal,
-    /// Served when nobody else wants the device
-    Idle,
-}
-
-impl ShareClass {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Realtime => "realtime",
-            Self::Normal => "normal",
-            Self::Idle => "idle",
-        }
-    }
-}
-
-/// What keeps a tenant inside its grant, weakest first.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Enforcement {
-    /// Nothing
-    None,
-    /// A library inside the tenant's process: holds for honest workloads
-    Library,
-    /// The kernel
-    Kernel,
-    /// The device itself
-    Hardware,
-}
-
-impl Enforcement {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Library => "library",
-            Self::Kernel => "kernel",
-            Self::Hardware => "hardware",
-        }
-    }
 }
 
 #[derive(Debug, Args)]

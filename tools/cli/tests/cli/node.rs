@@ -6,17 +6,15 @@ use std::{
 };
 
 use accelpool_proto::node::{
-    AdminPortion, Agent, Allocation, CgroupVerification, ClaimTurns, ClaimVerification, Denial,
-    Device, DeviceTurns, Enforcements, Event, ExplainClaimResponse, Finding, GateCounts,
-    GetGateResponse, GetNodeResponse, GetTopologyResponse, GetTurnsResponse, GetUsageResponse,
-    GuardedDevices, Holder, Lease, Link, ListHoldersResponse, NodeVerification, NumaNode,
-    Partition, PartitionPortion, Partitioning, PcieNode, Pool, Profile, SharePortion, Taint, Usage,
-    UsageBucket, UsageEntry, VendorStatus, Verification, VerifyClaimsResponse, Whole,
+    AdminPortion, Agent, Allocation, ClaimTurns, Device, DeviceTurns, Enforcements, Event,
+    ExplainClaimResponse, Finding, GetNodeResponse, GetTopologyResponse, GetTurnsResponse,
+    GetUsageResponse, Lease, Link, NumaNode, Partition, PartitionPortion, Partitioning, PcieNode,
+    Pool, Profile, SharePortion, Taint, Usage, UsageBucket, UsageEntry, VendorStatus, Whole,
     allocation::Portion, usage_entry::Who,
 };
 
 const GIB: u64 = 1 << 30;
-const MINUTE: u64 = 60;
+pub(crate) const MINUTE: u64 = 60;
 const HOUR: u64 = 3600;
 
 /// The buses of a DGX H100's GPUs; the first four are on the first socket.
@@ -38,7 +36,7 @@ pub(crate) struct State {
 }
 
 /// Milliseconds since 1970, so long ago that the age is the same for the whole test.
-fn ago(seconds: u64) -> u64 {
+pub(crate) fn ago(seconds: u64) -> u64 {
     let then = SystemTime::now() - Duration::from_secs(seconds + MINUTE / 2);
     let then = then.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     u64::try_from(then.as_millis()).unwrap()
@@ -446,87 +444,4 @@ pub(crate) fn empty() -> State {
         },
         ..State::default()
     }
-}
-
-const CGROUP: &str = "/kubepods.slice/kubepods-pod1d2f.slice/cri-containerd-5e.scope";
-
-/// A gate that has refused somebody.
-pub(crate) fn gate() -> GetGateResponse {
-    let guarded = |numbers: &str, mode: &str, devices: &[&str]| GuardedDevices {
-        numbers: numbers.into(),
-        mode: mode.into(),
-        devices: devices.iter().map(|device| (*device).into()).collect(),
-    };
-    let denial = Denial {
-        unix_ms: ago(5 * MINUTE),
-        denied: true,
-        pid: 4711,
-        command: "python3".into(),
-        cgroup: CGROUP.into(),
-        cgroup_id: 123,
-        device: name("1b"),
-        number: "c 195:0".into(),
-        access: "rw".into(),
-        claims: vec![],
-    };
-    GetGateResponse {
-        state: "up".into(),
-        root: "/sys/fs/cgroup/kubepods.slice".into(),
-        guarded: vec![
-            guarded("c 195:0", "enforce", &["gpu-0000-1b-00-0"]),
-            guarded("c 195:1-254", "audit", &[]),
-        ],
-        exempt: vec!["/kubepods.slice/agent".into()],
-        grants: 12,
-        grants_max: 16_384,
-        counts: vec![GateCounts {
-            device: name("1b"),
-            number: "c 195:0".into(),
-            audited: 0,
-            denied: 3,
-            unreported: 2,
-        }],
-        repairs: 1,
-        defects: vec!["the gate has no room for more grants: it holds 16384".into()],
-        recent: vec![denial],
-        stale_holders: 1,
-        ..GetGateResponse::default()
-    }
-}
-
-/// One holder by right, one without.
-pub(crate) fn holders() -> ListHoldersResponse {
-    let holder = |pid, command: &str, claims: &[&str], standing: &str| Holder {
-        devices: vec![name("1b")],
-        number: "c 195:0".into(),
-        pid,
-        command: command.into(),
-        cgroup: CGROUP.into(),
-        claims: claims.iter().map(|claim| (*claim).into()).collect(),
-        standing: standing.into(),
-    };
-    let holders =
-        vec![holder(4711, "python3", &["train"], "granted"), holder(4712, "sleep", &[], "stale")];
-    ListHoldersResponse { holders, processes: 312, partial: true }
-}
-
-/// A claim that is as it should be, and one that is not.
-pub(crate) fn verifications() -> VerifyClaimsResponse {
-    let node = NodeVerification {
-        number: "c 195:0".into(),
-        path: "/dev/nvidia0".into(),
-        granted: true,
-        answer: "refused".into(),
-    };
-    let cgroup =
-        CgroupVerification { cgroup: CGROUP.into(), processes: 2, uses: true, nodes: vec![node] };
-    let claim = |name: &str, state: &str, deviations: Vec<String>| ClaimVerification {
-        claim: name.into(),
-        found: Some(Verification { state: state.into(), deviations, unix_ms: ago(MINUTE) }),
-        cgroups: vec![cgroup.clone()],
-    };
-    let refused = "c 195:0 (/dev/nvidia0) is refused by a device program beside the gate";
-    let claims =
-        vec![claim("train", "drifted", vec![refused.into()]), claim("test", "verified", vec![])];
-    VerifyClaimsResponse { claims }
 }
