@@ -125,3 +125,8 @@ pub fn name_page<B>(mut response: http::Response<B>) -> http::Response<B> {
     }
     response
 }
+
+/// A pause that holds, but would not outlive the daemon.
+pub(crate) fn pause_failed(worker: &crate::worker::Worker, error: &std::io::Error) -> Status {
+    Status::internal(format!("the pause of vendor {} was not recorded: {error}", worker.vendor()))
+}

@@ -85,10 +85,10 @@ fn register(folder: &Path) -> (Connection, Received) {
 
 #[track_caller]
 fn welcome(answer: &Received) -> Welcome {
-    match answer.record {
-        Record::Welcome(welcome) => welcome,
-        other => panic!("not welcomed: {other:?}"),
-    }
+    let Record::Welcome(welcome) = answer.record else {
+        panic!("not welcomed: {:?}", answer.record);
+    };
+    welcome
 }
 
 /// The claim's page, as its tenants map it.

@@ -9,7 +9,6 @@ mod timings;
 mod turns;
 
 use std::{
-    io,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -122,10 +121,6 @@ impl Service {
         let found = devices.into_iter().find(|device| device.name == name);
         found.ok_or_else(|| error::status(&NodeError::UnknownDevice(name.to_owned())))
     }
-}
-
-fn pause_failed(worker: &Worker, error: &io::Error) -> Status {
-    Status::internal(format!("the pause of vendor {} was not recorded: {error}", worker.vendor()))
 }
 
 #[tonic::async_trait]
@@ -473,7 +468,7 @@ impl NodeApi for Service {
         for worker in self.workers_named(&vendor)? {
             if for_ms > 0 {
                 let paused = worker.pause(Duration::from_millis(for_ms)).await;
-                paused.map_err(|error| pause_failed(worker, &error))?;
+                paused.map_err(|error| error::pause_failed(worker, &error))?;
                 tracing::info!(vendor = %worker.vendor(), for_ms, "vendor paused");
                 continue;
             }
@@ -492,7 +487,7 @@ impl NodeApi for Service {
         self.access.change(&request)?;
         let mut vendors = Vec::new();
         for worker in self.workers_named(&request.into_inner().vendor)? {
-            if worker.resume().map_err(|error| pause_failed(worker, &error))? {
+            if worker.resume().map_err(|error| error::pause_failed(worker, &error))? {
                 tracing::info!(vendor = %worker.vendor(), "vendor resumed");
                 vendors.push(worker.vendor().to_string());
             }
