@@ -1,5 +1,5 @@
 # The recipes of the house; CI runs these and nothing else.
-.PHONY: help demo demo-metrics demo-kubelet demo-nvidia demo-turns test bench lint fmt deny doc
+.PHONY: help demo demo-metrics demo-kubelet demo-gate demo-nvidia demo-turns test bench lint fmt deny doc
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1  -  /p' Makefile
@@ -9,6 +9,9 @@ demo: ## show accelpool on this machine, which needs no accelerator
 
 demo-nvidia: ## show the NVIDIA adapter on this machine, which needs no GPU
 	@tools/setup.sh && tools/demo-nvidia.sh
+
+demo-gate: ## show the kernel refuse a device that was not granted
+	@tools/setup.sh && tools/demo-gate.sh
 
 demo-turns: ## show shared devices at work, on a stand-in for CUDA's driver
 	@tools/setup.sh && tools/demo-turns.sh

@@ -104,6 +104,14 @@ fn the_demo_of_turns_shows_what_it_promises() {
 }
 
 #[test]
+fn the_demo_of_the_gate_shows_what_it_promises() {
+    let seen = printed(&bash(&["tools/demo-gate.sh"], None));
+    for line in ["Operation not permitted", "No such device or address", "All shown and checked."] {
+        assert!(seen.contains(line), "{line} is missing:\n{seen}");
+    }
+}
+
+#[test]
 fn the_metrics_demo_adds_up() {
     let seen = printed(&bash(&["-c", "ACCELPOOL_DEMO_SECONDS=10 tools/demo-metrics.sh"], None));
     // It checks itself; these lines prove that it came to its end by way of its middle.

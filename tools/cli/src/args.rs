@@ -245,6 +245,11 @@ pub(crate) struct CreateArguments {
     pub(crate) name: String,
     #[command(flatten)]
     pub(crate) wanted: WantedArguments,
+    /// Let processes of this cgroup, and of those below it, open the devices where the gate
+    /// guards them: its path below the cgroup v2 mount; it may appear later. Given more than
+    /// once, each of them
+    #[arg(long, value_name = "PATH")]
+    pub(crate) cgroup: Vec<String>,
 }
 
 /// What a claim asks for.

@@ -52,7 +52,8 @@ pub(crate) async fn run(arguments: Arguments, console: &Console) -> Result<ExitC
         Command::Usage(wanted) => usage::run(&connect().await?, console, wanted).await,
         Command::Explain(wanted) => explain::run(&connect().await?, console, &wanted.claim).await,
         Command::Claim(ClaimCommand::Create(wanted)) => {
-            let request = claim::request(wanted.name, &wanted.wanted)?;
+            let mut request = claim::request(wanted.name, &wanted.wanted)?;
+            request.bindings = claim::bindings(wanted.cgroup);
             claim::create(&connect().await?, console, request).await
         }
         Command::Claim(ClaimCommand::Release(wanted)) => {

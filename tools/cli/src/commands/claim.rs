@@ -136,6 +136,15 @@ pub(super) fn request(
     Ok(node::PrepareClaimRequest { claim, requests, labels, ..Default::default() })
 }
 
+/// The cgroups whose processes may open what the claim holds.
+pub(super) fn bindings(cgroups: Vec<String>) -> Vec<node::Binding> {
+    let binding = |path| node::Binding {
+        subject: Some(node::binding::Subject::Cgroup(path)),
+        ..node::Binding::default()
+    };
+    cgroups.into_iter().map(binding).collect()
+}
+
 /// What each request wants: devices by name, or any that fit.
 fn wanted(arguments: &WantedArguments) -> Result<Vec<Wanted>, Failure> {
     if arguments.device.is_empty() || arguments.partition.is_some() {
