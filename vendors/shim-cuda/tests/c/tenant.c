@@ -4,10 +4,12 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -123,6 +125,8 @@ int main(int argc, char **argv) {
         /* Forked before the driver is used: both are tenants of their own. */
         pid_t early = fork();
         if (early == 0) {
+            /* Whatever the test comes to, nobody is left behind. */
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
             start(0);
             must("alloc", cuMemAlloc_v2(&at, 1 << 20));
             pause();
