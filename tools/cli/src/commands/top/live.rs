@@ -136,17 +136,14 @@ impl View {
             Line::from("accelpool top").style(self.style(None, Modifier::BOLD)),
             head,
         );
-        match &self.trouble {
-            Some(trouble) => {
-                let words = format!("old figures: {}", clean(trouble));
-                let style = self.style(Some(Color::Red), Modifier::empty());
-                frame.render_widget(Line::from(words).style(style), foot);
-            }
-            None => {
-                let style = self.style(None, Modifier::DIM);
-                frame.render_widget(Line::from("q quits, up and down scroll").style(style), foot);
-            }
-        }
+        let (words, style) = match &self.trouble {
+            Some(trouble) => (
+                format!("old figures: {}", clean(trouble)),
+                self.style(Some(Color::Red), Modifier::empty()),
+            ),
+            None => ("q quits, up and down scroll".to_owned(), self.style(None, Modifier::DIM)),
+        };
+        frame.render_widget(Line::from(words).style(style), foot);
         match &self.turns {
             Some(turns) if !turns.devices.is_empty() => {
                 let rows = self.rows(&turns.devices);
