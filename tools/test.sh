@@ -18,7 +18,7 @@ command -v sudo >/dev/null || {
 }
 host=$(rustc --version --verbose | sed -n 's/^host: //p')
 give_back() {
-    for made in target .demo; do
+    for made in target .demo .demo-metrics; do
         [ ! -e "$made" ] || sudo chown -R "$(id -u):$(id -g)" "$made"
     done
 }

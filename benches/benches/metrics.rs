@@ -89,7 +89,11 @@ fn scrape(report: &mut Report, runtime: &Runtime) {
     let sharers = if report.is_judged() { SHARERS } else { 1 };
     let (_home, daemon) = full_node(runtime, sharers);
     let ready: Readiness = Arc::new(Vec::new);
-    let node = Node::at(daemon.socket());
+    // A connection belongs to a runtime.
+    let node = {
+        let _inside = runtime.enter();
+        Node::at(daemon.socket())
+    };
     let scrape = |form| {
         // A source of its own: nothing of the scrape before is used again.
         let source = Source::new(node.clone());
@@ -104,7 +108,8 @@ fn scrape(report: &mut Report, runtime: &Runtime) {
         let mib = f64::from(bytes) / 1_048_576.0;
         report.line(&format!("page, 16 x 64, {name}"), mib, PAGE_BUDGET_MIB, "MiB");
     }
-    let answer = runtime.block_on(daemon.client().get_metrics(GetMetricsRequest {}));
+    let answer =
+        runtime.block_on(async { daemon.client().get_metrics(GetMetricsRequest {}).await });
     let metrics = Some(Arc::new(answer.expect("the daemon answers").into_inner()));
     let fetched = Fetched { metrics, age: Duration::ZERO, up: true };
     let region = Region::new(GLOBAL);

@@ -12,7 +12,8 @@ mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs::{self, File},
+    io::{self, Write as _},
     os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -76,22 +77,46 @@ impl SpecFolder {
         &self.path
     }
 
+    /// True if the spec of `lease` is there and as it should be.
+    pub fn is_right(&self, lease: &Lease, injections: &Injections) -> Result<bool, SpecError> {
+        Ok(self.holds(&lease.claim.id, &render(lease, injections)?))
+    }
+
     /// Makes the spec of `lease` right; true if the file was missing or different.
-    pub fn write(&self, lease: &Lease, injections: &Injections) -> Result<bool, SpecError> {
+    pub fn mend(&self, lease: &Lease, injections: &Injections) -> Result<bool, SpecError> {
         let text = render(lease, injections)?;
-        let path = self.spec_path(&lease.claim.id);
-        if fs::read_to_string(&path).is_ok_and(|found| found == text) {
-            return Ok(false);
+        let differs = !self.holds(&lease.claim.id, &text);
+        if differs {
+            self.put(&lease.claim.id, &text)?;
         }
-        let unfinished = self.path.join(format!("{PREFIX}{}{UNFINISHED}", lease.claim.id));
+        Ok(differs)
+    }
+
+    /// Writes the spec of `lease`, whatever is there.
+    pub fn write(&self, lease: &Lease, injections: &Injections) -> Result<(), SpecError> {
+        self.put(&lease.claim.id, &render(lease, injections)?)
+    }
+
+    fn holds(&self, claim: &ClaimId, text: &str) -> bool {
+        fs::read_to_string(self.spec_path(claim)).is_ok_and(|found| found == text)
+    }
+
+    fn put(&self, claim: &ClaimId, text: &str) -> Result<(), SpecError> {
+        let path = self.spec_path(claim);
+        let unfinished = self.path.join(format!("{PREFIX}{claim}{UNFINISHED}"));
         let failed = |source| SpecError::Write { path: path.clone(), source };
-        // The folder may have been emptied or taken away since the start (a tmpfs, a boot).
-        fs::create_dir_all(&self.path).map_err(failed)?;
-        fs::write(&unfinished, text).map_err(failed)?;
+        let mut file = match File::create(&unfinished) {
+            // The folder may have been taken away since the start (a tmpfs, a boot).
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&self.path).map_err(failed)?;
+                File::create(&unfinished).map_err(failed)?
+            }
+            created => created.map_err(failed)?,
+        };
+        file.write_all(text.as_bytes()).map_err(failed)?;
         // Readable for all, as runtimes without root expect; device permissions guard access.
-        fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o644)).map_err(failed)?;
-        fs::rename(&unfinished, &path).map_err(failed)?;
-        Ok(true)
+        file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed)?;
+        fs::rename(&unfinished, &path).map_err(failed)
     }
 
     /// Removes the spec of `claim`. One that is gone counts as removed.
@@ -132,6 +157,14 @@ impl SpecFolder {
     fn spec_path(&self, claim: &ClaimId) -> PathBuf {
         self.path.join(format!("{PREFIX}{claim}{SUFFIX}"))
     }
+}
+
+/// The variable that a container has which was given `allocation` of `claim`, and its value.
+pub(crate) fn grant_variable(
+    claim: &ClaimId,
+    allocation: &accelpool_model::Allocation,
+) -> (String, String) {
+    spec::grant_variable(&allocation.cdi_name(claim), allocation)
 }
 
 /// The spec of `lease` as text.

@@ -2,7 +2,7 @@
 
 pub use accelpool_model::Chain;
 use accelpool_planner::PrepareError;
-use tonic::{Code, Status, metadata::MetadataValue};
+use tonic::{Code, Status, codegen::http, metadata::MetadataValue};
 
 use crate::node::NodeError;
 
@@ -111,4 +111,22 @@ pub fn coded(wire: Code, page: &'static str, message: impl Into<String>) -> Stat
     let key = accelpool_proto::node::ERROR_CODE_KEY;
     status.metadata_mut().insert(key, MetadataValue::from_static(page));
     status
+}
+
+/// Gives refusals that never reached a method the page of a bad request: the gRPC library
+/// refuses what is too long or no message, and knows no pages.
+pub fn name_page<B>(mut response: http::Response<B>) -> http::Response<B> {
+    const UNREADABLE: [Code; 2] = [Code::OutOfRange, Code::Internal];
+    let headers = response.headers_mut();
+    let code = headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()));
+    let key = accelpool_proto::node::ERROR_CODE_KEY;
+    if code.is_some_and(|code| UNREADABLE.contains(&code)) && !headers.contains_key(key) {
+        headers.insert(key, http::HeaderValue::from_static(INVALID_REQUEST));
+    }
+    response
+}
+
+/// A pause that holds, but would not outlive the daemon.
+pub(crate) fn pause_failed(worker: &crate::worker::Worker, error: &std::io::Error) -> Status {
+    Status::internal(format!("the pause of vendor {} was not recorded: {error}", worker.vendor()))
 }

@@ -9,9 +9,12 @@
 
 mod cgroups;
 mod denials;
+pub mod dmem;
 mod guarded;
+mod holders;
 mod keeper;
 mod status;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -19,8 +22,10 @@ pub use self::{
     cgroups::{CgroupError, Hierarchy},
     denials::Denial,
     guarded::Family,
+    holders::{Holder, Holders, Right},
     keeper::{GateStepError, INTERVAL, Keeper},
     status::{BindingState, GateStatus, GateView},
+    verify::{CgroupVerification, ClaimVerification, NodeAnswer, Verification, serve_probe},
 };
 
 /// How the gate is configured.

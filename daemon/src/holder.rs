@@ -134,7 +134,7 @@ async fn held(node: &Node) -> Result<Vec<(ClaimId, Holder)>, NodeError> {
         let holder = lease.claim.labels.get(LABEL)?.parse().ok()?;
         Some((lease.claim.id.clone(), holder))
     };
-    Ok(state.leases.iter().filter_map(holder).collect())
+    Ok(state.leases.values().filter_map(holder).collect())
 }
 
 #[cfg(test)]

@@ -71,6 +71,9 @@ enum Command {
         #[arg(long)]
         device: String,
     },
+    /// Looks into a container for the daemon; started by the daemon itself.
+    #[command(hide = true)]
+    VerifyProbe,
     /// Serves a vendor's library to the daemon; started by the daemon itself.
     #[command(subcommand, hide = true)]
     VendorWorker(WorkerCommand),
@@ -144,6 +147,9 @@ fn main() -> ExitCode {
             Err(Failure::new(&error, Some("AP0132")))
         }
         Command::VendorWorker(worker) => work(worker),
+        Command::VerifyProbe => {
+            accelpool_daemon::gate::serve_probe().map_err(|error| Failure::new(&error, None))
+        }
     };
     let Err(Failure { message, code }) = outcome else { return ExitCode::SUCCESS };
     match code {

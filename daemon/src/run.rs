@@ -23,12 +23,12 @@ use crate::{
     api::{About, Access, BindError, Listener, Service},
     cdi::{SpecError, SpecFolder},
     config::{Config, VendorConfig},
-    error::Chain,
+    error::{Chain, name_page},
     fault_point::FaultPoints,
     gate::{self, Keeper},
     holder,
     mps::MpsLaunch,
-    node::{Node, Start, now_ms},
+    node::{EventKind, Node, Start, now_ms},
     turns,
     usage::{self, Meter},
     worker::{Deadlines, Launch, Worker},
@@ -129,6 +129,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
         warn!(group = config.group, "the group does not exist: only root can read");
     }
     let keeping = tokio::spawn(keep_gate(gate.clone(), node.clone()));
+    let looking = tokio::spawn(look_after(gate.clone(), node.clone()));
     let mut listener =
         Listener::bind(&config.socket(), &access).map_err(|source| RunError::Bind { source })?;
     let meter = Arc::new(Meter::default());
@@ -144,6 +145,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
     let about = About { boot, started_ms, cdi_dir, ledger, proc_dir };
     let (goodbye, leaving) = oneshot::channel::<()>();
     let serving = tonic::transport::Server::builder()
+        .layer(tower::util::MapResponseLayer::new(name_page))
         .add_service(NodeServer::new(Service::new(
             node.clone(),
             access,
@@ -171,6 +173,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
         },
     };
     keeping.abort();
+    looking.abort();
     tell_systemd(NotifyState::Stopping);
     sampling.abort();
     watching.abort();
@@ -243,13 +246,31 @@ async fn keep_gate(gate: Keeper, node: Node) {
     }
 }
 
+/// Looks at what runs, beside the gate itself: apart, so that nothing keeps the gate waiting.
+async fn look_after(gate: Keeper, node: Node) {
+    let mut ticks = tokio::time::interval(gate::INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for (claim, found) in gate.look().await {
+            if found.state == "drifted" {
+                let message = found.deviations.join("; ");
+                warn!(%claim, deviations = message, "containers differ from the ledger");
+                node.tell_gate(Some((claim, EventKind::Drifted, message))).await;
+            } else {
+                node.tell_gate(None).await;
+            }
+        }
+    }
+}
+
 /// Puts a denial into the story of the claims whose processes were refused.
 async fn tell_claims(node: &Node, denial: &gate::Denial) {
     let word = if denial.denied { "was refused" } else { "opened without a grant" };
     let device = if denial.device.is_empty() { &denial.number } else { &denial.device };
     for claim in &denial.claims {
         let message = format!("process {} ({}) {word} {device}", denial.process, denial.command);
-        node.tell_gate(Some((claim.clone(), message))).await;
+        node.tell_gate(Some((claim.clone(), EventKind::Denied, message))).await;
     }
 }
 

@@ -123,6 +123,8 @@ fn both_programs_find_their_files_on_the_host() {
     check_on_host("daemon", &daemon.socket(), true);
     check_on_host("daemon", &daemon.ledger(), true);
     check_on_host("daemon", &daemon.cdi_dir, true);
+    check_on_host("daemon", &daemon.gate.pins, true);
+    check_on_host("daemon", "/sys/fs/cgroup/kubepods.slice".as_ref(), true);
     check_on_host("daemon", "/dev/null".as_ref(), true);
     let driver = driver_config();
     assert_eq!(driver.node_socket, daemon.socket());
@@ -218,4 +220,23 @@ fn the_drivers_name_is_the_same_everywhere() {
             "{expression}"
         );
     }
+}
+
+#[test]
+fn the_pod_monitor_finds_the_drivers_port() {
+    let [monitor] =
+        documents("kustomize/monitoring/podmonitor.yaml").try_into().expect("one document");
+    let pod = &object("DaemonSet", "accelpool")["spec"]["template"];
+    let selected = monitor["spec"]["selector"]["matchLabels"].as_object().expect("labels");
+    for (key, value) in selected {
+        assert_eq!(pod["metadata"]["labels"][key], *value, "{key}");
+    }
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    let ports = &container("driver")["ports"];
+    assert!(list(ports).iter().any(|port| port["name"] == endpoint["port"]), "{ports}");
+    assert_eq!(endpoint["path"], "/metrics");
+    let [listed] =
+        documents("kustomize/monitoring/kustomization.yaml").try_into().expect("one document");
+    assert_eq!(listed["namespace"], NAMESPACE);
+    assert_eq!(listed["resources"], json!(["../base", "podmonitor.yaml"]));
 }

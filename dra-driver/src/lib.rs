@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod confine;
 pub mod dra;
 pub mod driver;
 pub mod health;

@@ -7,6 +7,7 @@ use std::{path::PathBuf, process::ExitCode};
 use accelpool_cluster::ApiServer;
 use accelpool_dra_driver::{
     config::Config,
+    confine::confine,
     driver::{Driver, Pace, Settings},
     plugin::OwnPod,
 };
@@ -52,9 +53,8 @@ enum LogFormat {
     Json,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
+fn main() -> ExitCode {
+    match start(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("accelpool-dra: {error:#}");
@@ -63,7 +63,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(arguments: Arguments) -> anyhow::Result<()> {
+fn start(arguments: Arguments) -> anyhow::Result<()> {
     let config = match &arguments.config {
         Some(path) => Config::read(path).with_context(|| format!("`{}`", path.display()))?,
         None => Config::default(),
@@ -72,7 +72,18 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         println!("the configuration is valid");
         return Ok(());
     }
+    confine().context("the power over other processes cannot be given up")?;
     start_log(arguments.log_format);
+    // Each thread has memory of its own; two keep up with 110 pods at once.
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().context("no threads")?;
+    let ended = runtime.block_on(run(arguments, config));
+    // A call that still waits does not hold up the end.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn run(arguments: Arguments, config: Config) -> anyhow::Result<()> {
     // Before anything that would have to be undone: a signal from now on is a drain.
     let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;

@@ -131,7 +131,17 @@ impl Tenant {
     /// If the shell does not come into the cgroup.
     #[must_use]
     pub fn start(cgroup: &Path, script: &str) -> Self {
-        let child = shell(cgroup, script).stdout(Stdio::null()).spawn();
+        Self::start_with(cgroup, script, Stdio::null())
+    }
+
+    /// As [`Tenant::start`], with something open as its standard input.
+    ///
+    /// # Panics
+    ///
+    /// If the shell does not come into the cgroup.
+    #[must_use]
+    pub fn start_with(cgroup: &Path, script: &str, input: Stdio) -> Self {
+        let child = shell(cgroup, script).stdin(input).stdout(Stdio::null()).spawn();
         let child = child.expect("a shell can be run");
         let procs = cgroup.join("cgroup.procs");
         crate::wait_for("a process in its cgroup", || {

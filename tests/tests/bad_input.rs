@@ -230,7 +230,7 @@ fn a_message_that_no_claim_needs_is_refused_unread() {
     let (home, _daemon, client) = node();
     let before = Picture::take(&home, &client);
     let status = client.prepare(claim(&"x".repeat(5 * MIB), vec![])).unwrap_err();
-    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    assert_eq!((status.code(), page(&status)), (Code::OutOfRange, Some("AP0100")), "{status}");
     assert_eq!(Picture::take(&home, &client), before);
 }
 

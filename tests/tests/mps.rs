@@ -174,6 +174,25 @@ fn one_that_dies_is_started_anew_and_told_of_all_it_served() {
 }
 
 #[test]
+fn one_that_is_stuck_is_ended_also_by_a_daemon_that_did_not_start_it() {
+    let home = home();
+    let _clearing = Clearing(&home);
+    let daemon = home.start();
+    prepare(&daemon.client(), "a", DEVICE).unwrap();
+    let first = folder(&home, DEVICE);
+    let running = pid(&first).unwrap();
+    daemon.kill();
+    // Its pipe does not answer any more, though its process is there.
+    fs::remove_file(first.join("pipe/pid")).unwrap();
+    let daemon = home.start();
+    wait_for("a new one", || pid(&first).filter(|pid| *pid != running));
+    let left = Path::new("/proc").join(running.to_string()).join("exe");
+    assert!(!left.exists(), "the stuck one is still there");
+    daemon.client().release("a").unwrap();
+    wait_for("MPS to be stopped", || (!first.exists()).then_some(()));
+}
+
+#[test]
 fn a_fault_of_one_client_is_told_of_all() {
     let home = home();
     let _clearing = Clearing(&home);

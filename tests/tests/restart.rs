@@ -18,7 +18,7 @@ use accelpool_model::{
     Claim, ComputeRule, Enforcements, Exposure, GateMode, OnStaleHolder, OnViolation, Pool,
     Selector, Sharing, Topology, Wanted,
 };
-use accelpool_proto::node::PrepareClaimRequest;
+use accelpool_proto::node::{GetMetricsRequest, PrepareClaimRequest};
 use accelpool_tests::{
     Client, Daemon, Home, page, program,
     requests::{claim, named, share},
@@ -390,4 +390,35 @@ fn the_way_out_of_a_damaged_ledger_works() {
     assert_eq!(held, ["precious"]);
     let taken = daemon.client().prepare(claim("x", vec![named("gpu", WHOLE)])).unwrap_err();
     assert_eq!(taken.code(), Code::FailedPrecondition);
+}
+
+/// How often the vendor was asked what it sees.
+fn looks(client: &Client) -> u64 {
+    let metrics =
+        client.call(async |mut node| node.get_metrics(GetMetricsRequest::default()).await).unwrap();
+    let calls = metrics.vendors.iter().flat_map(|vendor| &vendor.calls);
+    let discoveries = calls.filter(|call| call.word == "discover");
+    discoveries.filter_map(|call| call.timing.as_ref()).map(|timing| timing.count).sum()
+}
+
+/// Whoever watches the node is told all of it whenever it changes: so it must not seem to.
+#[test]
+fn looking_at_a_node_does_not_change_it() {
+    let (home, daemon, _) = busy_node();
+    daemon.kill();
+    let config = fs::read_to_string(home.config()).unwrap();
+    let often = config.replace("observe_interval_ms = 600000", "observe_interval_ms = 100");
+    assert_ne!(often, config);
+    fs::write(home.config(), often).unwrap();
+    let daemon = home.start();
+    let client = daemon.client();
+    let before = client.node().unwrap().revision;
+    let asked = looks(&client);
+    wait_for("a few looks", || (looks(&client) > asked + 3).then_some(()));
+    assert_eq!(client.node().unwrap().revision, before);
+
+    // The same look finds what is wrong.
+    let spec = fs::read_dir(home.cdi()).unwrap().next().unwrap().unwrap().path();
+    fs::remove_file(&spec).unwrap();
+    wait_for("the spec to be written anew", || spec.exists().then_some(()));
 }

@@ -1,27 +1,29 @@
 //! Model types to wire responses.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use accelpool_model::{
-    Allocation, Binding, ClaimId, Device, DeviceName, Enforcements, Lease, Link, NumaNode,
-    Partition, PartitionProfile, Partitioning, PcieNode, Placements, Pool, Portion, Taint, Target,
+    Allocation, Binding, Device, DeviceName, Enforcements, Lease, Link, NumaNode, Partition,
+    PartitionProfile, Partitioning, PcieNode, Placements, Pool, Portion, Taint, Target,
 };
 use accelpool_planner::NodeView;
 use accelpool_proto::node as wire;
 
 use crate::{
-    gate::{Denial, GateStatus},
+    gate::{
+        CgroupVerification, ClaimVerification, Denial, GateStatus, Holder, Holders, NodeAnswer,
+        Verification,
+    },
     node::{Event, State},
 };
 
-/// The leases of `state` by claim, as decisions want them.
-pub(super) fn leases_by_claim(state: &State) -> BTreeMap<ClaimId, Lease> {
-    state.leases.iter().map(|lease| (lease.claim.id.clone(), lease.clone())).collect()
+/// `state` as decisions want it.
+pub(super) fn view(state: &State) -> NodeView<'_> {
+    NodeView { inventory: &state.inventory, leases: &state.leases, pools: &state.pools }
 }
 
 pub(super) fn devices(state: &State) -> Vec<wire::Device> {
-    let leases = leases_by_claim(state);
-    let view = NodeView { inventory: &state.inventory, leases: &leases, pools: &state.pools };
+    let view = view(state);
     state.inventory.devices().map(|found| device(view, found)).collect()
 }
 
@@ -129,8 +131,7 @@ fn enforcements(enforcements: Enforcements) -> wire::Enforcements {
 
 /// The partitions that exist, and if `possible` every one that could.
 pub(super) fn partitions(state: &State, only: &str, possible: bool) -> Vec<wire::Partition> {
-    let leases = leases_by_claim(state);
-    let view = NodeView { inventory: &state.inventory, leases: &leases, pools: &state.pools };
+    let view = view(state);
     let inventory = &state.inventory;
     let mut found = Vec::new();
     for (name, target) in inventory.possible_partitions() {
@@ -145,7 +146,7 @@ pub(super) fn partitions(state: &State, only: &str, possible: bool) -> Vec<wire:
         if there.is_none() && !served {
             continue;
         }
-        let holder = state.leases.iter().find(|lease| {
+        let holder = state.leases.values().find(|lease| {
             let holds = |allocation: &Allocation| {
                 matches!(&allocation.portion, Portion::Partition { name: held, .. } if held == name)
             };
@@ -180,8 +181,7 @@ fn existing(partition: &Partition) -> &'static str {
 }
 
 pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
-    let leases = BTreeMap::new();
-    let view = NodeView { inventory: &state.inventory, leases: &leases, pools: &state.pools };
+    let view = view(state);
     let of = |pool: &Pool| wire::Pool {
         name: pool.name.to_string(),
         exposure: pool.exposure.to_string(),
@@ -201,7 +201,7 @@ pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
 
 pub(super) fn leases(state: &State) -> Vec<wire::Lease> {
     let gated = gated_devices(state);
-    state.leases.iter().map(|held| lease_among(state, &gated, held)).collect()
+    state.leases.values().map(|held| lease_among(state, &gated, held)).collect()
 }
 
 /// A lease of `state`, or one that has just been made.
@@ -211,8 +211,7 @@ pub(super) fn lease(state: &State, lease: &Lease) -> wire::Lease {
 
 /// The devices that the gate keeps everybody off who was not granted them.
 fn gated_devices(state: &State) -> BTreeSet<&DeviceName> {
-    let leases = BTreeMap::new();
-    let view = NodeView { inventory: &state.inventory, leases: &leases, pools: &state.pools };
+    let view = view(state);
     let enforced = |device: &&Device| {
         view.pool(device).is_some_and(|pool| pool.gate == accelpool_model::GateMode::Enforce)
     };
@@ -239,6 +238,7 @@ fn lease_among(state: &State, gated: &BTreeSet<&DeviceName>, lease: &Lease) -> w
         trouble,
         boot_id: lease.boot.to_string(),
         bindings: lease.bindings.iter().map(|it| binding(state, lease, it)).collect(),
+        verification: state.gate.verification(&lease.claim.id).map(verification),
     }
 }
 
@@ -302,12 +302,63 @@ pub(super) fn gate(status: GateStatus) -> wire::GetGateResponse {
         root: status.root,
         guarded: status.guarded.into_iter().map(guarded).collect(),
         exempt: status.exempt,
-        grants: u32::try_from(status.grants).unwrap_or(u32::MAX),
+        grants: count(status.grants),
         grants_max: accelpool_gate::Gate::GRANTS_MAX,
         counts: status.counts.into_iter().map(counts).collect(),
         repairs: status.repairs,
         defects: status.defects,
         recent: status.recent.iter().map(denial).collect(),
+        stale_holders: count(status.stale_holders),
+        stale_holders_killed: status.stale_holders_killed,
+        drifted_claims: count(status.drifted_claims),
+    }
+}
+
+/// A number of things on a node.
+fn count(things: usize) -> u32 {
+    u32::try_from(things).unwrap_or(u32::MAX)
+}
+
+/// Who has devices open; only `device`, if one is named.
+pub(super) fn holders(found: Holders, device: &str) -> wire::ListHoldersResponse {
+    let meant =
+        |holder: &Holder| device.is_empty() || holder.devices.iter().any(|own| own == device);
+    let holder = |holder: Holder| wire::Holder {
+        devices: holder.devices,
+        number: holder.number.to_string(),
+        pid: holder.process,
+        command: holder.command,
+        cgroup: holder.cgroup,
+        claims: holder.claims.iter().map(ToString::to_string).collect(),
+        standing: holder.right.as_str().to_owned(),
+    };
+    let Holders { holders, processes, partial } = found;
+    let holders = holders.into_iter().filter(meant).map(holder).collect();
+    wire::ListHoldersResponse { holders, processes: count(processes), partial }
+}
+
+pub(super) fn verification_of_claim(found: ClaimVerification) -> wire::ClaimVerification {
+    let node = |(number, (path, granted, answer)): (String, (String, bool, NodeAnswer))| {
+        wire::NodeVerification { number, path, granted, answer: answer.as_str().to_owned() }
+    };
+    let cgroup = |found: CgroupVerification| wire::CgroupVerification {
+        cgroup: found.cgroup,
+        processes: count(found.processes),
+        uses: found.uses,
+        nodes: found.nodes.into_iter().map(node).collect(),
+    };
+    wire::ClaimVerification {
+        claim: found.claim.to_string(),
+        found: Some(verification(&found.found)),
+        cgroups: found.cgroups.into_iter().map(cgroup).collect(),
+    }
+}
+
+fn verification(found: &Verification) -> wire::Verification {
+    wire::Verification {
+        state: found.state.to_owned(),
+        deviations: found.deviations.clone(),
+        unix_ms: found.unix_ms,
     }
 }
 

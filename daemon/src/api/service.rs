@@ -5,10 +5,10 @@ mod gate;
 mod metrics;
 mod prefer;
 mod readings;
+mod timings;
 mod turns;
 
 use std::{
-    io,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -22,17 +22,21 @@ use tokio_stream::{
 };
 use tonic::{Code, Request, Response, Status};
 
+use self::timings::{CallTimings, outcome};
 use super::{Access, access, request, response};
 use crate::{
     environment, error,
-    gate::Keeper,
+    gate::{Keeper, dmem},
     holder::{self, Holder},
     node::{Node, NodeError, State},
-    timing::Timings,
     turns as slicing,
     usage::Meter,
     worker::Worker,
 };
+
+/// Between two states that one watcher is told. A change after a quiet time is told at once; of
+/// a hundred pods that start together, each with two changes, a few are enough.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The longest pause of a vendor: a day. Who needs longer takes it out of the configuration.
 const PAUSE_MAX_MS: u64 = 24 * 60 * 60 * 1000;
@@ -62,13 +66,6 @@ pub struct Service {
     turns: slicing::Keeper,
     meter: Arc<Meter>,
     timings: Arc<CallTimings>,
-}
-
-/// How long calls that change something took, by outcome.
-#[derive(Debug, Default)]
-struct CallTimings {
-    prepares: Timings,
-    releases: Timings,
 }
 
 impl Service {
@@ -123,30 +120,6 @@ impl Service {
         let devices = response::devices(&self.state().await?);
         let found = devices.into_iter().find(|device| device.name == name);
         found.ok_or_else(|| error::status(&NodeError::UnknownDevice(name.to_owned())))
-    }
-}
-
-fn pause_failed(worker: &Worker, error: &io::Error) -> Status {
-    Status::internal(format!("the pause of vendor {} was not recorded: {error}", worker.vendor()))
-}
-
-/// How a change ended, in one word of a fixed set.
-fn outcome<T>(result: &Result<T, NodeError>) -> &'static str {
-    match result {
-        Ok(_) => "done",
-        Err(NodeError::Failed(_) | NodeError::Ledger) => "failed",
-        Err(
-            NodeError::Refused(_)
-            | NodeError::UnknownDevice(_)
-            | NodeError::UnknownTaint { .. }
-            | NodeError::UnknownClaim(_)
-            | NodeError::UnknownCgroup(_)
-            | NodeError::UnknownVendor(_)
-            | NodeError::NotObserved { .. }
-            | NodeError::Paused { .. }
-            | NodeError::Settling(_)
-            | NodeError::Draining,
-        ) => "refused",
     }
 }
 
@@ -289,7 +262,8 @@ impl NodeApi for Service {
         let possible = request.get_ref().possible;
         let service = self.clone();
         // The latest revision only: a slow reader skips what it has no time for.
-        let states = WatchStream::new(self.node.revisions()).then(move |_| {
+        let revisions = WatchStream::new(self.node.revisions()).throttle(WATCH_INTERVAL);
+        let states = Box::pin(revisions).then(move |_| {
             let service = service.clone();
             async move {
                 let state = service.state().await?;
@@ -368,8 +342,11 @@ impl NodeApi for Service {
         let bindings = gate::find(request::subjects(&request.bindings)?).await?;
         let bound = self.node.bind(claim, bindings).await;
         let lease = bound.map_err(|error| error::status(&error))?;
-        let bindings = self.told(&lease).await?.bindings;
-        Ok(Response::new(wire::BindClaimResponse { bindings }))
+        let state = self.state().await?;
+        let bindings = response::lease(&state, &lease).bindings;
+        let shares = dmem::shares(&lease, &state.inventory);
+        let unified = gate::blocking(move || gate::unified(&shares)).await;
+        Ok(Response::new(wire::BindClaimResponse { bindings, unified }))
     }
 
     async fn get_turns(
@@ -390,6 +367,38 @@ impl NodeApi for Service {
         let gate = self.gate.clone();
         let status = gate::blocking(move || gate.status()).await;
         Ok(Response::new(response::gate(status)))
+    }
+
+    async fn list_holders(
+        &self,
+        request: Request<wire::ListHoldersRequest>,
+    ) -> Result<Response<wire::ListHoldersResponse>, Status> {
+        self.access.read(&request)?;
+        let device = request.into_inner().device;
+        if !device.is_empty() {
+            self.device(&device).await?;
+        }
+        let keeper = self.gate.clone();
+        let found = gate::blocking(move || keeper.holders()).await;
+        Ok(Response::new(response::holders(found, &device)))
+    }
+
+    async fn verify_claims(
+        &self,
+        request: Request<wire::VerifyClaimsRequest>,
+    ) -> Result<Response<wire::VerifyClaimsResponse>, Status> {
+        // It starts a process in the containers, so it is more than reading.
+        self.access.change(&request)?;
+        let claim = request.into_inner().claim;
+        let claim = (!claim.is_empty()).then(|| request::claim_id(&claim)).transpose()?;
+        if let Some(claim) = &claim
+            && !self.state().await?.leases.contains_key(claim)
+        {
+            return Err(error::status(&NodeError::UnknownClaim(claim.clone())));
+        }
+        let found = self.gate.verify(claim).await;
+        let claims = found.into_iter().map(response::verification_of_claim).collect();
+        Ok(Response::new(wire::VerifyClaimsResponse { claims }))
     }
 
     type WatchDenialsStream = Pin<Box<dyn Stream<Item = Result<wire::Denial, Status>> + Send>>;
@@ -459,7 +468,7 @@ impl NodeApi for Service {
         for worker in self.workers_named(&vendor)? {
             if for_ms > 0 {
                 let paused = worker.pause(Duration::from_millis(for_ms)).await;
-                paused.map_err(|error| pause_failed(worker, &error))?;
+                paused.map_err(|error| error::pause_failed(worker, &error))?;
                 tracing::info!(vendor = %worker.vendor(), for_ms, "vendor paused");
                 continue;
             }
@@ -478,7 +487,7 @@ impl NodeApi for Service {
         self.access.change(&request)?;
         let mut vendors = Vec::new();
         for worker in self.workers_named(&request.into_inner().vendor)? {
-            if worker.resume().map_err(|error| pause_failed(worker, &error))? {
+            if worker.resume().map_err(|error| error::pause_failed(worker, &error))? {
                 tracing::info!(vendor = %worker.vendor(), "vendor resumed");
                 vendors.push(worker.vendor().to_string());
             }

@@ -87,10 +87,16 @@ pub(super) fn environment(
     allocation: &Allocation,
     injection: &Injection,
 ) -> Vec<String> {
-    let name = cdi_name.to_ascii_uppercase().replace(['-', '.'], "_");
-    let grant = format!("ACCELPOOL_GRANT_{name}={}", grant_words(allocation));
+    let (variable, value) = grant_variable(cdi_name, allocation);
+    let grant = format!("{variable}={value}");
     let vendor = injection.env.iter().map(|(name, value)| format!("{name}={value}"));
     [grant].into_iter().chain(vendor).collect()
+}
+
+/// The variable by which a container tells that it was given a part of a claim, and its value.
+pub(super) fn grant_variable(cdi_name: &str, allocation: &Allocation) -> (String, String) {
+    let name = cdi_name.to_ascii_uppercase().replace(['-', '.'], "_");
+    (format!("ACCELPOOL_GRANT_{name}"), grant_words(allocation))
 }
 
 /// The grant as `key=value` words, memory in bytes and compute in thousandths.

@@ -51,7 +51,7 @@ fn folder() -> (tempfile::TempDir, SpecFolder) {
 #[test]
 fn a_spec_holds_nodes_mounts_and_environment() {
     let (_dir, folder) = folder();
-    assert!(folder.write(&lease("a1"), &injections("/dev/null", "/dev/gpu0")).unwrap());
+    assert!(folder.mend(&lease("a1"), &injections("/dev/null", "/dev/gpu0")).unwrap());
     let text = fs::read_to_string(folder.spec_path(&"a1".parse().unwrap())).unwrap();
     let spec: serde_json::Value = serde_json::from_str(&text).unwrap();
     let expected = serde_json::json!({
@@ -95,21 +95,21 @@ fn the_lowest_version_that_suffices_is_written() {
 fn a_right_file_is_left_alone_and_a_drifted_one_repaired() {
     let (_dir, folder) = folder();
     let injections = injections("/dev/null", "/dev/gpu0");
-    assert!(folder.write(&lease("a"), &injections).unwrap());
-    assert!(!folder.write(&lease("a"), &injections).unwrap());
+    assert!(folder.mend(&lease("a"), &injections).unwrap());
+    assert!(!folder.mend(&lease("a"), &injections).unwrap());
     let path = folder.spec_path(&"a".parse().unwrap());
     let good = fs::read_to_string(&path).unwrap();
     fs::write(&path, good.replace("\"major\": 1", "\"major\": 7")).unwrap();
-    assert!(folder.write(&lease("a"), &injections).unwrap());
+    assert!(folder.mend(&lease("a"), &injections).unwrap());
     assert_eq!(fs::read_to_string(&path).unwrap(), good);
     fs::remove_dir_all(folder.path()).unwrap();
-    assert!(folder.write(&lease("a"), &injections).unwrap());
+    assert!(folder.mend(&lease("a"), &injections).unwrap());
 }
 
 #[test]
 fn only_our_own_files_are_listed_and_cleaned() {
     let (_dir, folder) = folder();
-    folder.write(&lease("a"), &injections("/dev/null", "/dev/null")).unwrap();
+    folder.mend(&lease("a"), &injections("/dev/null", "/dev/null")).unwrap();
     for name in ["nvidia.yaml", "accelpool.dev-claim_b.json.tmp", "accelpool.dev-claim_..json"] {
         fs::write(folder.path().join(name), "x").unwrap();
     }

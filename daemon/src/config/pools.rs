@@ -48,9 +48,15 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
     let parsed = |field: &str, error: &dyn std::fmt::Display| value(key(field), error);
     let gate = raw.gate.map(|text| text.parse()).transpose().map_err(|e| parsed("gate", &e))?;
     let gate: GateMode = gate.unwrap_or_default();
+    let on_stale_holder: OnStaleHolder =
+        word(raw.on_stale_holder.as_deref()).map_err(|error| parsed("on_stale_holder", &error))?;
+    // Where an open without a grant passes, a process that made one has done nothing wrong.
+    if on_stale_holder == OnStaleHolder::Kill && gate != GateMode::Enforce {
+        return Err(parsed("on_stale_holder", &"`kill` goes with `gate = \"enforce\"` alone"));
+    }
     Ok(Pool {
         gate,
-        on_stale_holder: OnStaleHolder::default(),
+        on_stale_holder,
         compute: word(raw.compute.as_deref()).map_err(|error| parsed("compute", &error))?,
         on_violation: word(raw.on_violation.as_deref())
             .map_err(|error| parsed("on_violation", &error))?,

@@ -115,6 +115,7 @@ pub(super) struct RawPool {
     #[serde(default)]
     pub(super) mps: bool,
     pub(super) gate: Option<String>,
+    pub(super) on_stale_holder: Option<String>,
     pub(super) compute: Option<String>,
     pub(super) on_violation: Option<String>,
     #[serde(default)]

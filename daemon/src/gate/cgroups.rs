@@ -65,6 +65,12 @@ impl Hierarchy {
         Self { mount: mount.to_owned() }
     }
 
+    /// Where it is mounted.
+    #[must_use]
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
     /// The first of the kubelet's roots that exists.
     pub(super) fn pod_root() -> Option<PathBuf> {
         let mounts = MOUNTS.iter().map(Path::new).filter(|mount| is_cgroup2(mount));
@@ -137,8 +143,9 @@ pub(super) fn find_workloads<'id>(
                 let names = workloads.iter().find(|id| is_named_for(&name, id.as_str()));
                 match (names, id_of(&path)) {
                     (Some(id), Ok(cgroup)) => found.push((*id, path, cgroup)),
-                    (Some(_), Err(_)) => {} // it went while we looked
-                    (None, _) => next.push(path),
+                    (None, _) if is_class(&name) => next.push(path),
+                    // It went while we looked, or is somebody else's.
+                    (Some(_), Err(_)) | (None, _) => {}
                 }
             }
         }
@@ -168,6 +175,14 @@ fn folders(folder: &Path, left: &mut usize) -> impl Iterator<Item = (String, Pat
     let found: Vec<_> = named.take(*left).collect();
     *left -= found.len();
     found.into_iter()
+}
+
+/// True for the cgroups of the kubelet's classes of service. Nothing else is looked into: within
+/// its own pod a tenant may make cgroups with any name.
+fn is_class(name: &str) -> bool {
+    let name = name.strip_suffix(".slice").unwrap_or(name);
+    let class = name.rsplit('-').next().unwrap_or(name);
+    ["besteffort", "burstable", "guaranteed"].contains(&class)
 }
 
 /// True for `pod<id>` (cgroupfs), for `...-pod<id with _>.slice` (systemd), and for a cgroup
@@ -238,6 +253,7 @@ mod tests {
         fs::create_dir_all(&guaranteed).expect("a folder");
         let burstable = made("burstable/podb");
         made("burstable/podc/podb");
+        made("podx/podd");
         let ids: Vec<WorkloadId> = ["a", "b", "d"].iter().map(|id| id.parse().unwrap()).collect();
         let mut found: Vec<_> = find_workloads(root.path(), &ids)
             .into_iter()

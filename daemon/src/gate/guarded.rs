@@ -9,8 +9,10 @@ use std::{
 };
 
 use accelpool_gate::{DeviceNumber, DeviceRange, DeviceType, Guard, Guards, MINOR_MAX, Mode};
-use accelpool_model::{Injection, VendorName};
+use accelpool_model::{Injection, OnStaleHolder, VendorName};
 use accelpool_planner::NodeView;
+
+use super::holders::is_to_be_left;
 
 /// The device numbers that belong to one adapter's drivers whoever uses them, beside the nodes
 /// that it lists: a node for a device that is broken, or that nobody has listed, is one of them.
@@ -34,6 +36,10 @@ pub(super) struct Node {
     /// The devices that have it, themselves or by a partition.
     pub(super) devices: BTreeSet<String>,
     pub(super) mode: Mode,
+    /// Who keeps it open without a grant is killed, as all pools of its devices say.
+    pub(super) kill: bool,
+    /// It is the node of one device, which everybody is to leave.
+    pub(super) tainted: bool,
 }
 
 /// Everything that is guarded.
@@ -69,19 +75,26 @@ pub(super) fn guarded(
     let mut majors: BTreeMap<VendorName, BTreeSet<(DeviceType, u32)>> = BTreeMap::new();
     for device in view.inventory.devices() {
         // What no pool takes is offered to nobody, and guarded as by default.
-        let mode = view.pool(device).map(|pool| pool.gate).unwrap_or_default();
+        let pool = view.pool(device);
+        let mode = pool.map(|pool| pool.gate).unwrap_or_default();
+        let kill = pool.is_some_and(|pool| pool.on_stale_holder == OnStaleHolder::Kill);
+        let taints = view.inventory.taints.get(&device.name).map_or(&[][..], Vec::as_slice);
+        let tainted = is_to_be_left(taints);
         let name = device.name.to_string();
         let adapter = adapter_of(device);
         let partitions = view.inventory.partitions.iter().filter(|it| it.device == device.uuid);
         let injections = partitions.map(|it| (it.uuid.to_string(), &it.injection));
         for (user, injection) in [(name.clone(), &device.injection)].into_iter().chain(injections) {
             for (number, path) in numbers(injection) {
-                let node = nodes.entry(number).or_insert_with(|| Node { mode, ..Node::default() });
+                let node =
+                    nodes.entry(number).or_insert_with(|| Node { mode, kill, ..Node::default() });
                 node.path = path;
                 node.users.insert(user.clone());
                 node.devices.insert(name.clone());
                 // Who is only audited needs the nodes that all devices of a vendor share.
                 node.mode = node.mode.min(mode);
+                node.kill &= kill;
+                node.tainted = tainted && node.devices.len() == 1;
                 if let Some(adapter) = &adapter {
                     let own = majors.entry(adapter.clone()).or_default();
                     own.insert((number.kind(), number.major()));

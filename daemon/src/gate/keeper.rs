@@ -21,9 +21,12 @@ use tokio::sync::broadcast;
 
 use super::{
     GateConfig, Hierarchy,
-    cgroups::{find_workloads, id_of},
+    cgroups::{find_workloads, id_of, is_named_for},
     denials::{self, Denial},
+    dmem::{self, Limits, Shares},
     guarded::{Family, Guarded, number_of},
+    holders,
+    verify::{self, Given, Verification},
 };
 use crate::cdi::Injections;
 
@@ -75,6 +78,10 @@ pub(super) struct State {
     pub(super) defects: Vec<String>,
     pub(super) recent: VecDeque<Denial>,
     ticks: u64,
+    pub(super) watch: holders::Watch,
+    pub(super) verifications: BTreeMap<ClaimId, Verification>,
+    /// The device programs of each armed cgroup when they were last looked at.
+    pub(super) programs: BTreeMap<ClaimId, BTreeMap<CgroupId, Vec<u32>>>,
     /// When all cgroups were last looked through for the sake of a denial.
     pub(super) searched: Option<Instant>,
 }
@@ -85,6 +92,9 @@ pub(super) struct Armed {
     pub(super) nodes: BTreeMap<DeviceNumber, PathBuf>,
     /// The cgroups that were found for the bindings.
     pub(super) cgroups: BTreeMap<CgroupId, PathBuf>,
+    /// What containers that use the claim are given.
+    pub(super) given: Vec<Given>,
+    limits: Limits,
     since: Instant,
 }
 
@@ -92,6 +102,19 @@ impl std::fmt::Debug for Keeper {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Keeper").field("config", &self.0.config).finish_non_exhaustive()
     }
+}
+
+/// The device nodes that `injections` name, by their numbers as they are now.
+fn nodes_of(injections: &Injections) -> Result<BTreeMap<DeviceNumber, PathBuf>, GateStepError> {
+    let nodes = injections.values().flat_map(|injection| &injection.nodes);
+    let numbered = nodes.map(|node| {
+        let path = PathBuf::from(&node.host_path);
+        match number_of(&path) {
+            Ok(number) => Ok((number, path)),
+            Err(source) => Err(GateStepError::Node { path, source }),
+        }
+    });
+    numbered.collect()
 }
 
 impl Keeper {
@@ -114,26 +137,30 @@ impl Keeper {
     /// Lets the cgroups of `lease` open its devices, which `injections` names. Adds what is
     /// new before it takes back what is not meant any more. Holds when it returns, for the
     /// cgroups that exist; those of a workload that has none yet are armed when they appear.
-    pub fn arm(&self, lease: &Lease, injections: &Injections) -> Result<(), GateStepError> {
-        let mut nodes = BTreeMap::new();
-        for node in injections.values().flat_map(|injection| &injection.nodes) {
-            let path = PathBuf::from(&node.host_path);
-            let number = number_of(&path);
-            let number =
-                number.map_err(|source| GateStepError::Node { path: path.clone(), source });
-            nodes.insert(number?, path);
-        }
+    /// `shares` limit the memory that the kernel lets them have, where it can.
+    pub fn arm(
+        &self,
+        lease: &Lease,
+        injections: &Injections,
+        shares: &Shares,
+    ) -> Result<(), GateStepError> {
+        let nodes = nodes_of(injections)?;
         let mut state = self.lock();
         let before = state.claims.remove(&lease.claim.id);
         let cgroups = before.as_ref().map(|before| before.cgroups.clone()).unwrap_or_default();
         let former = before.as_ref().map(Armed::pairs).unwrap_or_default();
         let since = before.map_or_else(Instant::now, |before| before.since);
-        let mut armed = Armed { bindings: lease.bindings.clone(), nodes, cgroups, since };
+        let bindings = lease.bindings.clone();
+        let given = verify::given(lease, injections);
+        let mut armed = Armed { bindings, nodes, cgroups, given, limits: Limits::new(), since };
         if state.gate.is_some() {
+            armed.limits = dmem::limits(Hierarchy::of(&state.root).mount(), shares);
             armed.resolve(&state.root);
         }
         let wanted = armed.pairs();
+        let cgroups: Vec<CgroupId> = armed.cgroups.keys().copied().collect();
         state.claims.insert(lease.claim.id.clone(), armed);
+        state.limit(&cgroups);
         let Some(gate) = &state.gate else { return Ok(()) };
         for (cgroup, number) in &wanted {
             match gate.grant(*cgroup, *number, Access::READ_WRITE) {
@@ -152,7 +179,23 @@ impl Keeper {
     pub fn disarm(&self, claim: &ClaimId) -> Result<(), GateStepError> {
         let mut state = self.lock();
         let Some(armed) = state.claims.remove(claim) else { return Ok(()) };
-        state.revoke_unless_held(&armed.pairs())
+        state.verifications.remove(claim);
+        for folder in armed.cgroups.values() {
+            dmem::lift(folder, &armed.limits);
+        }
+        state.limit(&armed.cgroups.keys().copied().collect::<Vec<_>>());
+        let revoked = state.revoke_unless_held(&armed.pairs());
+        drop(state);
+        self.hurry();
+        revoked
+    }
+
+    /// True if [`Keeper::arm`] would change nothing.
+    #[must_use]
+    pub fn is_armed(&self, lease: &Lease, injections: &Injections) -> bool {
+        let Ok(nodes) = nodes_of(injections) else { return false };
+        let armed = |armed: &Armed| armed.bindings == lease.bindings && armed.nodes == nodes;
+        self.lock().claims.get(&lease.claim.id).is_some_and(armed)
     }
 
     /// The claims that are armed, for whoever compares them with the leases.
@@ -212,7 +255,7 @@ impl Keeper {
 }
 
 impl State {
-    fn mode_of(&self, number: DeviceNumber) -> Mode {
+    pub(super) fn mode_of(&self, number: DeviceNumber) -> Mode {
         self.guarded.guards.mode_of(number).unwrap_or(Mode::Off)
     }
 
@@ -229,6 +272,26 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Limits the device memory of cgroups to what all their claims have together.
+    pub(super) fn limit(&self, cgroups: &[CgroupId]) {
+        for cgroup in cgroups {
+            let mut all = Limits::new();
+            let mut folder = None;
+            for armed in self.claims.values() {
+                let Some(found) = armed.cgroups.get(cgroup) else { continue };
+                folder = Some(found);
+                for (region, bytes) in &armed.limits {
+                    *all.entry(region.clone()).or_default() += bytes;
+                }
+            }
+            if let Some(folder) = folder
+                && let Err(error) = dmem::set(folder, &all)
+            {
+                tracing::warn!(%error, cgroup = %folder.display(), "device memory is not limited");
+            }
+        }
     }
 
     /// The claims that a cgroup is bound to, itself or by an ancestor.
@@ -250,16 +313,10 @@ impl Armed {
     }
 
     /// The workloads that have no cgroup here.
-    fn unresolved(&self, root: &Path) -> Vec<WorkloadId> {
-        let named: Vec<String> = self
-            .cgroups
-            .values()
-            .map(|folder| folder.strip_prefix(root).unwrap_or(folder).display().to_string())
-            .collect();
-        let has_none = |workload: &&WorkloadId| {
-            let (own, systemd) = (workload.as_str(), workload.as_str().replace('-', "_"));
-            !named.iter().any(|path| path.contains(own) || path.contains(&systemd))
-        };
+    fn unresolved(&self) -> Vec<WorkloadId> {
+        let names = || self.cgroups.values().filter_map(|folder| folder.file_name()?.to_str());
+        let has_none =
+            |workload: &&WorkloadId| !names().any(|name| is_named_for(name, workload.as_str()));
         let workloads = self.bindings.iter().filter_map(|binding| match binding {
             Binding::Workload(workload) => Some(workload),
             Binding::Cgroup { .. } => None,
@@ -282,7 +339,7 @@ impl Armed {
                 Ok(_) | Err(_) => {}
             }
         }
-        let missing = self.unresolved(root);
+        let missing = self.unresolved();
         if !missing.is_empty() {
             let found = find_workloads(root, &missing);
             self.cgroups.extend(found.into_iter().map(|(_, folder, id)| (id, folder)));

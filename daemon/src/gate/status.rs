@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use accelpool_gate::{Counts, Gate};
 use accelpool_model::{Binding, CgroupId, ClaimId, GateMode, Lease};
 
-use super::{Hierarchy, Keeper, cgroups::is_named_for, denials::Denial};
+use super::{Hierarchy, Keeper, Verification, cgroups::is_named_for, denials::Denial};
 use crate::error::Chain;
 
 /// The gate as of one moment, as far as leases are told with it.
@@ -15,6 +15,7 @@ pub struct GateView {
     pub up: bool,
     root: String,
     cgroups: BTreeMap<ClaimId, BTreeMap<CgroupId, String>>,
+    verifications: BTreeMap<ClaimId, Verification>,
 }
 
 /// How it is with one binding: a word of the node API, and the cgroup's path if there is one.
@@ -27,6 +28,12 @@ pub struct BindingState {
 }
 
 impl GateView {
+    /// What was found when the containers of `claim` were last looked at.
+    #[must_use]
+    pub fn verification(&self, claim: &ClaimId) -> Option<&Verification> {
+        self.verifications.get(claim)
+    }
+
     /// How it is with a binding of `lease`.
     #[must_use]
     pub fn binding(&self, lease: &Lease, binding: &Binding) -> BindingState {
@@ -85,6 +92,12 @@ pub struct GateStatus {
     pub defects: Vec<String>,
     /// The latest denials, oldest first.
     pub recent: Vec<Denial>,
+    /// Processes that had a device open without a right when last looked for.
+    pub stale_holders: usize,
+    /// How many were killed for that.
+    pub stale_holders_killed: u64,
+    /// Claims whose containers differ from the ledger.
+    pub drifted_claims: usize,
 }
 
 impl Keeper {
@@ -100,7 +113,12 @@ impl Keeper {
             let paths = armed.cgroups.iter().map(|(id, it)| (*id, hierarchy.path_of(it)));
             (claim.clone(), paths.collect())
         });
-        GateView { up: true, root: hierarchy.path_of(&state.root), cgroups: paths.collect() }
+        GateView {
+            up: true,
+            root: hierarchy.path_of(&state.root),
+            cgroups: paths.collect(),
+            verifications: state.verifications.clone(),
+        }
     }
 
     /// Everything that is known of the gate.
@@ -155,6 +173,9 @@ impl Keeper {
             repairs: state.repairs,
             defects,
             recent: state.recent.iter().cloned().collect(),
+            stale_holders: state.watch.stale,
+            stale_holders_killed: state.watch.killed,
+            drifted_claims: state.verifications.values().filter(|it| it.state == "drifted").count(),
         }
     }
 }

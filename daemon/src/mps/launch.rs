@@ -19,7 +19,7 @@ use nix::{
 };
 
 /// The driver's program.
-const CONTROL: &str = "nvidia-cuda-mps-control";
+pub(super) const CONTROL: &str = "nvidia-cuda-mps-control";
 
 /// Where it may be, below the driver's root.
 const FOLDERS: [&str; 4] =

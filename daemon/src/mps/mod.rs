@@ -24,7 +24,11 @@ use std::{
 };
 
 use accelpool_model::{DeviceName, DeviceUuid};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tokio::{
     process::{Child, Command},
     sync::{Mutex as AsyncMutex, mpsc, watch},
@@ -32,11 +36,14 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::control::{Server, ask, servers};
 pub(crate) use self::edits::edit;
 pub use self::{
     control::AskError,
     launch::{Control, RunControlError, run_control},
+};
+use self::{
+    control::{Server, ask, servers},
+    launch::CONTROL,
 };
 use crate::error::Chain;
 
@@ -51,6 +58,9 @@ const QUIT_PATIENCE: Duration = Duration::from_secs(5);
 /// The first restart waits so long; each further one twice as long, up to the longest.
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_LONGEST: Duration = Duration::from_mins(1);
+
+/// Where the number of a control daemon's process stands, in the device's folder.
+const PID_FILE: &str = "control.pid";
 
 /// Shared memory and pipes of all clients of a device. A container's own is 64 MiB as a rule.
 const TMPFS: &str = "size=1g,nr_inodes=64k,mode=755";
@@ -236,6 +246,7 @@ impl Unit {
             return Ok(());
         }
         end(&mut child).await;
+        end_stuck(&self.place.folder);
         make_folders(&self.place.folder)?;
         let started = Command::new(&self.place.launch.program)
             .args(self.place.arguments("daemon"))
@@ -248,6 +259,10 @@ impl Unit {
         let started =
             started.map_err(|source| MpsError::Start { device: self.device.clone(), source })?;
         let running = child.insert(started);
+        if let Some(pid) = running.id() {
+            // For a daemon that finds it later, and finds it stuck.
+            let _ = fs::write(self.place.folder.join(PID_FILE), pid.to_string());
+        }
         let until = tokio::time::Instant::now() + START_PATIENCE;
         loop {
             let Err(silence) = ask(&self.place, "get_server_list").await else { break };
@@ -283,6 +298,7 @@ impl Unit {
             let _ = tokio::time::timeout(QUIT_PATIENCE, running.wait()).await;
         }
         end(&mut child).await;
+        end_stuck(&self.place.folder);
         // What still uses its memory keeps it until it ends.
         let _ = umount2(&self.place.folder, MntFlags::MNT_DETACH);
         if let Err(error) = fs::remove_dir_all(&self.place.folder)
@@ -343,6 +359,17 @@ fn fault_words(server: &Server) -> String {
          (clients: {clients}); they have to be started anew",
         server.pid
     )
+}
+
+/// Ends a control daemon that an earlier daemon started and that does not answer.
+fn end_stuck(folder: &Path) {
+    let Ok(text) = fs::read_to_string(folder.join(PID_FILE)) else { return };
+    let Some(pid) = text.trim().parse::<i32>().ok().filter(|pid| *pid > 1) else { return };
+    // Its number may be another's by now.
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    if String::from_utf8_lossy(&words).contains(CONTROL) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
 }
 
 /// Lets go of a child that has ended: its number must not seem to be alive.

@@ -12,9 +12,10 @@ use accelpool_model::{
 
 use super::request::Applied;
 use crate::{
+    blocking::in_place,
     cdi::{Injections, SpecError, SpecFolder},
     fault_point::FaultPoints,
-    gate::{GateStepError, Keeper},
+    gate::{GateStepError, Keeper, dmem::Shares},
     mps::{self, Mps, MpsError},
     turns::{self, TurnsStepError},
     worker::{Worker, WorkerError},
@@ -72,6 +73,8 @@ pub(super) struct Job {
     pub(super) workers: BTreeMap<DeviceUuid, Worker>,
     /// How to use each target that is known before the plan runs.
     pub(super) injections: Injections,
+    /// The device memory that its shares may use.
+    pub(super) shares: Shares,
     /// Destructions that cannot be done now, since their device is gone.
     pub(super) owed: Vec<PartitionStep>,
     /// What the compute time of its shares means.
@@ -86,9 +89,11 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
     let undo = job.undo;
     let mut run = Run {
         tools,
-        lease: Arc::new(job.lease),
+        lease: job.lease,
+        fresh: undo,
         workers: job.workers,
         injections: job.injections,
+        shares: job.shares,
         switched: Vec::new(),
         compute: job.compute,
         created: Vec::new(),
@@ -112,9 +117,12 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
 
 struct Run {
     tools: Tools,
-    lease: Arc<Lease>,
+    lease: Lease,
+    /// True if nobody was told of the claim yet, so that it has no spec.
+    fresh: bool,
     workers: BTreeMap<DeviceUuid, Worker>,
     injections: Injections,
+    shares: Shares,
     switched: Vec<ModeStep>,
     compute: ComputeRule,
     created: Vec<Partition>,
@@ -144,37 +152,37 @@ impl Run {
             Step::CreatePartition(partition) => self.create(step, partition).await?,
             Step::DestroyPartition(partition) => self.destroy(step, partition).await?,
             Step::ArmGate(_) => {
-                let (gate, lease) = (self.tools.gate.clone(), Arc::clone(&self.lease));
-                let injections = self.injections.clone();
-                let armed = blocking(move || gate.arm(&lease, &injections)).await;
+                let Self { tools, lease, injections, shares, .. } = &*self;
+                let armed = in_place(|| tools.gate.arm(lease, injections, shares));
                 armed.map_err(|source| gate_error(step, source))?;
             }
             Step::DisarmGate(claim) => {
-                let (gate, claim) = (self.tools.gate.clone(), claim.clone());
-                let disarmed = blocking(move || gate.disarm(&claim)).await;
+                let disarmed = in_place(|| self.tools.gate.disarm(claim));
                 disarmed.map_err(|source| gate_error(step, source))?;
             }
             Step::ArmTurns(_) => {
-                let (turns, lease) = (self.tools.turns.clone(), Arc::clone(&self.lease));
-                let (compute, mut injections) = (self.compute, self.injections.clone());
-                let arm = move || turns.arm(&lease, compute, &mut injections).map(|()| injections);
-                let armed = blocking(arm).await;
-                self.injections = armed.map_err(|source| turns_error(step, source))?;
+                let mut injections = self.injections.clone();
+                let arm = || self.tools.turns.arm(&self.lease, self.compute, &mut injections);
+                in_place(arm).map_err(|source| turns_error(step, source))?;
+                self.injections = injections;
             }
             Step::DisarmTurns(claim) => {
-                let (turns, claim) = (self.tools.turns.clone(), claim.clone());
-                let disarmed = blocking(move || turns.disarm(&claim)).await;
+                let disarmed = in_place(|| self.tools.turns.disarm(claim));
                 disarmed.map_err(|source| turns_error(step, source))?;
             }
             Step::WriteSpec(_) => {
-                let (folder, lease) = (self.tools.specs.clone(), Arc::clone(&self.lease));
-                let injections = self.injections.clone();
-                let written = blocking(move || folder.write(&lease, &injections)).await;
+                let specs = &self.tools.specs;
+                let written = in_place(|| {
+                    if self.fresh {
+                        specs.write(&self.lease, &self.injections).map(|()| true)
+                    } else {
+                        specs.mend(&self.lease, &self.injections)
+                    }
+                });
                 self.rewritten |= written.map_err(|source| spec_error(step, source))?;
             }
             Step::RemoveSpec(claim) => {
-                let (folder, claim) = (self.tools.specs.clone(), claim.clone());
-                let removed = blocking(move || folder.remove(&claim)).await;
+                let removed = in_place(|| self.tools.specs.remove(claim));
                 removed.map_err(|source| spec_error(step, source))?;
             }
         }
@@ -295,12 +303,4 @@ fn turns_error(step: &Step, source: TurnsStepError) -> ApplyError {
 
 fn spec_error(step: &Step, source: SpecError) -> ApplyError {
     ApplyError::Spec { step: step.to_string(), source }
-}
-
-/// Runs file work on a thread that may wait.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }

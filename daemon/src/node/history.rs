@@ -37,6 +37,7 @@ pub enum EventKind {
     Recovered,
     Bound,
     Denied,
+    Drifted,
     Violated,
 }
 
@@ -53,6 +54,7 @@ impl EventKind {
             Self::Recovered => "recovered",
             Self::Bound => "bound",
             Self::Denied => "denied",
+            Self::Drifted => "drifted",
             Self::Violated => "violated",
         }
     }

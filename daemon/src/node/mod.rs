@@ -118,7 +118,7 @@ impl Start {
             pools: self.pools.into(),
             topology: Arc::new(self.topology),
             workers: workers.clone(),
-            ledger: Arc::new(self.ledger),
+            ledger: self.ledger,
             replayed: self.replayed,
             tools: Tools {
                 specs: self.specs,
@@ -164,10 +164,10 @@ impl Node {
         self.ask(|reply| Request::Bind { claim, bindings, reply }).await
     }
 
-    /// Tells that the gate came or went, or what it refused a claim's processes.
-    pub(crate) async fn tell_gate(&self, denied: Option<(ClaimId, String)>) {
+    /// Tells that the gate came or went, or what was found about a claim's processes.
+    pub(crate) async fn tell_gate(&self, told: Option<(ClaimId, EventKind, String)>) {
         // An owner that has ended keeps no story.
-        let _ = self.requests.send(Request::Gate { denied }).await;
+        let _ = self.requests.send(Request::Gate { told }).await;
     }
 
     /// Puts what a claim's processes did into its story.

@@ -38,7 +38,7 @@ use super::{
     history::EventKind,
     request::{NodeError, Notice, Request, State},
 };
-use crate::worker::Worker;
+use crate::{blocking::in_place, worker::Worker};
 
 /// The most requests that one round takes: the kubelet's default limit is 110 pods.
 const ROUND_MAX: usize = 128;
@@ -51,7 +51,7 @@ pub(super) struct Parts {
     pub(super) pools: Arc<[Pool]>,
     pub(super) topology: Arc<Topology>,
     pub(super) workers: BTreeMap<VendorName, Worker>,
-    pub(super) ledger: Arc<Ledger>,
+    pub(super) ledger: Ledger,
     pub(super) replayed: Replayed,
     pub(super) tools: Tools,
     pub(super) inbox: mpsc::Receiver<Request>,
@@ -157,11 +157,7 @@ impl Owner {
         if !writes.is_empty() {
             let faults = self.parts.tools.faults.clone();
             faults.pass("commit.before").await;
-            let ledger = Arc::clone(&self.parts.ledger);
-            let committed = tokio::task::spawn_blocking(move || ledger.commit(&writes)).await;
-            if let Err(error) =
-                committed.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
-            {
+            if let Err(error) = in_place(|| self.parts.ledger.commit(&writes)) {
                 for answer in answers {
                     answer(Err(NodeError::Ledger));
                 }
@@ -216,11 +212,11 @@ impl Owner {
                 round.answer(reply, untainted);
             }
             Request::Read { claim, reply } => round.reads.push((claim, reply)),
-            Request::Gate { denied } => {
+            Request::Gate { told } => {
                 round.changed = true;
-                match denied {
-                    Some((claim, message)) if self.memory.leases.contains_key(&claim) => {
-                        self.note(&claim, EventKind::Denied, message, "");
+                match told {
+                    Some((claim, kind, message)) if self.memory.leases.contains_key(&claim) => {
+                        self.note(&claim, kind, message, "");
                     }
                     Some(_) | None => {}
                 }
@@ -272,21 +268,13 @@ impl Owner {
     fn state(&self, claim: Option<&ClaimId>) -> State {
         State {
             revision: *self.parts.revision.borrow(),
-            inventory: self.memory.inventory.clone(),
-            leases: self.memory.leases.values().cloned().collect(),
+            inventory: Arc::clone(&self.memory.inventory),
+            leases: Arc::clone(&self.memory.leases),
             troubles: self.memory.troubles.clone(),
             pools: Arc::clone(&self.parts.pools),
             topology: Arc::clone(&self.parts.topology),
             events: claim.map(|claim| self.memory.history.of(claim)).unwrap_or_default(),
             vendor_troubles: self.memory.vendor_troubles.clone(),
-            devices_of: self
-                .memory
-                .discoveries
-                .iter()
-                .map(|(adapter, found)| {
-                    (adapter.clone(), u32::try_from(found.devices.len()).unwrap_or(u32::MAX))
-                })
-                .collect(),
             gate: self.parts.tools.gate.view(),
             settled: self.all_answered() && self.memory.in_flight.is_empty(),
             adapter_of: self.memory.adapters(),

@@ -1,6 +1,6 @@
 //! Everything that can reach the owner of the node's state, as one closed enum.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use accelpool_model::{
     Binding, Claim, ClaimId, DeviceName, DeviceUuid, Fault, Inventory, Lease, Partition, Pool,
@@ -83,9 +83,9 @@ pub(super) enum Request {
         claim: Option<ClaimId>,
         reply: oneshot::Sender<State>,
     },
-    /// The gate came, went, or refused what the claim's processes tried.
+    /// The gate came or went, or something was found about a claim's processes.
     Gate {
-        denied: Option<(ClaimId, String)>,
+        told: Option<(ClaimId, EventKind, String)>,
     },
     /// A claim's processes took more of a shared device than they may.
     Violated {
@@ -141,11 +141,11 @@ pub struct State {
     /// Grows with each change.
     pub revision: u64,
     /// What is there.
-    pub inventory: Inventory,
+    pub inventory: Arc<Inventory>,
     /// What was promised.
-    pub leases: Vec<Lease>,
+    pub leases: Arc<BTreeMap<ClaimId, Lease>>,
     /// Why leases cannot be used, by claim.
-    pub troubles: std::collections::BTreeMap<ClaimId, String>,
+    pub troubles: BTreeMap<ClaimId, String>,
     /// The pools.
     pub pools: Arc<[Pool]>,
     /// The host.
@@ -153,17 +153,15 @@ pub struct State {
     /// What happened to the claim that was asked about.
     pub events: Vec<Event>,
     /// What vendors could not say, in words, by adapter.
-    pub vendor_troubles: std::collections::BTreeMap<VendorName, Vec<String>>,
+    pub vendor_troubles: BTreeMap<VendorName, Vec<String>>,
     /// The device gate.
     pub gate: GateView,
     /// Every vendor was heard and no steps are in hand.
     pub settled: bool,
-    /// How many devices each adapter lists.
-    pub devices_of: std::collections::BTreeMap<VendorName, u32>,
     /// The adapter that lists each device.
-    pub adapter_of: std::collections::BTreeMap<DeviceUuid, VendorName>,
+    pub adapter_of: BTreeMap<DeviceUuid, VendorName>,
     /// How often each kind of thing happened to a claim since the daemon started.
-    pub event_counts: std::collections::BTreeMap<EventKind, u64>,
+    pub event_counts: BTreeMap<EventKind, u64>,
     /// True once every vendor has answered: what is not listed is not there.
     pub complete: bool,
     /// True once the daemon takes no more claims.

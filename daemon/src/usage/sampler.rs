@@ -110,12 +110,10 @@ impl Sampler {
             }
             // Only a node that drains does not answer, and then for good.
             let Ok(state) = self.node.read(None).await else { return };
-            for lease in &state.leases {
-                self.leases.insert(lease.claim.id.clone(), lease.clone());
-            }
+            self.leases.extend((*state.leases).clone());
             if due {
                 self.read_all(&state).await;
-                self.leases = by_claim(&state.leases);
+                self.leases = (*state.leases).clone();
             }
         }
     }
@@ -283,10 +281,6 @@ impl Sampler {
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
     }
-}
-
-fn by_claim(leases: &[Lease]) -> BTreeMap<ClaimId, Lease> {
-    leases.iter().map(|lease| (lease.claim.id.clone(), lease.clone())).collect()
 }
 
 fn used(sample: Sample, owner: Owner, agent: Option<Agent>) -> Used {

@@ -435,7 +435,10 @@ impl node_server::Node for Service {
             lease.bindings.clone()
         };
         self.0.publish();
-        Ok(Response::new(wire::BindClaimResponse { bindings }))
+        Ok(Response::new(wire::BindClaimResponse {
+            bindings,
+            ..wire::BindClaimResponse::default()
+        }))
     }
 
     async fn get_topology(
@@ -448,6 +451,8 @@ impl node_server::Node for Service {
     }
 
     not_here! {
+        list_holders, ListHoldersRequest, ListHoldersResponse;
+        verify_claims, VerifyClaimsRequest, VerifyClaimsResponse;
         get_node, GetNodeRequest, GetNodeResponse;
         list_devices, ListDevicesRequest, ListDevicesResponse;
         list_partitions, ListPartitionsRequest, ListPartitionsResponse;

@@ -41,6 +41,13 @@ pub struct BindClaimResponse {
     /// Everything the claim is bound to now.
     #[prost(message, repeated, tag = "1")]
     pub bindings: ::prost::alloc::vec::Vec<Binding>,
+    /// What a container's runtime should write into the files of cgroup v2 of the containers that
+    /// use the claim, such as `dmem.max`; empty where the kernel limits no device's memory.
+    #[prost(map = "string, string", tag = "2")]
+    pub unified: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetGateRequest {}
@@ -76,6 +83,14 @@ pub struct GetGateResponse {
     /// The latest denials, oldest first.
     #[prost(message, repeated, tag = "11")]
     pub recent: ::prost::alloc::vec::Vec<Denial>,
+    /// Processes that had a device open without a grant, or a tainted one, when last looked for.
+    #[prost(uint32, tag = "12")]
+    pub stale_holders: u32,
+    #[prost(uint64, tag = "13")]
+    pub stale_holders_killed: u64,
+    /// Claims whose containers differed from the ledger when last looked at.
+    #[prost(uint32, tag = "14")]
+    pub drifted_claims: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GuardedDevices {
@@ -139,6 +154,106 @@ pub struct Denial {
     /// Claims that its cgroup is bound to; none of them holds this device.
     #[prost(string, repeated, tag = "10")]
     pub claims: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListHoldersRequest {
+    /// Only of this device, if given.
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListHoldersResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub holders: ::prost::alloc::vec::Vec<Holder>,
+    #[prost(uint32, tag = "2")]
+    pub processes: u32,
+    /// Not all could be looked at: there were too many, or some may not be read.
+    #[prost(bool, tag = "3")]
+    pub partial: bool,
+}
+/// A process that has a device open.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Holder {
+    /// The device; several share some nodes.
+    #[prost(string, repeated, tag = "1")]
+    pub devices: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// As in `c 195:0`.
+    #[prost(string, tag = "2")]
+    pub number: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub pid: u32,
+    #[prost(string, tag = "4")]
+    pub command: ::prost::alloc::string::String,
+    /// The path of its cgroup below the mount of cgroup v2.
+    #[prost(string, tag = "5")]
+    pub cgroup: ::prost::alloc::string::String,
+    /// Claims that give it the right.
+    #[prost(string, repeated, tag = "6")]
+    pub claims: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// granted; stale (inside the gate and without a grant: its lease has ended, or never was);
+    /// tainted (granted, and the device has a NoExecute taint); exempt; host (the gate does not
+    /// hold it, or there is none)
+    #[prost(string, tag = "7")]
+    pub standing: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyClaimsRequest {
+    /// Only this claim, if given.
+    #[prost(string, tag = "1")]
+    pub claim: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VerifyClaimsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub claims: ::prost::alloc::vec::Vec<ClaimVerification>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClaimVerification {
+    #[prost(string, tag = "1")]
+    pub claim: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub found: ::core::option::Option<Verification>,
+    #[prost(message, repeated, tag = "3")]
+    pub cgroups: ::prost::alloc::vec::Vec<CgroupVerification>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Verification {
+    /// verified; drifted; unused (no process runs that was given it); unknown (the kernel could
+    /// not be asked)
+    #[prost(string, tag = "1")]
+    pub state: ::prost::alloc::string::String,
+    /// What differs from what was granted, one sentence each.
+    #[prost(string, repeated, tag = "2")]
+    pub deviations: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "3")]
+    pub unix_ms: u64,
+}
+/// What processes of one cgroup can do.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CgroupVerification {
+    #[prost(string, tag = "1")]
+    pub cgroup: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub processes: u32,
+    /// True if the container was given the claim: its environment says so.
+    #[prost(bool, tag = "3")]
+    pub uses: bool,
+    #[prost(message, repeated, tag = "4")]
+    pub nodes: ::prost::alloc::vec::Vec<NodeVerification>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeVerification {
+    /// As in `c 195:0`.
+    #[prost(string, tag = "1")]
+    pub number: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub granted: bool,
+    /// open; refused (by the gate, or by a device program beside it, such as the container
+    /// runtime's); audited (the gate would refuse it in mode enforce); unknown
+    #[prost(string, tag = "4")]
+    pub answer: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetTurnsRequest {
@@ -915,6 +1030,9 @@ pub struct Lease {
     /// Whose processes the gate lets use it.
     #[prost(message, repeated, tag = "8")]
     pub bindings: ::prost::alloc::vec::Vec<Binding>,
+    /// What was found when its containers were last compared with it, if they were.
+    #[prost(message, optional, tag = "9")]
+    pub verification: ::core::option::Option<Verification>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetNodeRequest {}
@@ -1619,6 +1737,56 @@ pub mod node_client {
                 .insert(GrpcMethod::new("accelpool.node.v1.Node", "WatchDenials"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Which processes have devices open, and by what right.
+        pub async fn list_holders(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListHoldersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListHoldersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.node.v1.Node/ListHolders",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.node.v1.Node", "ListHolders"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Compares what the processes of claims can do now with what was granted.
+        pub async fn verify_claims(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VerifyClaimsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VerifyClaimsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.node.v1.Node/VerifyClaims",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.node.v1.Node", "VerifyClaims"));
+            self.inner.unary(req, path, codec).await
+        }
         /// What devices, claims and agents use, and how the daemon fares. Waits for no vendor: what
         /// was measured last, with its age.
         pub async fn get_metrics(
@@ -1981,6 +2149,22 @@ pub mod node_server {
             request: tonic::Request<super::WatchDenialsRequest>,
         ) -> std::result::Result<
             tonic::Response<Self::WatchDenialsStream>,
+            tonic::Status,
+        >;
+        /// Which processes have devices open, and by what right.
+        async fn list_holders(
+            &self,
+            request: tonic::Request<super::ListHoldersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListHoldersResponse>,
+            tonic::Status,
+        >;
+        /// Compares what the processes of claims can do now with what was granted.
+        async fn verify_claims(
+            &self,
+            request: tonic::Request<super::VerifyClaimsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VerifyClaimsResponse>,
             tonic::Status,
         >;
         /// What devices, claims and agents use, and how the daemon fares. Waits for no vendor: what
@@ -2658,6 +2842,92 @@ pub mod node_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.node.v1.Node/ListHolders" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListHoldersSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::ListHoldersRequest>
+                    for ListHoldersSvc<T> {
+                        type Response = super::ListHoldersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListHoldersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::list_holders(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListHoldersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.node.v1.Node/VerifyClaims" => {
+                    #[allow(non_camel_case_types)]
+                    struct VerifyClaimsSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::VerifyClaimsRequest>
+                    for VerifyClaimsSvc<T> {
+                        type Response = super::VerifyClaimsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VerifyClaimsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::verify_claims(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VerifyClaimsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

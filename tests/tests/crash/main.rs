@@ -158,8 +158,8 @@ fn finish_or_die(known: &mut Known, client: &Client) {
     }
 }
 
-/// The steps of a recovery, in the order in which they are passed. Unfinished leases go first;
-/// the specs of the others are looked at whenever the daemon starts.
+/// The steps of a recovery, in the order in which they are passed. Unfinished leases go first,
+/// then the specs of the others that are not there any more.
 const RECOVERY: [&str; 8] = [
     "remove_spec.before",
     "remove_spec.after",
@@ -191,6 +191,8 @@ fn killed_at_every_step_of_the_recovery_too() {
         }
         assert!(!daemon.wait().success());
         for again in RECOVERY {
+            // As a boot leaves it: the folder is in memory.
+            fs::remove_dir_all(home.cdi()).unwrap();
             match home.try_start(&Faults::kill(again, 1)) {
                 // It has nothing to do at that step.
                 Ok(daemon) => daemon.kill(),

@@ -2,5 +2,6 @@
 //! their own open simulated devices while claims come and go, and while somebody meddles.
 
 mod leases;
+mod looking;
 mod meddling;
 mod scene;

@@ -186,7 +186,7 @@ fn expected(world: &World, claim: &Claim, wants: &[Want]) -> Option<bool> {
         return expected_again(world, lease, claim);
     }
     let mut held: Vec<Vec<Piece>> =
-        DEVICES.iter().map(|shape| pieces_on(shape.uuid, leases)).collect();
+        DEVICES.iter().map(|shape| pieces_on(shape.uuid, &leases)).collect();
     for (index, want) in wants.iter().enumerate() {
         let last = index + 1 == wants.len();
         let fits_on = |device: usize, piece: &Piece| {

@@ -78,12 +78,12 @@ impl World {
         self.life.as_ref().expect("the daemon runs between steps")
     }
 
-    pub(crate) fn leases(&self) -> &[Lease] {
-        self.seen.as_ref().map_or(&[], |state| &state.leases)
+    pub(crate) fn leases(&self) -> Vec<Lease> {
+        self.seen.iter().flat_map(|state| state.leases.values().cloned()).collect()
     }
 
     pub(crate) fn lease(&self, claim: &str) -> Option<&Lease> {
-        self.leases().iter().find(|lease| lease.claim.id.as_str() == claim)
+        self.seen.as_ref()?.leases.get(&claim.parse::<accelpool_model::ClaimId>().unwrap())
     }
 
     /// Waits for an answer of the node, or for its end.
@@ -194,7 +194,7 @@ impl World {
             leases.retain(|lease| lease.state == LeaseState::Prepared);
             leases
         };
-        assert_eq!(prepared(&replayed.leases), prepared(self.leases()), "memory and disk");
+        assert_eq!(prepared(&replayed.leases), prepared(&self.leases()), "memory and disk");
         self.start(faults);
     }
 
@@ -227,7 +227,7 @@ impl World {
         self.forget_absent(&state);
         self.check(&state);
         for claim in std::mem::take(&mut self.doubtful) {
-            let lease = state.leases.iter().find(|lease| lease.claim.id.as_str() == claim);
+            let lease = state.leases.values().find(|lease| lease.claim.id.as_str() == claim);
             if let Some(lease) = lease.filter(|lease| lease.state == LeaseState::Prepared) {
                 self.promised.insert(claim, lease.clone());
             }
@@ -250,7 +250,7 @@ impl World {
             }
         }
         let hardware = self.machine.partitions();
-        for lease in &state.leases {
+        for lease in state.leases.values() {
             let claim = lease.claim.id.as_str();
             let trouble = state.troubles.get(&lease.claim.id);
             match lease.state {
@@ -283,9 +283,8 @@ impl World {
     fn forget_absent(&mut self, state: &State) {
         let ended: Vec<Lease> = self
             .leases()
-            .iter()
-            .filter(|lease| !state.leases.iter().any(|other| other.claim.id == lease.claim.id))
-            .cloned()
+            .into_iter()
+            .filter(|lease| !state.leases.values().any(|other| other.claim.id == lease.claim.id))
             .collect();
         for allocation in ended.iter().flat_map(|lease| &lease.allocations) {
             let uuid = allocation.uuid.as_str();
@@ -299,9 +298,12 @@ impl World {
 
     /// The rules that hold of a node at rest.
     fn check(&self, state: &State) {
-        assert_eq!(overlaps(&state.leases), Vec::<String>::new());
+        assert_eq!(
+            overlaps(&state.leases.values().cloned().collect::<Vec<_>>()),
+            Vec::<String>::new()
+        );
         for (claim, promised) in &self.promised {
-            let found = state.leases.iter().find(|lease| lease.claim.id.as_str() == claim);
+            let found = state.leases.values().find(|lease| lease.claim.id.as_str() == claim);
             let found = found.unwrap_or_else(|| panic!("claim {claim} is lost"));
             assert_eq!(found.allocations, promised.allocations);
             assert_eq!(found.since_ms, promised.since_ms);
@@ -314,7 +316,7 @@ impl World {
     fn check_partitions(&self, state: &State) {
         let hardware = self.machine.partitions();
         let mut strays = hardware.clone();
-        for lease in &state.leases {
+        for lease in state.leases.values() {
             let troubled = state.troubles.contains_key(&lease.claim.id);
             for allocation in &lease.allocations {
                 let Portion::Partition { profile, start, .. } = &allocation.portion else {
@@ -334,7 +336,7 @@ impl World {
 
     fn check_specs(&self, state: &State) {
         let mut specs = self.machine.specs();
-        for lease in &state.leases {
+        for lease in state.leases.values() {
             let claim = lease.claim.id.as_str();
             let spec = specs.remove(claim);
             if state.troubles.contains_key(&lease.claim.id) {

@@ -2,10 +2,13 @@
 //!
 //! Only shape is checked here. Whether a device exists or a quota fits is for the daemon.
 
+mod words;
+
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::words::{Enforcement, Kind, ShareClass};
 use crate::quantity::{
     Label, parse_compute, parse_label, parse_memory, parse_pause, parse_span, parse_timeout,
 };
@@ -105,6 +108,13 @@ pub(crate) enum Command {
     /// List the pools of the configuration and their devices
     #[command(visible_alias = "pool")]
     Pools,
+    /// Show how the device gate stands, what it guards and whom it refused
+    Gate,
+    /// List the processes that have devices open, and by what right
+    #[command(visible_alias = "holder")]
+    Holders(HoldersArguments),
+    /// Compare what the containers of claims can really open with what was granted; needs root
+    Verify(VerifyArguments),
     /// Show the node as a tree with its links, or draw it
     Topology(TopologyArguments),
     /// Show what each agent used of the devices over time, as a table or a picture
@@ -160,6 +170,18 @@ pub(crate) struct PartitionsArguments {
     /// Also those that do not exist but could
     #[arg(long)]
     pub(crate) possible: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HoldersArguments {
+    /// Only those of this device
+    pub(crate) device: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArguments {
+    /// Only this claim
+    pub(crate) claim: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -321,69 +343,6 @@ pub(crate) struct HeldArguments {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<OsString>,
-}
-
-/// What a device is.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Kind {
-    Gpu,
-    Npu,
-    Fpga,
-}
-
-impl Kind {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Gpu => "gpu",
-            Self::Npu => "npu",
-            Self::Fpga => "fpga",
-        }
-    }
-}
-
-/// How urgent a share's work is.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum ShareClass {
-    /// Served first, within a budget
-    Realtime,
-    /// Served by weight
-    Normal,
-    /// Served when nobody else wants the device
-    Idle,
-}
-
-impl ShareClass {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Realtime => "realtime",
-            Self::Normal => "normal",
-            Self::Idle => "idle",
-        }
-    }
-}
-
-/// What keeps a tenant inside its grant, weakest first.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Enforcement {
-    /// Nothing
-    None,
-    /// A library inside the tenant's process: holds for honest workloads
-    Library,
-    /// The kernel
-    Kernel,
-    /// The device itself
-    Hardware,
-}
-
-impl Enforcement {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Library => "library",
-            Self::Kernel => "kernel",
-            Self::Hardware => "hardware",
-        }
-    }
 }
 
 #[derive(Debug, Args)]

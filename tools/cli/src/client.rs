@@ -22,8 +22,8 @@ use tonic::{
 
 use crate::{
     document::{
-        Device, ExplainClaimResponse, Finding, GetNodeResponse, GetTopologyResponse,
-        GetTurnsResponse, Lease, Partition, Pool,
+        ClaimVerification, Device, ExplainClaimResponse, Finding, GetGateResponse, GetNodeResponse,
+        GetTopologyResponse, GetTurnsResponse, Lease, ListHoldersResponse, Partition, Pool,
     },
     failure::Failure,
     output::Progress,
@@ -97,6 +97,32 @@ impl Client {
     pub(crate) async fn pools(&self) -> Result<Vec<Pool>, Failure> {
         let mut node = self.node.clone();
         Ok(convert(self.read(node.list_pools(node::ListPoolsRequest {})).await?.pools))
+    }
+
+    /// How the device gate stands.
+    pub(crate) async fn gate(&self) -> Result<GetGateResponse, Failure> {
+        let mut node = self.node.clone();
+        Ok(self.read(node.get_gate(node::GetGateRequest {})).await?.into())
+    }
+
+    /// Who has devices open; only `device`, if one is named.
+    pub(crate) async fn holders(
+        &self,
+        device: Option<String>,
+    ) -> Result<ListHoldersResponse, Failure> {
+        let mut node = self.node.clone();
+        let request = node::ListHoldersRequest { device: device.unwrap_or_default() };
+        Ok(self.read(node.list_holders(request)).await?.into())
+    }
+
+    /// What the containers of claims can do; only those of `claim`, if one is named.
+    pub(crate) async fn verify(
+        &self,
+        claim: Option<String>,
+    ) -> Result<Vec<ClaimVerification>, Failure> {
+        let mut node = self.node.clone();
+        let request = node::VerifyClaimsRequest { claim: claim.unwrap_or_default() };
+        Ok(convert(self.change(node.verify_claims(request)).await?.claims))
     }
 
     /// The leases.

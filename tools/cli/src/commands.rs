@@ -6,6 +6,8 @@ mod completion;
 mod devices;
 mod doctor;
 mod explain;
+mod gate;
+mod holders;
 mod ledger;
 mod partitions;
 mod pools;
@@ -17,6 +19,7 @@ mod taint;
 mod top;
 mod topology;
 mod usage;
+mod verify;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -39,6 +42,9 @@ pub(crate) async fn run(arguments: Arguments, console: &Console) -> Result<ExitC
         Command::Devices => devices::run(&connect().await?, console).await,
         Command::Partitions(wanted) => partitions::run(&connect().await?, console, wanted).await,
         Command::Claims => claims::run(&connect().await?, console).await,
+        Command::Gate => gate::run(&connect().await?, console).await,
+        Command::Holders(wanted) => holders::run(&connect().await?, console, wanted.device).await,
+        Command::Verify(wanted) => verify::run(&connect().await?, console, wanted.claim).await,
         Command::Pools => pools::run(&connect().await?, console).await,
         Command::Topology(wanted) => {
             topology::run(&connect().await?, console, wanted.svg.as_deref()).await

@@ -142,6 +142,70 @@ nouns! {
         align_cpus: bool,
     }
 
+    /// How the device gate stands, and what it counted.
+    GetGateResponse {
+        state: String,
+        reason: String,
+        root: String,
+        guarded: Vec<GuardedDevices>,
+        exempt: Vec<String>,
+        grants: u32,
+        grants_max: u32,
+        counts: Vec<GateCounts>,
+        repairs: u64,
+        defects: Vec<String>,
+        recent: Vec<Denial>,
+        stale_holders: u32,
+        stale_holders_killed: u64,
+        drifted_claims: u32,
+    }
+
+    /// Device numbers that are guarded.
+    GuardedDevices { numbers: String, mode: String, devices: Vec<String> }
+
+    /// How often a device was refused.
+    GateCounts { device: String, number: String, audited: u64, denied: u64, unreported: u64 }
+
+    /// One open that no grant admitted.
+    Denial {
+        unix_ms: u64,
+        denied: bool,
+        pid: u32,
+        command: String,
+        cgroup: String,
+        cgroup_id: u64,
+        device: String,
+        number: String,
+        access: String,
+        claims: Vec<String>,
+    }
+
+    /// Who has devices open.
+    ListHoldersResponse { holders: Vec<Holder>, processes: u32, partial: bool }
+
+    /// A process that has a device open.
+    Holder {
+        devices: Vec<String>,
+        number: String,
+        pid: u32,
+        command: String,
+        cgroup: String,
+        claims: Vec<String>,
+        standing: String,
+    }
+
+    /// What the containers of a claim can do.
+    ClaimVerification { claim: String, found: Verification, cgroups: Vec<CgroupVerification> }
+
+    /// What was found, in a word and in sentences.
+    Verification { state: String, deviations: Vec<String>, unix_ms: u64 }
+
+    /// What the processes of one cgroup can do.
+    CgroupVerification { cgroup: String, processes: u32, uses: bool, nodes: Vec<NodeVerification> }
+
+    /// What becomes of an open of one device node.
+    NodeVerification { number: String, path: String, granted: bool, answer: String }
+
     /// A mark on a device that keeps new work off it.
     Taint { key: String, effect: String, reason: String, since_unix_ms: u64 }
 

@@ -167,3 +167,71 @@ fn a_clique_is_that_of_the_cluster() {
     });
     assert_eq!(cliques(), expected);
 }
+
+/// Symbols that came with a driver, by its major version: an older one lacks them.
+const CAME_WITH: [(u32, &[&str]); 3] = [
+    (550, &["nvmlDeviceGetGpuFabricInfoV"]),
+    (570, &["nvmlDeviceGetGpuInstanceProfileInfoV"]),
+    (580, &["nvmlDeviceGetCurrentClocksEventReasons"]),
+];
+
+/// The same program lists the same devices whatever the driver lacks.
+#[test]
+fn drivers_from_535_to_580_list_the_same_devices() {
+    let list = |machine: &Machine| {
+        let devices = machine.vendor().discover().unwrap();
+        let told = devices.iter().map(|it| {
+            let profiles = it.partitioning.as_ref().map(|cut| cut.profiles.len());
+            format!("{} {} {} {:?} {profiles:?}", it.name, it.uuid, it.memory, it.mode())
+        });
+        told.collect::<Vec<_>>()
+    };
+    let newest = list(&Machine::new(DGX_H100_MIG));
+    assert_eq!(newest.len(), 8);
+    for driver in [535, 550, 570, 580] {
+        let machine = Machine::new(DGX_H100_MIG);
+        let lacks = CAME_WITH.iter().filter(|(came, _)| *came > driver);
+        let lacks: Vec<&str> = lacks.flat_map(|(_, symbols)| symbols.iter().copied()).collect();
+        machine.without_symbols(&lacks);
+        assert_eq!(list(&machine), newest, "driver {driver}");
+        let told = machine.vendor().counters(&uuid(1)).unwrap();
+        assert!(!told.throttles.is_empty(), "driver {driver}");
+    }
+}
+
+/// A library with few symbols, as other stand-ins for NVML have, on a machine whose kernel shows
+/// nothing of a driver.
+#[test]
+fn a_library_with_few_symbols_lists_devices_without_procfs() {
+    let machine = Machine::new(DGX_H100);
+    machine.without_symbols(&[
+        "nvmlInitWithFlags",
+        "nvmlDeviceGetArchitecture",
+        "nvmlDeviceGetMemoryInfo_v2",
+        "nvmlDeviceGetFieldValues",
+        "nvmlDeviceGetGpuFabricInfoV",
+        "nvmlDeviceGetGpuFabricInfo",
+        "nvmlDeviceGetGpuInstanceProfileInfoV",
+        "nvmlDeviceGetGpuInstanceProfileInfo",
+        "nvmlDeviceGetMigMode",
+        "nvmlDeviceGetNvLinkState",
+        "nvmlDeviceGetP2PStatus",
+        "nvmlDeviceGetComputeRunningProcesses_v3",
+        "nvmlDeviceGetComputeRunningProcesses_v2",
+        "nvmlEventSetCreate",
+    ]);
+    for path in ["proc/driver", "sys"] {
+        std::fs::remove_dir_all(machine.path(path)).unwrap();
+    }
+    let vendor = machine.vendor();
+    let devices = vendor.discover().unwrap();
+    assert_eq!(devices.len(), 8);
+    assert!(devices.iter().all(|it| it.memory.bytes() > 0 && it.partitioning.is_none()));
+    assert_eq!(vendor.links().unwrap(), []);
+    for device in &devices {
+        assert_eq!(vendor.partitions(&device.uuid).unwrap(), []);
+        vendor.counters(&device.uuid).unwrap();
+        vendor.probe(&device.uuid).unwrap();
+    }
+    assert_eq!(vendor.next_event(std::time::Duration::ZERO).unwrap(), None);
+}

@@ -91,6 +91,13 @@ impl Gate {
         self.programs_at(&self.root.open_below(cgroup)?, true)
     }
 
+    /// The numbers of these programs: enough to tell whether others run than before.
+    pub fn program_ids_of(&self, cgroup: &Path) -> Result<Vec<u32>, GateError> {
+        let cgroup = self.root.open_below(cgroup)?;
+        let ids = sys::attached_programs(cgroup.as_fd(), true);
+        ids.map_err(inspect("list the programs of a cgroup"))
+    }
+
     /// Takes down gates of other layouts that stand beside this one: after an upgrade, once
     /// this one has its grants and guards.
     pub fn remove_others(&self) -> Result<(), GateError> {

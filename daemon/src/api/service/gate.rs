@@ -1,6 +1,6 @@
 //! Whom a request means, as the gate must know it; what the gate finds wrong with itself.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use accelpool_model::Binding;
 use accelpool_proto::node::Finding;
@@ -10,7 +10,7 @@ use super::diagnose::finding;
 use crate::{
     api::request::Subject,
     error,
-    gate::{CgroupError, GateStatus, Hierarchy},
+    gate::{CgroupError, GateStatus, Hierarchy, dmem},
     node::NodeError,
 };
 
@@ -32,6 +32,16 @@ pub(super) async fn find(subjects: Vec<Subject>) -> Result<Vec<Binding>, Status>
         bindings.collect::<Result<Vec<_>, _>>()
     });
     found.await.map_err(|error| error::status(&NodeError::UnknownCgroup(Arc::new(error))))
+}
+
+/// What a container's runtime should write into the cgroups of containers with these shares.
+pub(super) fn unified(shares: &dmem::Shares) -> HashMap<String, String> {
+    let Ok(hierarchy) = Hierarchy::find() else { return HashMap::new() };
+    let limits = dmem::limits(hierarchy.mount(), shares);
+    if limits.is_empty() {
+        return HashMap::new();
+    }
+    [(dmem::FILE.to_owned(), dmem::text(&limits))].into()
 }
 
 /// What is wrong with the gate, or that nothing is.
@@ -72,6 +82,18 @@ pub(super) fn findings(status: &GateStatus) -> Vec<Finding> {
             format!("the device gate was changed by others and put right {} times", status.repairs);
         let remedy = "find who changes BPF programs, maps or pins on this machine";
         findings.push(finding("warning", "gate-repairs", message, remedy));
+    }
+    if status.stale_holders > 0 {
+        let message =
+            format!("{} processes keep devices open without a right to", status.stale_holders);
+        let remedy = "`accelpool holders` names them; end them, or set `on_stale_holder`";
+        findings.push(finding("warning", "holders", message, remedy));
+    }
+    if status.drifted_claims > 0 {
+        let message =
+            format!("containers of {} claims differ from the ledger", status.drifted_claims);
+        let remedy = "`accelpool verify` says how; start these containers anew";
+        findings.push(finding("warning", "verify", message, remedy));
     }
     findings
 }

@@ -6,12 +6,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use accelpool_arbiter::Report;
-use accelpool_model::{Allocation, Device, DeviceUuid, Lease, LeaseState, Portion, Taint};
-use accelpool_planner::NodeView;
+use accelpool_model::{Allocation, ClaimId, Device, DeviceUuid, Lease, LeaseState, Portion, Taint};
 use accelpool_proto::node as wire;
 
 use super::{Service, readings::readings};
 use crate::{
+    api::response,
     node::{EventKind, State, now_ms},
     timing::{BOUNDS_S, Histogram, SCHEMA, Timings},
     usage::{
@@ -97,8 +97,7 @@ fn bucket(bucket: Bucket, places: &BTreeMap<u32, u32>) -> wire::UsageBucket {
 }
 
 fn devices(state: &State, totals: &ByDevice) -> Vec<wire::DeviceMetrics> {
-    let none = BTreeMap::new();
-    let view = NodeView { inventory: &state.inventory, leases: &none, pools: &state.pools };
+    let view = response::view(state);
     let of = |device: &Device| {
         let taints = state.inventory.taints.get(&device.name).map_or(&[][..], Vec::as_slice);
         let known = totals.get(&device.uuid);
@@ -182,7 +181,7 @@ fn taint(taint: &Taint) -> wire::DeviceTaint {
 
 fn allocations(state: &State, totals: &ByDevice) -> Vec<wire::AllocationMetrics> {
     let mut rows = Vec::new();
-    for lease in &state.leases {
+    for lease in state.leases.values() {
         for (index, allocation) in lease.allocations.iter().enumerate() {
             if matches!(allocation.portion, Portion::Admin { .. }) {
                 continue; // who only looks holds nothing
@@ -268,7 +267,7 @@ fn agents(state: &State, totals: &ByDevice) -> Vec<wire::AgentMetrics> {
             // Between two readings a lease may have ended; its agent may have others.
             let limits: Vec<u64> = state
                 .leases
-                .iter()
+                .values()
                 .filter(|lease| {
                     known
                         .allocations
@@ -305,9 +304,9 @@ fn agent(agent: &Agent) -> wire::Agent {
 }
 
 /// How many leases are in each state; those that nobody is in count as none.
-fn leases(leases: &[Lease]) -> Vec<wire::CountByWord> {
+fn leases(leases: &BTreeMap<ClaimId, Lease>) -> Vec<wire::CountByWord> {
     let states = [LeaseState::Preparing, LeaseState::Prepared, LeaseState::Releasing];
-    let number = |state| leases.iter().filter(|lease| lease.state == state).count();
+    let number = |state| leases.values().filter(|lease| lease.state == state).count();
     counts(states.map(|state| (state.as_str(), u64::try_from(number(state)).unwrap_or(u64::MAX))))
 }
 

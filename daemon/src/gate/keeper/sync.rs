@@ -3,14 +3,14 @@
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use accelpool_gate::{Access, Defect, Gate, GateError};
-use accelpool_model::CgroupId;
+use accelpool_model::{CgroupId, ClaimId};
 use accelpool_planner::NodeView;
 use tracing::{info, warn};
 
 use super::{Keeper, State};
 use crate::{
     error::Chain,
-    gate::{Hierarchy, cgroups::id_of, guarded},
+    gate::{Hierarchy, Verification, cgroups::id_of, guarded},
     node,
 };
 
@@ -25,18 +25,45 @@ impl Keeper {
     /// Takes over what vendors list and pools say, then does as [`Keeper::tick`] does.
     #[must_use]
     pub fn observe(&self, observed: &node::State) -> bool {
-        let leases = observed.leases.iter().map(|it| (it.claim.id.clone(), it.clone())).collect();
-        let view =
-            NodeView { inventory: &observed.inventory, leases: &leases, pools: &observed.pools };
+        let view = NodeView {
+            inventory: &observed.inventory,
+            leases: &observed.leases,
+            pools: &observed.pools,
+        };
         let adapter_of =
             |device: &accelpool_model::Device| observed.adapter_of.get(&device.uuid).cloned();
         let guarded = guarded::guarded(view, &self.0.families, adapter_of);
         {
             let mut state = self.lock();
             state.complete |= observed.settled;
+            state.watch_again(&guarded);
             state.guarded = guarded;
         }
         self.tick()
+    }
+
+    /// Looks at what is costly to look at: who has devices open, and whether containers
+    /// run other device programs than when they were last verified. Verifies those that do;
+    /// with the claims whose outcome is another than before.
+    pub async fn look(&self) -> Vec<(ClaimId, Verification)> {
+        let keeper = self.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            keeper.watch_holders();
+            keeper.changed_programs()
+        });
+        let mut news = Vec::new();
+        for claim in looked.await.unwrap_or_default() {
+            let before = self.lock().verifications.get(&claim).cloned();
+            for found in self.verify(Some(claim.clone())).await {
+                let same = |old: &Verification| {
+                    (old.state, &old.deviations) == (found.found.state, &found.found.deviations)
+                };
+                if !before.as_ref().is_some_and(same) {
+                    news.push((claim.clone(), found.found));
+                }
+            }
+        }
+        news
     }
 
     /// Makes the kernel agree with what is to be true. True if the gate came or went.
@@ -113,6 +140,15 @@ impl Keeper {
 }
 
 impl State {
+    /// Looks for holders soon if a device is to be left that was not before.
+    fn watch_again(&mut self, guarded: &guarded::Guarded) {
+        let tainted =
+            |guarded: &guarded::Guarded| guarded.nodes.values().filter(|node| node.tainted).count();
+        if tainted(guarded) > tainted(&self.guarded) {
+            self.watch.hurry = true;
+        }
+    }
+
     fn sync(&mut self, exempt: &[String]) {
         self.resolve();
         if let Err(error) = self.try_sync(exempt) {
@@ -129,12 +165,16 @@ impl State {
 
     fn resolve(&mut self) {
         let Self { claims, root, ticks, .. } = self;
+        let mut found = Vec::new();
         for armed in claims.values_mut() {
             let patient = armed.since.elapsed() > IMPATIENT && !ticks.is_multiple_of(10);
             if !patient {
+                let before: BTreeSet<CgroupId> = armed.cgroups.keys().copied().collect();
                 armed.resolve(root);
+                found.extend(armed.cgroups.keys().filter(|id| !before.contains(id)));
             }
         }
+        self.limit(&found);
     }
 
     fn try_sync(&mut self, exempt: &[String]) -> Result<(), GateError> {

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     error::Chain,
+    gate::dmem,
     node::{
         apply::{self, Job},
         history::EventKind,
@@ -228,8 +229,9 @@ impl Owner {
         }
         let workers = self.memory.routes(&lease, &self.parts.workers);
         let injections = apply::known_injections(&lease, &self.memory.inventory);
+        let shares = dmem::shares(&lease, &self.memory.inventory);
         let compute = self.memory.compute_rule(&lease, &self.parts.pools);
-        Job { lease, plan, workers, injections, owed, compute, undo }
+        Job { lease, plan, workers, injections, shares, owed, compute, undo }
     }
 
     pub(super) fn launch(&mut self, claim: ClaimId, purpose: Purpose, job: Job, round: &mut Round) {

@@ -2,7 +2,10 @@
 //!
 //! Derived, all of it: leases and taints from the ledger, the inventory from the vendors.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use accelpool_ledger::Write;
 use accelpool_model::{
@@ -22,8 +25,9 @@ use crate::{
 };
 
 pub(super) struct Memory {
-    pub(super) inventory: Inventory,
-    pub(super) leases: BTreeMap<ClaimId, Lease>,
+    /// Both are handed out to readers as they are, and copied when they change meanwhile.
+    pub(super) inventory: Arc<Inventory>,
+    pub(super) leases: Arc<BTreeMap<ClaimId, Lease>>,
     /// By identity: a taint outlives the device's absence.
     pub(super) taints: BTreeMap<DeviceUuid, Vec<Taint>>,
     /// Why leases cannot be used.
@@ -98,8 +102,10 @@ impl Memory {
         owed: Vec<(DeviceUuid, Vec<OwedPartition>)>,
     ) -> Self {
         Self {
-            inventory: Inventory::default(),
-            leases: leases.into_iter().map(|lease| (lease.claim.id.clone(), lease)).collect(),
+            inventory: Arc::default(),
+            leases: Arc::new(
+                leases.into_iter().map(|lease| (lease.claim.id.clone(), lease)).collect(),
+            ),
             taints: taints.into_iter().collect(),
             troubles: BTreeMap::new(),
             in_flight: BTreeMap::new(),
@@ -173,7 +179,7 @@ impl Memory {
             let mode = device.partitioning.as_mut().and_then(|it| it.mode.as_mut());
             let Some(mode) = mode.filter(|mode| mode.on != step.on) else { continue };
             mode.on = step.on;
-            self.inventory.replace(device);
+            Arc::make_mut(&mut self.inventory).replace(device);
         }
     }
 
@@ -184,7 +190,7 @@ impl Memory {
                 && partition.profile == step.profile
                 && partition.start == step.start
         };
-        let partitions = &mut self.inventory.partitions;
+        let partitions = &mut Arc::make_mut(&mut self.inventory).partitions;
         partitions.retain(|partition| !destroyed.iter().any(|step| same(partition, step)));
         for partition in created {
             partitions.retain(|other| {
@@ -201,14 +207,14 @@ impl Owner {
     pub(super) fn put(&mut self, lease: Lease, round: &mut Round) {
         round.changed = true;
         round.writes.push(Write::PutLease(lease.clone()));
-        self.memory.leases.insert(lease.claim.id.clone(), lease);
+        Arc::make_mut(&mut self.memory.leases).insert(lease.claim.id.clone(), lease);
     }
 
     /// Forgets the lease of `claim`, on disk with the round.
     pub(super) fn remove(&mut self, claim: &ClaimId, round: &mut Round) {
         round.changed = true;
         round.writes.push(Write::RemoveLease(claim.clone()));
-        self.memory.leases.remove(claim);
+        Arc::make_mut(&mut self.memory.leases).remove(claim);
         self.memory.troubles.remove(claim);
     }
 

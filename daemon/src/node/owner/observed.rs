@@ -109,7 +109,7 @@ impl Owner {
         let known: Vec<DeviceUuid> =
             inventory.devices().map(|device| device.uuid.clone()).collect();
         inventory.partitions.retain(|partition| known.contains(&partition.device));
-        self.memory.inventory = inventory;
+        self.memory.inventory = Arc::new(inventory);
         self.refresh_taints();
         round.changed |= self.memory.inventory != before;
     }
@@ -236,7 +236,8 @@ impl Owner {
             let taints = self.memory.taints.get(&device.uuid)?;
             Some((device.name.clone(), taints.clone()))
         });
-        self.memory.inventory.taints = by_name.collect();
+        let taints = by_name.collect();
+        Arc::make_mut(&mut self.memory.inventory).taints = taints;
     }
 
     /// Looks at the adapter's devices that carry a fault's taint, each once at a time.

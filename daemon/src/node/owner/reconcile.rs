@@ -1,11 +1,17 @@
 //! Brings leases in line with what is there, whenever vendors have been heard.
 
-use accelpool_model::{ClaimId, Step};
+use accelpool_model::{ClaimId, Lease, Plan, Step};
 use accelpool_planner::{Outcome, Repair, plan_reconcile};
 use tracing::{info, warn};
 
 use super::{Owner, memory::Purpose, round::Round};
-use crate::{error::Chain, node::history::EventKind};
+use crate::{
+    error::Chain,
+    node::{
+        apply::{Tools, known_injections},
+        history::EventKind,
+    },
+};
 
 impl Owner {
     /// Starts whatever brings leases in line with what is there; claims in hand are left alone.
@@ -38,9 +44,33 @@ impl Owner {
                 continue;
             }
             let Some(lease) = self.memory.leases.get(&claim).cloned() else { continue };
+            if outcome == Outcome::Restored && self.is_in_line(&lease, &plan) {
+                round.changed |= self.memory.troubles.remove(&claim).is_some();
+                continue;
+            }
             let job = self.job(lease, plan, false);
             self.launch(claim, Purpose::Reconcile(outcome), job, round);
         }
+    }
+
+    /// True if all that `plan` would do for `lease` is done: the usual case, which is looked at
+    /// here for all leases at once. It reads a few small files of a folder in memory.
+    fn is_in_line(&self, lease: &Lease, plan: &Plan) -> bool {
+        let injections = known_injections(lease, &self.memory.inventory);
+        let Tools { specs, gate, .. } = &self.parts.tools;
+        plan.steps.iter().all(|step| match step {
+            Step::WriteSpec(_) => matches!(specs.is_right(lease, &injections), Ok(true)),
+            Step::ArmGate(_) => gate.is_armed(lease, &injections),
+            // What a share's turns add to its spec is known only once they are armed.
+            Step::ArmTurns(_)
+            | Step::DisarmTurns(_)
+            | Step::StartMps(_)
+            | Step::SwitchMode(_)
+            | Step::CreatePartition(_)
+            | Step::DestroyPartition(_)
+            | Step::RemoveSpec(_)
+            | Step::DisarmGate(_) => false,
+        })
     }
 
     pub(super) fn after_reconcile(

@@ -9,13 +9,16 @@ use crate::{
 };
 
 /// Commands with the names of their golden files.
-const COMMANDS: [(&str, &str); 25] = [
+const COMMANDS: [(&str, &str); 28] = [
     ("devices", "devices"),
     ("partitions", "partitions"),
     ("partitions-possible", "partitions --possible"),
     ("partitions-of-device", "partitions --possible --device gpu-0000-52-00-0"),
     ("claims", "claims"),
     ("pools", "pools"),
+    ("gate", "gate"),
+    ("holders", "holders"),
+    ("verify", "verify"),
     ("topology", "topology"),
     ("explain-share", "explain dev-a"),
     ("explain-trouble", "explain train"),

@@ -7,6 +7,7 @@ mod failures;
 mod fake;
 mod formats;
 mod golden;
+mod guarded;
 mod ledger;
 mod node;
 mod picture;

@@ -14,7 +14,7 @@ use accelpool_proto::node::{
 };
 
 const GIB: u64 = 1 << 30;
-const MINUTE: u64 = 60;
+pub(crate) const MINUTE: u64 = 60;
 const HOUR: u64 = 3600;
 
 /// The buses of a DGX H100's GPUs; the first four are on the first socket.
@@ -36,7 +36,7 @@ pub(crate) struct State {
 }
 
 /// Milliseconds since 1970, so long ago that the age is the same for the whole test.
-fn ago(seconds: u64) -> u64 {
+pub(crate) fn ago(seconds: u64) -> u64 {
     let then = SystemTime::now() - Duration::from_secs(seconds + MINUTE / 2);
     let then = then.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     u64::try_from(then.as_millis()).unwrap()
@@ -161,6 +161,7 @@ pub(crate) fn lease(claim: &str, allocations: Vec<Allocation>, age: u64) -> Leas
         trouble: String::new(),
         boot_id: "3c8d1f0a-6a0e-4c55-8a6d-5c8f3f2f9b10".into(),
         bindings: Vec::new(),
+        verification: None,
     }
 }
 

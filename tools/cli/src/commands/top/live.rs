@@ -136,12 +136,12 @@ impl View {
             Line::from("accelpool top").style(self.style(None, Modifier::BOLD)),
             head,
         );
-        let (words, style) = match &self.trouble {
-            Some(trouble) => (
-                format!("old figures: {}", clean(trouble)),
-                self.style(Some(Color::Red), Modifier::empty()),
-            ),
-            None => ("q quits, up and down scroll".to_owned(), self.style(None, Modifier::DIM)),
+        let (words, style) = if let Some(trouble) = &self.trouble {
+            let style = self.style(Some(Color::Red), Modifier::empty());
+            (format!("old figures: {}", clean(trouble)), style)
+        } else {
+            let style = self.style(None, Modifier::DIM);
+            ("q quits, up and down scroll".to_owned(), style)
         };
         frame.render_widget(Line::from(words).style(style), foot);
         match &self.turns {
