@@ -6,6 +6,7 @@
 # Everything that is shown is checked: a surprise ends the demo with an error. It lives in
 # .demo-turns/, which is removed at the end. With --lenient, as the tests run it, times are as long
 # as a machine that others use as well makes them; what is counted stays exact.
+# shellcheck disable=SC2016 # what is awaited is expanded at each try
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
