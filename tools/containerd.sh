@@ -13,12 +13,18 @@ trap 'rm -rf "$lists"' EXIT
 # apt fetches as a user of its own.
 chmod 755 "$lists"
 
+# The mirror that this machine takes its own packages from.
+# shellcheck disable=SC2016 # the names are apt's
+mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+    grep -v security | head -n 1)
+
 get() {
     release=$1
+    [ -n "$mirror" ] || { echo 'apt knows no mirror'; return 1; }
     if [ -x "$into/$release/usr/bin/containerd" ]; then return 0; fi
     mkdir -p "$lists/$release/state/lists/partial" "$lists/$release/cache/archives/partial"
     keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-    printf 'deb [signed-by=%s] http://deb.debian.org/debian %s main\n' "$keyring" "$release" \
+    printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$mirror" "$release" \
         >"$lists/$release/sources"
     apt() {
         apt-get -qq -o Dir::Etc::sourcelist="$lists/$release/sources" \
@@ -27,9 +33,9 @@ get() {
             -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false "$@"
     }
     (cd "$lists/$release" && apt update && apt download containerd) || return 1
-    rm -rf "$into/$release"
+    rm -rf "${into:?}/$release"
     mkdir -p "$into"
-    rm -rf "$into/$release.new"
+    rm -rf "${into:?}/$release.new"
     dpkg-deb -x "$lists/$release"/containerd_*.deb "$into/$release.new" &&
         mv "$into/$release.new" "$into/$release"
 }

@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 demo=$PWD/.demo-gate
-gpu=gpu-0000-1b-00-0
+gpu="gpu-0000-1b-00-0"
 export ACCELPOOL_SOCKET=$demo/run/node.sock
 daemon=''
 refused='Operation not permitted'
