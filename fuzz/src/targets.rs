@@ -11,6 +11,7 @@ use accelpool_model::{
     ShareClass, ShareId, Sharing, TaintEffect, VendorName,
 };
 use accelpool_proto::node::PrepareClaimRequest;
+use accelpool_shim::wire::Record;
 use accelpool_vendor_sim::{Profile, Script};
 use prost::Message as _;
 
@@ -157,6 +158,18 @@ pub fn request(bytes: &[u8]) -> bool {
         }
         Err(error) => refused(bytes, &error),
     }
+}
+
+/// A packet on a claim's socket, which any process in the claim's containers may send.
+///
+/// # Panics
+///
+/// If a promise is broken.
+#[must_use]
+pub fn record(bytes: &[u8]) -> bool {
+    let Ok(record) = Record::decode(bytes) else { return false };
+    assert_eq!(record.encode(), bytes, "what was taken is taken to the last byte");
+    true
 }
 
 /// A name, quantity or word: what is taken is written as it can be read again.

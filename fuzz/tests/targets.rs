@@ -88,6 +88,11 @@ fn request() {
 }
 
 #[test]
+fn record() {
+    try_on("proptest-regressions/record.txt", RECIPES, &["fuzz/corpus/record"], targets::record);
+}
+
+#[test]
 fn word() {
     try_on("proptest-regressions/word.txt", RECIPES, &["fuzz/corpus/word"], targets::word);
 }
