@@ -95,6 +95,8 @@ pub(super) struct Armed {
     /// What containers that use the claim are given.
     pub(super) given: Vec<Given>,
     limits: Limits,
+    /// Whether the gate was up when it was armed: only then are its limits known.
+    under_gate: bool,
     since: Instant,
 }
 
@@ -152,8 +154,9 @@ impl Keeper {
         let since = before.map_or_else(Instant::now, |before| before.since);
         let bindings = lease.bindings.clone();
         let given = verify::given(lease, injections);
-        let mut armed = Armed { bindings, nodes, cgroups, given, limits: Limits::new(), since };
-        if state.gate.is_some() {
+        let (limits, under_gate) = (Limits::new(), state.gate.is_some());
+        let mut armed = Armed { bindings, nodes, cgroups, given, limits, under_gate, since };
+        if under_gate {
             armed.limits = dmem::limits(Hierarchy::of(&state.root).mount(), shares);
             armed.resolve(&state.root);
         }
@@ -194,8 +197,13 @@ impl Keeper {
     #[must_use]
     pub fn is_armed(&self, lease: &Lease, injections: &Injections) -> bool {
         let Ok(nodes) = nodes_of(injections) else { return false };
-        let armed = |armed: &Armed| armed.bindings == lease.bindings && armed.nodes == nodes;
-        self.lock().claims.get(&lease.claim.id).is_some_and(armed)
+        let state = self.lock();
+        let armed = |armed: &Armed| {
+            armed.bindings == lease.bindings
+                && armed.nodes == nodes
+                && armed.under_gate == state.gate.is_some()
+        };
+        state.claims.get(&lease.claim.id).is_some_and(armed)
     }
 
     /// The claims that are armed, for whoever compares them with the leases.
