@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 use std::{
-    io::{IoSlice, IoSliceMut, Write as _},
+    io::{IoSlice, IoSliceMut, Read as _, Write as _},
     process::{Command, Stdio},
     sync::mpsc,
     thread,
@@ -52,8 +52,14 @@ fn powers(other: Pid) -> Vec<&'static str> {
 
 #[test]
 fn no_power_over_other_processes_is_left() {
-    let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let other = Pid::from_raw(child.id().cast_signed());
+    // Attached to in the midst of its `exec`, it would report that first and keep the stop for
+    // after the detaching: for good.
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"!").unwrap();
+    child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
     let all = powers(other);
     for power in ["kill", "pidfd_open", "setpriority", "prlimit"] {
         assert!(all.contains(&power), "{power} is not there to be given up: {all:?}");
@@ -78,6 +84,6 @@ fn no_power_over_other_processes_is_left() {
     let shell = format!("kill -0 {} 2>/dev/null && echo able; exit 0", getpid());
     let heir = Command::new("sh").args(["-c", &shell]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&heir.stdout), "", "what it starts is confined too");
-    child.stdin.take().unwrap().flush().unwrap();
+    drop(input);
     assert!(child.wait().unwrap().success(), "`cat` ends with its input");
 }
