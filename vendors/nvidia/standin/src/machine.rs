@@ -76,6 +76,14 @@ pub(crate) struct Gpu {
     pub(crate) recovery_action: Option<u32>,
     #[serde(default)]
     pub(crate) remap_failed: bool,
+    /// `NVML_COMPUTEMODE_...`.
+    #[serde(default)]
+    pub(crate) compute_mode: u32,
+    #[serde(default)]
+    pub(crate) persistence: bool,
+    /// The nearest NUMA node; absent where the platform does not know.
+    #[serde(default)]
+    pub(crate) numa_node: Option<u32>,
 }
 
 /// What a device measures of itself; absent is not supported.
