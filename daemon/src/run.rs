@@ -13,7 +13,7 @@ use accelpool_proto::node::node_server::NodeServer;
 use accelpool_topology::{Source, TopologyError};
 use sd_notify::NotifyState;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
     time::{MissedTickBehavior, timeout},
 };
@@ -29,6 +29,7 @@ use crate::{
     holder,
     mps::MpsLaunch,
     node::{EventKind, Node, Start, now_ms},
+    reload::Reloader,
     turns,
     usage::{self, Meter},
     worker::{Deadlines, Launch, Worker},
@@ -82,13 +83,16 @@ impl RunError {
     }
 }
 
-/// Runs the daemon until it is told to stop. A daemon that holds the ledger is waited for as
+/// Runs the daemon until it is told to stop, with the configuration that was read from `path`
+/// and is read there again when it is asked to. A daemon that holds the ledger is waited for as
 /// long as `takeover` says: during a rolling update it ends once this one is there.
-pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
+pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), RunError> {
     let started_ms = now_ms();
     let signals = |source| RunError::Signals { source };
     let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
+    let hangup = signal(SignalKind::hangup()).map_err(signals)?;
+    let config_path = path;
 
     let boot = boot_id(Path::new("/proc/sys/kernel/random/boot_id"))?;
     let topology = read_topology(&config);
@@ -130,6 +134,9 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
     }
     let keeping = tokio::spawn(keep_gate(gate.clone(), node.clone()));
     let looking = tokio::spawn(look_after(gate.clone(), node.clone()));
+    let reloader =
+        Reloader::new(config_path.to_owned(), config.clone(), node.clone(), gate.clone());
+    let reloading = tokio::spawn(reload_when_told(hangup, reloader.clone()));
     let mut listener =
         Listener::bind(&config.socket(), &access).map_err(|source| RunError::Bind { source })?;
     let meter = Arc::new(Meter::default());
@@ -153,6 +160,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
             gate.clone(),
             turns,
             meter,
+            reloader,
         )))
         .serve_with_incoming_shutdown(listener.incoming(), async { drop(leaving.await) });
     let mut serving = tokio::spawn(serving);
@@ -174,6 +182,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
     };
     keeping.abort();
     looking.abort();
+    reloading.abort();
     tell_systemd(NotifyState::Stopping);
     sampling.abort();
     watching.abort();
@@ -242,6 +251,15 @@ async fn keep_gate(gate: Keeper, node: Node) {
             Ok(true) => node.tell_gate(None).await,
             Ok(false) => {}
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+}
+
+/// Reads the configuration again at each `SIGHUP`.
+async fn reload_when_told(mut hangup: Signal, reloader: Reloader) {
+    while hangup.recv().await.is_some() {
+        if let Err(error) = reloader.reload().await {
+            error!(error = %Chain(&error), "the configuration was not read again");
         }
     }
 }

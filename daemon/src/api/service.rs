@@ -29,6 +29,7 @@ use crate::{
     gate::{Keeper, dmem},
     holder::{self, Holder},
     node::{Node, NodeError, State},
+    reload::{ReloadError, Reloaded, Reloader},
     turns as slicing,
     usage::Meter,
     worker::Worker,
@@ -66,6 +67,7 @@ pub struct Service {
     turns: slicing::Keeper,
     meter: Arc<Meter>,
     timings: Arc<CallTimings>,
+    reloader: Reloader,
 }
 
 impl Service {
@@ -78,9 +80,10 @@ impl Service {
         gate: Keeper,
         turns: slicing::Keeper,
         meter: Arc<Meter>,
+        reloader: Reloader,
     ) -> Self {
         let (access, about) = (Arc::new(access), Arc::new(about));
-        Self { node, access, about, gate, turns, meter, timings: Arc::default() }
+        Self { node, access, about, gate, turns, meter, timings: Arc::default(), reloader }
     }
 
     async fn state(&self) -> Result<State, Status> {
@@ -493,5 +496,26 @@ impl NodeApi for Service {
             }
         }
         Ok(Response::new(wire::ResumeResponse { vendors }))
+    }
+
+    async fn reload_config(
+        &self,
+        request: Request<wire::ReloadConfigRequest>,
+    ) -> Result<Response<wire::ReloadConfigResponse>, Status> {
+        self.access.change(&request)?;
+        // Done to its end also if the caller hangs up.
+        let reloader = self.reloader.clone();
+        let reloaded = tokio::spawn(async move { reloader.reload().await }).await;
+        let reloaded =
+            reloaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let reloaded = reloaded.map_err(|error| match &error {
+            ReloadError::Node(error) => error::status(error),
+            ReloadError::Config(invalid) => {
+                let words = error::Chain(&error).to_string();
+                error::coded(Code::FailedPrecondition, invalid.code(), words)
+            }
+        })?;
+        let Reloaded { changes, restart_needed } = reloaded;
+        Ok(Response::new(wire::ReloadConfigResponse { changes, restart_needed }))
     }
 }
