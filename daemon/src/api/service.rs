@@ -5,6 +5,7 @@ mod gate;
 mod metrics;
 mod prefer;
 mod readings;
+mod reload;
 mod timings;
 mod turns;
 
@@ -29,7 +30,7 @@ use crate::{
     gate::{Keeper, dmem},
     holder::{self, Holder},
     node::{Node, NodeError, State},
-    reload::{ReloadError, Reloaded, Reloader},
+    reload::Reloader,
     turns as slicing,
     usage::Meter,
     worker::Worker,
@@ -503,19 +504,6 @@ impl NodeApi for Service {
         request: Request<wire::ReloadConfigRequest>,
     ) -> Result<Response<wire::ReloadConfigResponse>, Status> {
         self.access.change(&request)?;
-        // Done to its end also if the caller hangs up.
-        let reloader = self.reloader.clone();
-        let reloaded = tokio::spawn(async move { reloader.reload().await }).await;
-        let reloaded =
-            reloaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        let reloaded = reloaded.map_err(|error| match &error {
-            ReloadError::Node(error) => error::status(error),
-            ReloadError::Config(invalid) => {
-                let words = error::Chain(&error).to_string();
-                error::coded(Code::FailedPrecondition, invalid.code(), words)
-            }
-        })?;
-        let Reloaded { changes, restart_needed } = reloaded;
-        Ok(Response::new(wire::ReloadConfigResponse { changes, restart_needed }))
+        self.reload().await.map(Response::new)
     }
 }
