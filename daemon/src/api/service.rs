@@ -378,13 +378,7 @@ impl NodeApi for Service {
         request: Request<wire::ListHoldersRequest>,
     ) -> Result<Response<wire::ListHoldersResponse>, Status> {
         self.access.read(&request)?;
-        let device = request.into_inner().device;
-        if !device.is_empty() {
-            self.device(&device).await?;
-        }
-        let keeper = self.gate.clone();
-        let found = gate::blocking(move || keeper.holders()).await;
-        Ok(Response::new(response::holders(found, &device)))
+        self.holders(&request.into_inner().device).await.map(Response::new)
     }
 
     async fn verify_claims(
@@ -393,16 +387,7 @@ impl NodeApi for Service {
     ) -> Result<Response<wire::VerifyClaimsResponse>, Status> {
         // It starts a process in the containers, so it is more than reading.
         self.access.change(&request)?;
-        let claim = request.into_inner().claim;
-        let claim = (!claim.is_empty()).then(|| request::claim_id(&claim)).transpose()?;
-        if let Some(claim) = &claim
-            && !self.state().await?.leases.contains_key(claim)
-        {
-            return Err(error::status(&NodeError::UnknownClaim(claim.clone())));
-        }
-        let found = self.gate.verify(claim).await;
-        let claims = found.into_iter().map(response::verification_of_claim).collect();
-        Ok(Response::new(wire::VerifyClaimsResponse { claims }))
+        self.verify(&request.into_inner().claim).await.map(Response::new)
     }
 
     type WatchDenialsStream = Pin<Box<dyn Stream<Item = Result<wire::Denial, Status>> + Send>>;
