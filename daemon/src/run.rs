@@ -15,6 +15,7 @@ use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
+    task::JoinSet,
     time::{MissedTickBehavior, timeout},
 };
 use tracing::{error, info, warn};
@@ -92,17 +93,16 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
     let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
     let hangup = signal(SignalKind::hangup()).map_err(signals)?;
-    let config_path = path;
 
     let boot = boot_id(Path::new("/proc/sys/kernel/random/boot_id"))?;
     let topology = read_topology(&config);
-    let path = config.ledger();
+    let file = config.ledger();
     let (ledger, replayed) = tokio::select! {
-        opened = open_ledger(&path, &boot, takeover) => opened?,
+        opened = open_ledger(&file, &boot, takeover) => opened?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    info!(ledger = %path.display(), leases = replayed.leases.len(), "ledger read");
+    info!(ledger = %file.display(), leases = replayed.leases.len(), "ledger read");
     let families = config.vendors.iter().map(VendorConfig::family).collect();
     let gate = Keeper::new(config.gate.clone(), families, &config.pools);
     // Before claims are restored, so that their grants are in place when the node serves.
@@ -132,11 +132,11 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
     if access.gid().is_none() {
         warn!(group = config.group, "the group does not exist: only root can read");
     }
-    let keeping = tokio::spawn(keep_gate(gate.clone(), node.clone()));
-    let looking = tokio::spawn(look_after(gate.clone(), node.clone()));
-    let reloader =
-        Reloader::new(config_path.to_owned(), config.clone(), node.clone(), gate.clone());
-    let reloading = tokio::spawn(reload_when_told(hangup, reloader.clone()));
+    let mut beside = JoinSet::new();
+    beside.spawn(keep_gate(gate.clone(), node.clone()));
+    beside.spawn(look_after(gate.clone(), node.clone()));
+    let reloader = Reloader::new(path.to_owned(), config.clone(), node.clone(), gate.clone());
+    beside.spawn(reload_when_told(hangup, reloader.clone()));
     let mut listener =
         Listener::bind(&config.socket(), &access).map_err(|source| RunError::Bind { source })?;
     let meter = Arc::new(Meter::default());
@@ -144,10 +144,9 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
         interval: config.usage.sample_interval,
         proc: config.usage.proc_dir.clone(),
     };
-    let sampling =
-        tokio::spawn(usage::run(node.clone(), Arc::clone(&meter), turns.clone(), settings));
+    beside.spawn(usage::run(node.clone(), Arc::clone(&meter), turns.clone(), settings));
     let proc_dir = config.usage.proc_dir.clone();
-    let watching = tokio::spawn(holder::watch(node.clone(), proc_dir.clone(), boot.clone()));
+    beside.spawn(holder::watch(node.clone(), proc_dir.clone(), boot.clone()));
     let (cdi_dir, ledger) = (config.cdi_dir.clone(), config.ledger());
     let about = About { boot, started_ms, cdi_dir, ledger, proc_dir };
     let (goodbye, leaving) = oneshot::channel::<()>();
@@ -180,12 +179,8 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         },
     };
-    keeping.abort();
-    looking.abort();
-    reloading.abort();
+    beside.abort_all();
     tell_systemd(NotifyState::Stopping);
-    sampling.abort();
-    watching.abort();
     if outcome.is_ok() {
         drain(&node, config.drain_timeout).await;
     }

@@ -61,10 +61,7 @@ struct Shared {
 
 #[derive(Default)]
 pub(super) struct State {
-    /// Some pool wants a gate.
-    pub(super) wanted: bool,
-    /// No pool wants a gate, and none is up.
-    down: bool,
+    pub(super) wish: Wish,
     pub(super) gate: Option<Gate>,
     /// True for as long as the gate's denials are to be read.
     read: Arc<AtomicBool>,
@@ -138,9 +135,31 @@ fn nodes_of(injections: &Injections) -> Result<BTreeMap<DeviceNumber, PathBuf>, 
     numbered.collect()
 }
 
-/// Some pool wants a gate.
-fn is_wanted(pools: &[Pool]) -> bool {
-    pools.iter().any(|pool| pool.gate != GateMode::Off)
+/// Whether there is to be a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Wish {
+    /// Some pool wants one.
+    Up,
+    /// No pool wants one.
+    #[default]
+    Down,
+    /// No pool wants one, and none is up.
+    Done,
+}
+
+impl Wish {
+    fn of(pools: &[Pool]) -> Self {
+        let wanted = pools.iter().any(|pool| pool.gate != GateMode::Off);
+        if wanted { Self::Up } else { Self::Down }
+    }
+
+    /// What it becomes when `pools` are looked at again.
+    fn again(self, pools: &[Pool]) -> Self {
+        match (self, Self::of(pools)) {
+            (Self::Done, Self::Down) => Self::Done,
+            (_, next) => next,
+        }
+    }
 }
 
 impl Keeper {
@@ -150,7 +169,7 @@ impl Keeper {
     pub fn new(config: GateConfig, families: Vec<Family>, pools: &[Pool]) -> Self {
         let denials = broadcast::Sender::new(DENIALS_LAG);
         let state =
-            State { wanted: is_wanted(pools), exempted: config.exempt.clone(), ..State::default() };
+            State { wish: Wish::of(pools), exempted: config.exempt.clone(), ..State::default() };
         let (state, view) = (Mutex::new(state), watch::Sender::default());
         Self(Arc::new(Shared { config, families, state, view, denials }))
     }

@@ -9,7 +9,7 @@ use super::{
     Hierarchy, Keeper, Verification,
     cgroups::is_named_for,
     denials::Denial,
-    keeper::{Duty, State},
+    keeper::{Duty, State, Wish},
 };
 use crate::error::Chain;
 
@@ -157,7 +157,8 @@ impl Keeper {
                 inside.flat_map(|(_, node)| node.users.iter().cloned()).collect();
             (range.to_string(), guard.mode, users.into_iter().collect())
         });
-        let word = match (state.wanted, state.gate.is_some(), state.waiting) {
+        let wanted = state.wish == Wish::Up;
+        let word = match (wanted, state.gate.is_some(), state.waiting) {
             (false, _, _) => "off",
             (true, true, _) => "up",
             (true, false, true) => "waiting",
@@ -171,7 +172,7 @@ impl Keeper {
             } else {
                 String::new()
             },
-            guarded: if state.wanted { guarded.collect() } else { Vec::new() },
+            guarded: if wanted { guarded.collect() } else { Vec::new() },
             exempt: state.exempt.values().cloned().collect(),
             grants: state
                 .claims

@@ -12,7 +12,7 @@ use accelpool_model::{CgroupId, ClaimId};
 use accelpool_planner::NodeView;
 use tracing::{info, warn};
 
-use super::{Keeper, State, is_wanted};
+use super::{Keeper, State, Wish};
 use crate::{
     error::Chain,
     gate::{Hierarchy, Verification, cgroups::id_of, guarded},
@@ -45,7 +45,7 @@ impl Keeper {
                 return false;
             }
             state.revision = observed.revision;
-            state.wanted = is_wanted(&observed.pools);
+            state.wish = state.wish.again(&observed.pools);
             state.complete |= observed.settled;
             state.watch_again(&guarded);
             state.guarded = guarded;
@@ -84,12 +84,11 @@ impl Keeper {
         state.ticks = state.ticks.wrapping_add(1);
         let had_gate = state.gate.is_some();
         let reason = state.trouble.clone();
-        if !state.wanted {
+        if state.wish != Wish::Up {
             self.take_down(&mut state);
             self.publish(&state);
             return had_gate || reason != state.trouble;
         }
-        state.down = false;
         match self.put_up(&mut state) {
             // Who is to be let has to be known before anybody is refused.
             Ok(()) => state.sync(!had_gate),
@@ -147,17 +146,16 @@ impl Keeper {
     /// Every pool has the gate off: the one that stands goes, also one that an earlier daemon
     /// has left.
     fn take_down(&self, state: &mut State) {
-        if state.down {
+        if state.wish == Wish::Done {
             return;
         }
-        let gate = match state.gate.take() {
-            Some(gate) => Ok(gate),
-            None => {
-                let root = self.0.config.root.clone().or_else(Hierarchy::pod_root);
-                let pins = self.0.config.pins.clone();
-                let Some(root) = root.filter(|_| pins.is_dir()) else { return };
-                Gate::open(&accelpool_gate::GateConfig { root, pins })
-            }
+        let gate = if let Some(gate) = state.gate.take() {
+            Ok(gate)
+        } else {
+            let root = self.0.config.root.clone().or_else(Hierarchy::pod_root);
+            let pins = self.0.config.pins.clone();
+            let Some(root) = root.filter(|_| pins.is_dir()) else { return };
+            Gate::open(&accelpool_gate::GateConfig { root, pins })
         };
         state.read.store(false, Ordering::Relaxed);
         // What the kernel was told went with the gate.
@@ -169,10 +167,10 @@ impl Keeper {
         match gate.and_then(Gate::remove) {
             Ok(()) => {
                 info!("the device gate is off in every pool, and was taken down");
-                (state.down, state.trouble) = (true, String::new());
+                (state.wish, state.trouble) = (Wish::Done, String::new());
             }
             // Where no pin can be, no gate is.
-            Err(GateError::NotBpffs(_)) => state.down = true,
+            Err(GateError::NotBpffs(_)) => state.wish = Wish::Done,
             Err(error) => {
                 let trouble = format!("a gate cannot be taken down: {}", Chain(&error));
                 if trouble != state.trouble {
