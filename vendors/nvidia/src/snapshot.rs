@@ -230,9 +230,10 @@ fn profiles_of(gpu: Gpu<'_>) -> Vec<Value> {
 /// Every field that the device has, by the stand-in's keys: `NUMBER`, or `NUMBER@SCOPE`.
 fn fields(gpu: Gpu<'_>) -> Value {
     let whole = (1..=FIELDS_MAX).map(|id| Field { id, scope: 0 });
-    let of_links = OF_LINKS.into_iter().flatten().flat_map(|id| {
-        (1..LINKS_MAX).chain([u32::MAX]).map(move |scope| Field { id, scope })
-    });
+    let of_links = OF_LINKS
+        .into_iter()
+        .flatten()
+        .flat_map(|id| (1..LINKS_MAX).chain([u32::MAX]).map(move |scope| Field { id, scope }));
     let all: Vec<Field> = whole.chain(of_links).collect();
     let mut known = Map::new();
     for some in all.chunks(FIELDS_AT_ONCE) {

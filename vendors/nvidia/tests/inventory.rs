@@ -212,9 +212,11 @@ fn a_device_in_mig_mode_without_profiles_is_not_whole() {
         assert_eq!(cut.partitioning.as_ref().unwrap().profiles, []);
     };
     check(&|gpu| drop(gpu.as_object_mut().unwrap().remove("profiles")));
-    check(&|gpu| gpu["errors"] = serde_json::json!({
-        "nvmlDeviceGetGpuInstanceProfileInfoV": 999, "nvmlDeviceGetGpuInstanceProfileInfo": 999
-    }));
+    check(&|gpu| {
+        gpu["errors"] = serde_json::json!({
+            "nvmlDeviceGetGpuInstanceProfileInfoV": 999, "nvmlDeviceGetGpuInstanceProfileInfo": 999
+        })
+    });
 }
 
 /// Where sysfs is hidden, as on NVIDIA's own stand-in, the library tells the NUMA node.

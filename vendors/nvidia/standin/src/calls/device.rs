@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_ulong};
 use super::{call, mig, on_gpu};
 use crate::abi::{
     ARGUMENT_VERSION_MISMATCH, Code, FabricInfo, FabricInfoV3, Handle, INSUFFICIENT_SIZE,
-    INVALID_ARGUMENT,    NOT_SUPPORTED, Out, PciInfo, SUCCESS,
+    INVALID_ARGUMENT, NOT_SUPPORTED, Out, PciInfo, SUCCESS,
 };
 
 #[unsafe(no_mangle)]
