@@ -79,8 +79,9 @@ pub(crate) struct Gpu {
     /// `NVML_COMPUTEMODE_...`.
     #[serde(default)]
     pub(crate) compute_mode: u32,
+    /// Absent where the driver has no such mode.
     #[serde(default)]
-    pub(crate) persistence: bool,
+    pub(crate) persistence: Option<bool>,
     /// The nearest NUMA node; absent where the platform does not know.
     #[serde(default)]
     pub(crate) numa_node: Option<u32>,

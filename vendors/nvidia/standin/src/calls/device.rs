@@ -70,7 +70,9 @@ extern "C" fn nvmlDeviceGetComputeMode(device: Handle, mode: Out<u32>) -> Code {
 
 #[unsafe(no_mangle)]
 extern "C" fn nvmlDeviceGetPersistenceMode(device: Handle, mode: Out<u32>) -> Code {
-    on_gpu("nvmlDeviceGetPersistenceMode", device, |_, gpu| mode.put(gpu.persistence.into()))
+    on_gpu("nvmlDeviceGetPersistenceMode", device, |_, gpu| {
+        mode.put(gpu.persistence.ok_or(NOT_SUPPORTED)?.into())
+    })
 }
 
 #[unsafe(no_mangle)]
