@@ -215,7 +215,7 @@ fn a_device_in_mig_mode_without_profiles_is_not_whole() {
     check(&|gpu| {
         gpu["errors"] = serde_json::json!({
             "nvmlDeviceGetGpuInstanceProfileInfoV": 999, "nvmlDeviceGetGpuInstanceProfileInfo": 999
-        })
+        });
     });
 }
 
