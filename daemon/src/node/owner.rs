@@ -221,6 +221,14 @@ impl Owner {
                     Some(_) | None => {}
                 }
             }
+            Request::Pools { pools, reply } => {
+                self.parts.pools = pools;
+                round.changed = true;
+                // Answered with the round, when the state that is read has them.
+                round.answers.push(Box::new(move |_| {
+                    let _ = reply.send(()); // who asked may have hung up
+                }));
+            }
             Request::Violated { claim, message } => {
                 if self.memory.leases.contains_key(&claim) {
                     round.changed = true;

@@ -87,6 +87,11 @@ pub(super) enum Request {
     Gate {
         told: Option<(ClaimId, EventKind, String)>,
     },
+    /// The configuration was read again: the pools as they are now.
+    Pools {
+        pools: Arc<[Pool]>,
+        reply: oneshot::Sender<()>,
+    },
     /// A claim's processes took more of a shared device than they may.
     Violated {
         claim: ClaimId,
@@ -155,7 +160,7 @@ pub struct State {
     /// What vendors could not say, in words, by adapter.
     pub vendor_troubles: BTreeMap<VendorName, Vec<String>>,
     /// The device gate.
-    pub gate: GateView,
+    pub gate: Arc<GateView>,
     /// Every vendor was heard and no steps are in hand.
     pub settled: bool,
     /// The adapter that lists each device.

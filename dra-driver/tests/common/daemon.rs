@@ -468,5 +468,6 @@ impl node_server::Node for Service {
         untaint_device, UntaintDeviceRequest, UntaintDeviceResponse;
         quiesce, QuiesceRequest, QuiesceResponse;
         resume, ResumeRequest, ResumeResponse;
+        reload_config, ReloadConfigRequest, ReloadConfigResponse;
     }
 }

@@ -91,6 +91,7 @@ impl InFlight {
             | Request::Untaint { .. }
             | Request::Read { .. }
             | Request::Gate { .. }
+            | Request::Pools { .. }
             | Request::Violated { .. }
             | Request::Drain { .. } => {}
         }
