@@ -12,7 +12,7 @@ use accelpool_model::{
     ClaimId, ComputeRule, DeviceUuid, Inventory, Lease, ModeStep, OwedPartition, Partition,
     PartitionName, PartitionStep, Pool, Taint, VendorName,
 };
-use accelpool_planner::{NodeView, Outcome, PrepareError};
+use accelpool_planner::{Convalescence, NodeView, Outcome, PrepareError};
 use tokio::sync::oneshot;
 
 use super::{Owner, WAITING_MAX, now_ms, round::Round};
@@ -47,6 +47,8 @@ pub(super) struct Memory {
     pub(super) settling: BTreeSet<PartitionName>,
     /// Devices that are being probed.
     pub(super) probing: BTreeSet<DeviceUuid>,
+    /// How far tainted devices have come on their way back.
+    pub(super) convalescent: BTreeMap<DeviceUuid, Convalescence>,
     pub(super) history: History,
     pub(super) started: bool,
     pub(super) draining: bool,
@@ -117,6 +119,7 @@ impl Memory {
             owed: owed.into_iter().collect(),
             settling: BTreeSet::new(),
             probing: BTreeSet::new(),
+            convalescent: BTreeMap::new(),
             history: History::default(),
             started: false,
             draining: false,
