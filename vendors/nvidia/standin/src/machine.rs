@@ -33,6 +33,9 @@ pub(crate) struct Machine {
     /// What happens, in order; each event set tells all of it from the beginning.
     #[serde(default)]
     pub(crate) events: Vec<Event>,
+    /// What happens to the driver, in order: `nvmlSystemEventType...`.
+    #[serde(default)]
+    pub(crate) system_events: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -76,6 +79,8 @@ pub(crate) struct Gpu {
     pub(crate) recovery_action: Option<u32>,
     #[serde(default)]
     pub(crate) remap_failed: bool,
+    #[serde(default)]
+    pub(crate) remap_pending: bool,
 }
 
 /// What a device measures of itself; absent is not supported.

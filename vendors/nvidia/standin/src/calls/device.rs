@@ -95,7 +95,7 @@ extern "C" fn nvmlDeviceGetRemappedRows(
     on_gpu("nvmlDeviceGetRemappedRows", device, |_, gpu| {
         correctable.put(0)?;
         uncorrectable.put(0)?;
-        pending.put(0)?;
+        pending.put(gpu.remap_pending.into())?;
         failed.put(gpu.remap_failed.into())
     })
 }
