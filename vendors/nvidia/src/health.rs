@@ -130,9 +130,8 @@ impl Health {
             match gpu.link_is_up(link) {
                 Ok(true) => drop(self.links.insert(link)),
                 Ok(false) if self.links.contains(&link) => down.push(link.to_string()),
-                Ok(false) => {}
                 Err(error) if error.is_invalid_argument() || error.is_unsupported() => break,
-                Err(_) => {}
+                Ok(false) | Err(_) => {}
             }
         }
         down

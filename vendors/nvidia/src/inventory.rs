@@ -125,8 +125,17 @@ impl Machine<'_> {
             memory,
             fabric_clique: fabric_clique(gpu),
             partitioning: mig::partitioning(gpu, memory).unwrap_or_default(),
+            numa_node: self.numa_node(known),
             ..self.bare(known.uuid.clone(), known.pci, minor)
         }
+    }
+
+    /// Where the kernel shows the device it knows best, and -1 is an answer too.
+    fn numa_node(&self, known: &Known<'_>) -> Option<u32> {
+        if fallback::is_on_bus(self.roots, known.pci) {
+            return fallback::numa_node(self.roots, known.pci);
+        }
+        known.gpu.nearest_numa_node().ok().flatten()
     }
 
     fn described(&self, device: &Described) -> Device {

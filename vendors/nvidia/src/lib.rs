@@ -18,6 +18,8 @@ mod links;
 mod mig;
 mod nodes;
 mod roots;
+#[cfg(feature = "snapshot")]
+mod snapshot;
 mod sys;
 mod uevent;
 mod usage;
@@ -70,6 +72,22 @@ impl Nvidia {
             watch: Mutex::default(),
             sampled: Mutex::default(),
         }
+    }
+
+    /// All that the library says, in the form that the stand-in reads; none without a driver.
+    ///
+    /// # Errors
+    ///
+    /// If the library cannot be loaded, or cannot say what devices there are.
+    #[cfg(feature = "snapshot")]
+    pub fn snapshot(&self) -> Result<Option<serde_json::Value>, VendorError> {
+        self.with(
+            || Ok(None),
+            |nvml| match snapshot::machine(nvml) {
+                Ok(machine) => Ok(Some(machine)),
+                Err(error) => Err(error.about_nobody()),
+            },
+        )
     }
 
     /// Runs `call` with the library; `none` is the answer of a machine without driver.

@@ -10,6 +10,8 @@ mod event;
 mod figures;
 mod gpu;
 mod mig;
+#[cfg(feature = "snapshot")]
+mod settings;
 
 use std::{ffi::c_char, ffi::c_uint, path::Path};
 

@@ -212,6 +212,43 @@ fn drivers_from_535_to_580_list_the_same_devices() {
     }
 }
 
+/// NVIDIA's own stand-in has MIG mode and no profiles: CUDA finds nothing on such a device as a
+/// whole, so that it must not be given to anybody.
+#[test]
+fn a_device_in_mig_mode_without_profiles_is_not_whole() {
+    let check = |change: &dyn Fn(&mut serde_json::Value)| {
+        let machine = Machine::new(DGX_H100_MIG);
+        machine.change(|described| change(&mut described["devices"][7]));
+        let devices = machine.vendor().discover().unwrap();
+        let cut = devices.iter().find(|it| it.uuid == uuid(8)).unwrap();
+        assert!(cut.mode().is_some_and(|mode| mode.on) && !cut.serves_whole(false), "{cut:?}");
+        assert_eq!(cut.partitioning.as_ref().unwrap().profiles, []);
+    };
+    check(&|gpu| drop(gpu.as_object_mut().unwrap().remove("profiles")));
+    check(&|gpu| {
+        gpu["errors"] = serde_json::json!({
+            "nvmlDeviceGetGpuInstanceProfileInfoV": 999, "nvmlDeviceGetGpuInstanceProfileInfo": 999
+        });
+    });
+}
+
+/// Where sysfs is hidden, as on NVIDIA's own stand-in, the library tells the NUMA node.
+#[test]
+fn without_sysfs_the_library_tells_the_numa_node() {
+    let machine = Machine::new(DGX_H100);
+    machine.change(|described| {
+        described["devices"][0]["numa_node"] = 1.into();
+        described["devices"][1]["numa_node"] = 70.into();
+    });
+    let nodes = || {
+        let devices = machine.vendor().discover().unwrap();
+        devices.into_iter().map(|it| it.numa_node).take(3).collect::<Vec<_>>()
+    };
+    assert_eq!(nodes(), [Some(0), Some(0), Some(0)]);
+    std::fs::remove_dir_all(machine.path("sys")).unwrap();
+    assert_eq!(nodes(), [Some(1), Some(70), None]);
+}
+
 /// A library with few symbols, as other stand-ins for NVML have, on a machine whose kernel shows
 /// nothing of a driver.
 #[test]
@@ -227,6 +264,7 @@ fn a_library_with_few_symbols_lists_devices_without_procfs() {
         "nvmlDeviceGetGpuInstanceProfileInfoV",
         "nvmlDeviceGetGpuInstanceProfileInfo",
         "nvmlDeviceGetMigMode",
+        "nvmlDeviceGetMemoryAffinity",
         "nvmlDeviceGetNvLinkState",
         "nvmlDeviceGetP2PStatus",
         "nvmlDeviceGetComputeRunningProcesses_v3",

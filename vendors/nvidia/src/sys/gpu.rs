@@ -1,6 +1,6 @@
 //! Calls about one device.
 
-use std::ffi::c_uint;
+use std::ffi::{c_uint, c_ulong};
 
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper_sys::bindings::{
@@ -156,6 +156,21 @@ impl<'nvml> Gpu<'nvml> {
         let symbol = &self.nvml.raw().nvmlDeviceGetArchitecture;
         // SAFETY: the handle is live; the call writes one number.
         unsafe { get("nvmlDeviceGetArchitecture", symbol, self.handle, 0) }
+    }
+
+    /// The first of the NUMA nodes whose memory is nearest.
+    pub(crate) fn nearest_numa_node(self) -> Result<Option<u32>, CallError> {
+        /// `NVML_AFFINITY_SCOPE_NODE`, and nodes as the largest kernel counts them.
+        const SCOPE_NODE: u32 = 0;
+        const NODES_MAX: usize = 1024;
+        const CALL: &str = "nvmlDeviceGetMemoryAffinity";
+        let function = found(CALL, &self.nvml.raw().nvmlDeviceGetMemoryAffinity)?;
+        let mut words = [0; NODES_MAX / c_ulong::BITS as usize];
+        let len = c_uint::try_from(words.len()).expect("the array is short");
+        // SAFETY: the handle is live; there is room for as many words as are said.
+        check(CALL, unsafe { function(self.handle, len, words.as_mut_ptr(), SCOPE_NODE) })?;
+        let node = |(word, set): (u32, &c_ulong)| word * c_ulong::BITS + set.trailing_zeros();
+        Ok((0..).zip(&words).find(|(_, set)| **set != 0).map(node))
     }
 
     /// All of its memory, in bytes.

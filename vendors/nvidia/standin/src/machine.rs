@@ -81,6 +81,15 @@ pub(crate) struct Gpu {
     pub(crate) remap_failed: bool,
     #[serde(default)]
     pub(crate) remap_pending: bool,
+    /// `NVML_COMPUTEMODE_...`.
+    #[serde(default)]
+    pub(crate) compute_mode: u32,
+    /// Absent where the driver has no such mode.
+    #[serde(default)]
+    pub(crate) persistence: Option<bool>,
+    /// The nearest NUMA node; absent where the platform does not know.
+    #[serde(default)]
+    pub(crate) numa_node: Option<u32>,
 }
 
 /// What a device measures of itself; absent is not supported.

@@ -1,11 +1,11 @@
 //! Calls about what a device is.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_ulong};
 
 use super::{call, mig, on_gpu};
 use crate::abi::{
-    ARGUMENT_VERSION_MISMATCH, Code, FabricInfo, FabricInfoV3, Handle, INVALID_ARGUMENT,
-    NOT_SUPPORTED, Out, PciInfo, SUCCESS,
+    ARGUMENT_VERSION_MISMATCH, Code, FabricInfo, FabricInfoV3, Handle, INSUFFICIENT_SIZE,
+    INVALID_ARGUMENT, NOT_SUPPORTED, Out, PciInfo, SUCCESS,
 };
 
 #[unsafe(no_mangle)]
@@ -45,6 +45,34 @@ extern "C" fn nvmlDeviceGetMinorNumber(device: Handle, minor: Out<u32>) -> Code 
 #[unsafe(no_mangle)]
 extern "C" fn nvmlDeviceGetArchitecture(device: Handle, architecture: Out<u32>) -> Code {
     on_gpu("nvmlDeviceGetArchitecture", device, |_, gpu| architecture.put(gpu.architecture))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nvmlDeviceGetMemoryAffinity(
+    device: Handle,
+    len: u32,
+    nodes: Out<c_ulong>,
+    _scope: u32,
+) -> Code {
+    on_gpu("nvmlDeviceGetMemoryAffinity", device, |_, gpu| {
+        let node = gpu.numa_node.ok_or(NOT_SUPPORTED)?;
+        let mut words = vec![0; len as usize];
+        let word = words.get_mut((node / c_ulong::BITS) as usize);
+        *word.ok_or(INSUFFICIENT_SIZE)? = 1 << (node % c_ulong::BITS);
+        nodes.put_all(&words)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nvmlDeviceGetComputeMode(device: Handle, mode: Out<u32>) -> Code {
+    on_gpu("nvmlDeviceGetComputeMode", device, |_, gpu| mode.put(gpu.compute_mode))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nvmlDeviceGetPersistenceMode(device: Handle, mode: Out<u32>) -> Code {
+    on_gpu("nvmlDeviceGetPersistenceMode", device, |_, gpu| {
+        mode.put(gpu.persistence.ok_or(NOT_SUPPORTED)?.into())
+    })
 }
 
 #[unsafe(no_mangle)]
