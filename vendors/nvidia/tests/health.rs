@@ -257,11 +257,11 @@ fn conditions_that_no_event_tells_of_are_found() {
     thread::scope(|scope| {
         scope.spawn(|| {
             let expected = (memory, "row-remap-failed", failed);
-            check_found(of_device("remap_failed", true.into()), expected, true);
+            check_found(of_device("row_remap", "failed".into()), expected, true);
         });
         scope.spawn(|| {
             let expected = (throttled, "row-remap-pending", pending);
-            check_found(of_device("remap_pending", true.into()), expected, true);
+            check_found(of_device("row_remap", "pending".into()), expected, true);
         });
         scope.spawn(|| {
             let expected = (throttled, "page-retirement-pending", retired);
@@ -306,12 +306,12 @@ fn the_traces_of_a_fault_are_no_second_fault() {
     assert_eq!(fault(&vendor).code, "xid-79");
     machine.change(|described| described["devices"][0]["recovery_action"] = 1.into());
     // Another device's own condition shows that all were looked at since.
-    machine.change(|described| described["devices"][1]["remap_pending"] = true.into());
+    machine.change(|described| described["devices"][1]["row_remap"] = "pending".into());
     let told = fault(&vendor);
     assert_eq!((told.device, told.code.as_str()), (uuid(2), "row-remap-pending"));
     // Once the driver asked for nothing, what it asks for is news.
     machine.change(|described| described["devices"][0]["recovery_action"] = 0.into());
-    machine.change(|described| described["devices"][2]["remap_pending"] = true.into());
+    machine.change(|described| described["devices"][2]["row_remap"] = "pending".into());
     assert_eq!(fault(&vendor).device, uuid(3));
     machine.change(|described| described["devices"][0]["recovery_action"] = 2.into());
     assert_eq!(fault(&vendor).message, "the driver asks for recovery: reboot-node");
@@ -358,7 +358,7 @@ fn a_probe_finds_memory_that_cannot_be_repaired() {
     let machine = Machine::new(DGX_H100);
     let vendor = machine.vendor();
     vendor.probe(&uuid(1)).unwrap();
-    machine.change(|described| described["devices"][0]["remap_failed"] = true.into());
+    machine.change(|described| described["devices"][0]["row_remap"] = "failed".into());
     assert!(vendor.probe(&uuid(1)).unwrap_err().to_string().contains("remapped"));
 }
 
