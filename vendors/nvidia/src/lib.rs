@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod fallback;
 mod files;
+mod health;
 mod inventory;
 mod kmsg;
 mod library;
@@ -20,6 +21,7 @@ mod roots;
 #[cfg(feature = "snapshot")]
 mod snapshot;
 mod sys;
+mod uevent;
 mod usage;
 mod xid;
 
@@ -202,7 +204,12 @@ impl Vendor for Nvidia {
         self.with(unknown(device), |nvml| {
             let gpu = inventory::find(&self.roots, nvml, device)?;
             events::probe(&self.roots, gpu, device)
-        })
+        })?;
+        // Not inside the library: whoever waits there has the watch.
+        match locked(&self.watch).ailment(device) {
+            Some(detail) => Err(VendorError::Failed { call: "probe", detail }),
+            None => Ok(()),
+        }
     }
 
     fn quiesce(&self, _device: Option<&DeviceUuid>) -> Result<(), VendorError> {

@@ -125,8 +125,11 @@ impl Described {
         if let Ok(action) = gpu.recovery_action() {
             self.put("recovery_action", action);
         }
-        if self.asked(gpu.remap_failed()).unwrap_or(false) {
-            self.put("remap_failed", true);
+        let rows = self.asked(gpu.remapped_rows());
+        if rows.is_some_and(|rows| rows.failed) {
+            self.put("row_remap", "failed");
+        } else if rows.is_some_and(|rows| rows.pending) {
+            self.put("row_remap", "pending");
         }
     }
 

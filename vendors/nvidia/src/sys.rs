@@ -19,7 +19,7 @@ use nvml_wrapper::error::{NvmlError, nvml_try};
 use nvml_wrapper_sys::bindings::{NvmlLib, nvmlDevice_t, nvmlReturn_t};
 
 pub(crate) use self::{
-    event::{Event, EventSet},
+    event::{Event, EventSet, SystemEvents},
     figures::{Clock, Field, Utilizer},
     gpu::{Accounting, Gpu, LinkEnd, Process, Utilization},
     mig::{ComputeInstance, GpuInstance, GpuInstancePlace, MigDevice, Profile, ProfileKind},

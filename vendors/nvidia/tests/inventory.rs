@@ -169,10 +169,22 @@ fn a_clique_is_that_of_the_cluster() {
 }
 
 /// Symbols that came with a driver, by its major version: an older one lacks them.
-const CAME_WITH: [(u32, &[&str]); 3] = [
+///
+/// From the headers of NVML 12.2 (driver 535), 12.4 (550), 12.5, 12.6 (560), 12.8 (570), 12.9
+/// (575) and 13.0 (580) in NVIDIA/go-nvml, and the names that nvidia-ml-py of 12.535, 12.550,
+/// 12.560, 12.570, 12.575 and 13.580 looks up. All others that the adapter asks for are in 535.
+/// Field 230 (recovery action) is not in the headers before 12.8.
+const CAME_WITH: [(u32, &[&str]); 2] = [
     (550, &["nvmlDeviceGetGpuFabricInfoV"]),
-    (570, &["nvmlDeviceGetGpuInstanceProfileInfoV"]),
-    (580, &["nvmlDeviceGetCurrentClocksEventReasons"]),
+    (
+        575,
+        &[
+            "nvmlSystemEventSetCreate",
+            "nvmlSystemEventSetFree",
+            "nvmlSystemEventSetWait",
+            "nvmlSystemRegisterEvents",
+        ],
+    ),
 ];
 
 /// The same program lists the same devices whatever the driver lacks.
@@ -188,7 +200,7 @@ fn drivers_from_535_to_580_list_the_same_devices() {
     };
     let newest = list(&Machine::new(DGX_H100_MIG));
     assert_eq!(newest.len(), 8);
-    for driver in [535, 550, 570, 580] {
+    for driver in [535, 550, 560, 570, 575, 580] {
         let machine = Machine::new(DGX_H100_MIG);
         let lacks = CAME_WITH.iter().filter(|(came, _)| *came > driver);
         let lacks: Vec<&str> = lacks.flat_map(|(_, symbols)| symbols.iter().copied()).collect();
@@ -196,6 +208,7 @@ fn drivers_from_535_to_580_list_the_same_devices() {
         assert_eq!(list(&machine), newest, "driver {driver}");
         let told = machine.vendor().counters(&uuid(1)).unwrap();
         assert!(!told.throttles.is_empty(), "driver {driver}");
+        assert_eq!(machine.vendor().next_event(std::time::Duration::ZERO).unwrap(), None);
     }
 }
 

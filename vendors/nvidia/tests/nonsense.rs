@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::machine::{DGX_H100_MIG, Machine, V100_535, uuid};
 
 /// Every symbol that the adapter asks for and can do without.
-const SYMBOLS: [&str; 61] = [
+const SYMBOLS: [&str; 64] = [
     "nvmlComputeInstanceDestroy",
     "nvmlComputeInstanceGetInfo_v2",
     "nvmlDeviceCreateGpuInstanceWithPlacement",
@@ -76,13 +76,20 @@ const SYMBOLS: [&str; 61] = [
     "nvmlGpuInstanceGetComputeInstanceProfileInfo",
     "nvmlGpuInstanceGetComputeInstances",
     "nvmlGpuInstanceGetInfo",
+    "nvmlSystemEventSetCreate",
+    "nvmlSystemEventSetWait",
     "nvmlSystemGetDriverVersion",
+    "nvmlSystemRegisterEvents",
 ];
 
 /// Every code of `nvml.h`, and some that it has not.
 fn codes() -> impl Iterator<Item = u32> {
     (1..=31).chain([999, 1000, u32::MAX])
 }
+
+/// One code of each meaning: not initialized, not supported, gone, lost, in use, a wrong version
+/// of a structure, and unknown.
+const SOME_CODES: [u32; 7] = [1, 3, 6, 15, 19, 25, 999];
 
 /// A machine of one device, which can be cut: enough for every call.
 fn machine() -> Machine {
@@ -130,6 +137,10 @@ fn every_code_from_every_call_is_survived() {
     for symbol in SYMBOLS {
         for code in codes() {
             machine.change(|described| described["errors"] = json!({ symbol: code }));
+            if SOME_CODES.contains(&code) {
+                // Everything that is done when the library is opened is done again.
+                let _ = vendor.quiesce(None);
+            }
             exercise(&vendor, &format!("{symbol} says {code}"));
         }
     }

@@ -53,6 +53,15 @@ pub(crate) struct Fabric {
     pub(crate) joined: bool,
 }
 
+/// What became of faulty rows of a device's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RemappedRows {
+    /// Some are replaced at the next reset.
+    pub(crate) pending: bool,
+    /// Some cannot be, so that the device has to go.
+    pub(crate) failed: bool,
+}
+
 /// What is at the other end of an NVLink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LinkEnd {
@@ -259,15 +268,14 @@ impl<'nvml> Gpu<'nvml> {
         self.field(field_id::NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON, 0)
     }
 
-    /// Whether rows were remapped without success, so that the device has to go.
-    pub(crate) fn remap_failed(self) -> Result<bool, CallError> {
+    pub(crate) fn remapped_rows(self) -> Result<RemappedRows, CallError> {
         const CALL: &str = "nvmlDeviceGetRemappedRows";
         let function = found(CALL, &self.nvml.raw().nvmlDeviceGetRemappedRows)?;
         let (mut correctable, mut uncorrectable, mut pending, mut failed) = (0, 0, 0, 0);
         let at = (&raw mut correctable, &raw mut uncorrectable, &raw mut pending, &raw mut failed);
         // SAFETY: the handle is live; the four numbers outlive the call.
         check(CALL, unsafe { function(self.handle, at.0, at.1, at.2, at.3) })?;
-        Ok(failed != 0)
+        Ok(RemappedRows { pending: pending != 0, failed: failed != 0 })
     }
 
     fn field(self, field: u32, scope: u32) -> Result<u64, CallError> {

@@ -33,6 +33,9 @@ pub(crate) struct Machine {
     /// What happens, in order; each event set tells all of it from the beginning.
     #[serde(default)]
     pub(crate) events: Vec<Event>,
+    /// What happens to the driver, in order: `nvmlSystemEventType...`.
+    #[serde(default)]
+    pub(crate) system_events: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -74,8 +77,9 @@ pub(crate) struct Gpu {
     /// Field 230; absent where the driver has no such field.
     #[serde(default)]
     pub(crate) recovery_action: Option<u32>,
+    /// What became of faulty rows of its memory.
     #[serde(default)]
-    pub(crate) remap_failed: bool,
+    pub(crate) row_remap: Option<RowRemap>,
     /// `NVML_COMPUTEMODE_...`.
     #[serde(default)]
     pub(crate) compute_mode: u32,
@@ -85,6 +89,13 @@ pub(crate) struct Gpu {
     /// The nearest NUMA node; absent where the platform does not know.
     #[serde(default)]
     pub(crate) numa_node: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RowRemap {
+    Pending,
+    Failed,
 }
 
 /// What a device measures of itself; absent is not supported.

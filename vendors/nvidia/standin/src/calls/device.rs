@@ -3,9 +3,12 @@
 use std::ffi::{c_char, c_ulong};
 
 use super::{call, mig, on_gpu};
-use crate::abi::{
-    ARGUMENT_VERSION_MISMATCH, Code, FabricInfo, FabricInfoV3, Handle, INSUFFICIENT_SIZE,
-    INVALID_ARGUMENT, NOT_SUPPORTED, Out, PciInfo, SUCCESS,
+use crate::{
+    abi::{
+        ARGUMENT_VERSION_MISMATCH, Code, FabricInfo, FabricInfoV3, Handle, INSUFFICIENT_SIZE,
+        INVALID_ARGUMENT, NOT_SUPPORTED, Out, PciInfo, SUCCESS,
+    },
+    machine::RowRemap,
 };
 
 #[unsafe(no_mangle)]
@@ -123,8 +126,8 @@ extern "C" fn nvmlDeviceGetRemappedRows(
     on_gpu("nvmlDeviceGetRemappedRows", device, |_, gpu| {
         correctable.put(0)?;
         uncorrectable.put(0)?;
-        pending.put(0)?;
-        failed.put(gpu.remap_failed.into())
+        pending.put((gpu.row_remap == Some(RowRemap::Pending)).into())?;
+        failed.put((gpu.row_remap == Some(RowRemap::Failed)).into())
     })
 }
 
