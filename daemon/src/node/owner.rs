@@ -10,6 +10,7 @@
 //! ```
 
 mod claims;
+mod configure;
 mod memory;
 mod mps;
 mod observed;
@@ -263,6 +264,9 @@ impl Owner {
             }
             Notice::Mps(event) => self.on_mps(&event, round),
             Notice::Settled { step, result } => self.on_settled(&step, result, round),
+            Notice::Configured { device, settings, result } => {
+                self.on_configured(&device, settings, result, round);
+            }
             Notice::Probed { device, action, probed } => {
                 self.on_probed(&device, action, probed, round);
             }
@@ -282,7 +286,7 @@ impl Owner {
             pools: Arc::clone(&self.parts.pools),
             topology: Arc::clone(&self.parts.topology),
             events: claim.map(|claim| self.memory.history.of(claim)).unwrap_or_default(),
-            vendor_troubles: self.memory.vendor_troubles.clone(),
+            vendor_troubles: self.memory.vendor_troubles(),
             gate: self.parts.tools.gate.view(),
             settled: self.all_answered() && self.memory.in_flight.is_empty(),
             adapter_of: self.memory.adapters(),

@@ -87,6 +87,7 @@ fn device(index: usize) -> Device {
         usage: Some(Usage { mode: "free".into(), ..Usage::default() }),
         parts_only: false,
         partitioning_mode: String::new(),
+        traits: None,
     }
 }
 
