@@ -103,6 +103,9 @@ impl Owner {
         self.reconcile(&mut round);
         self.settle_owed(&mut round);
         self.memory.started = true;
+        for adapter in self.parts.workers.keys().cloned().collect::<Vec<_>>() {
+            self.configure(&adapter);
+        }
         self.settle(round).await?;
         while !self.memory.in_flight.is_empty() {
             match timeout_at(until + patience, self.gather()).await {
