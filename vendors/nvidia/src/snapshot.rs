@@ -22,7 +22,8 @@ const LINKS_MAX: u32 = 36;
 const PROFILES_MAX: u32 = 32;
 
 /// Fields that are asked for each link, or for all with the scope of none: traffic and errors.
-const OF_LINKS: [std::ops::RangeInclusive<u32>; 2] = [138..=147, 200..=255];
+/// 230 among them is the recovery action.
+const OF_LINKS: [std::ops::RangeInclusive<u32>; 3] = [138..=147, 200..=229, 231..=255];
 
 /// All that the library says of its machine.
 pub(crate) fn machine(nvml: &Nvml) -> Result<Value, CallError> {
@@ -215,10 +216,12 @@ fn profiles_of(gpu: Gpu<'_>) -> Vec<Value> {
     let kinds = (0..PROFILES_MAX).filter_map(|kind| gpu.profile(ProfileKind(kind)).ok());
     let each = kinds.filter_map(|profile| {
         let places = gpu.places(profile.id).ok()?;
+        // The stand-in puts the word before it, as the driver does.
+        let name = profile.name.unwrap_or_default();
         Some(json!({
             "kind": profile.kind.0,
             "id": profile.id,
-            "name": profile.name.unwrap_or_default(),
+            "name": name.strip_prefix("MIG ").unwrap_or(&name),
             "slices": profile.slices,
             "multiprocessors": profile.multiprocessors,
             "memory_mib": profile.memory_mib,
