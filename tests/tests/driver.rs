@@ -149,7 +149,7 @@ fn a_setting_that_cannot_be_had_is_told_and_harms_nobody() {
     let client = daemon.client();
     let trouble = wait_for("the trouble", || {
         let vendors = client.node().unwrap().vendors;
-        let trouble = vendors.into_iter().find(|it| it.name == "nvidia").unwrap().trouble;
+        let trouble = vendors.into_iter().find(|it| it.name == "nvidia").unwrap().last_error;
         (!trouble.is_empty()).then_some(trouble)
     });
     let words = format!("{GPU} cannot be set to accounting on");
