@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use accelpool_model::{
     Binding, Claim, ClaimId, DeviceName, DeviceUuid, Fault, Inventory, Lease, Partition, Pool,
-    RecoveryAction, TaintEffect, Topology, VendorName,
+    RecoveryAction, Settings, TaintEffect, Topology, VendorName,
 };
 use accelpool_planner::PrepareError;
 use tokio::sync::oneshot;
@@ -118,6 +118,8 @@ pub(super) enum Notice {
     Mps(crate::mps::MpsEvent),
     /// A destruction that was owed has been tried.
     Settled { step: accelpool_model::PartitionStep, result: Result<(), WorkerError> },
+    /// The driver was set for a device as its pool wants it, or was not.
+    Configured { device: DeviceUuid, settings: Settings, result: Result<(), WorkerError> },
     /// A device with a fault's taint has been looked at.
     Probed { device: DeviceUuid, action: RecoveryAction, probed: bool },
 }

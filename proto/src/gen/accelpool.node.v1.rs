@@ -255,6 +255,44 @@ pub struct NodeVerification {
     #[prost(string, tag = "4")]
     pub answer: ::prost::alloc::string::String,
 }
+/// What a vendor tells of a device beyond what every device has; absent is not known.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeviceTraits {
+    /// What programs are compiled for, such as 9.0 of CUDA.
+    #[prost(string, optional, tag = "1")]
+    pub compute_capability: ::core::option::Option<::prost::alloc::string::String>,
+    /// The newest version of the vendor's programming interface that the driver serves.
+    #[prost(string, optional, tag = "2")]
+    pub runtime_version: ::core::option::Option<::prost::alloc::string::String>,
+    /// How other devices of the vendor and this one reach each other's memory.
+    #[prost(message, repeated, tag = "3")]
+    pub peers: ::prost::alloc::vec::Vec<Peer>,
+    #[prost(message, optional, tag = "4")]
+    pub settings: ::core::option::Option<DriverSettings>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Peer {
+    /// The other device's name.
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    /// pcie, link, switch; empty if they do not
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    /// ok, or why they do not
+    #[prost(string, tag = "3")]
+    pub status: ::prost::alloc::string::String,
+}
+/// How the driver is set for a device.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DriverSettings {
+    /// default, exclusive-process, prohibited
+    #[prost(string, optional, tag = "1")]
+    pub compute_mode: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(bool, optional, tag = "2")]
+    pub persistence: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "3")]
+    pub accounting: ::core::option::Option<bool>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetTurnsRequest {
     /// A device's name; empty for all.
@@ -761,6 +799,8 @@ pub struct Device {
     /// on or off; empty for a device without such a mode
     #[prost(string, tag = "20")]
     pub partitioning_mode: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "21")]
+    pub traits: ::core::option::Option<DeviceTraits>,
 }
 /// What the leases of a device hold of it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -99,6 +99,25 @@ nouns! {
         usage: Usage,
         parts_only: bool,
         partitioning_mode: String,
+        traits: DeviceTraits,
+    }
+
+    /// What a vendor tells of a device beyond what every device has.
+    DeviceTraits {
+        compute_capability: Option<String>,
+        runtime_version: Option<String>,
+        peers: Vec<Peer>,
+        settings: DriverSettings,
+    }
+
+    /// How another device and this one reach each other's memory.
+    Peer { device: String, path: String, status: String }
+
+    /// How the driver is set for a device.
+    DriverSettings {
+        compute_mode: Option<String>,
+        persistence: Option<bool>,
+        accounting: Option<bool>,
     }
 
     /// What the leases of a device hold of it.

@@ -18,6 +18,7 @@ mod links;
 mod mig;
 mod nodes;
 mod roots;
+mod settings;
 #[cfg(feature = "snapshot")]
 mod snapshot;
 mod sys;
@@ -33,6 +34,7 @@ use std::{
 
 use accelpool_model::{
     Device, DeviceCounters, DeviceUuid, Link, Partition, ProfileName, RecoveryAction, Sample,
+    Settings,
 };
 use accelpool_vendor_api::{Vendor, VendorError, VendorEvent};
 
@@ -143,6 +145,14 @@ impl Vendor for Nvidia {
             let _alone = locked(&self.changes);
             let gpu = inventory::find(&self.roots, nvml, device)?;
             mig::switch_mode(gpu, device, on)
+        })
+    }
+
+    fn configure(&self, device: &DeviceUuid, settings: Settings) -> Result<(), VendorError> {
+        self.with(unknown(device), |nvml| {
+            let _alone = locked(&self.changes);
+            let gpu = inventory::find(&self.roots, nvml, device)?;
+            settings::configure(gpu, device, settings)
         })
     }
 

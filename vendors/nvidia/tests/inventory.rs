@@ -5,7 +5,7 @@ mod machine;
 
 use std::{fmt::Write, path::Path};
 
-use accelpool_model::{Device, Injection, Link, Partition};
+use accelpool_model::{Device, DeviceTraits, Injection, Link, Partition, Peer, PeerPath};
 use accelpool_vendor_api::Vendor;
 
 use crate::machine::{DGX_H100, DGX_H100_MIG, Machine, V100_535, uuid};
@@ -46,6 +46,14 @@ fn describe(out: &mut String, device: &Device) {
     let numa = device.numa_node;
     let memory = device.memory;
     writeln!(out, "  {pci} root {root} numa {numa:?} memory {memory} clique {clique}").unwrap();
+    let DeviceTraits { compute_capability, runtime_version, peers, settings } = &device.traits;
+    let capability = compute_capability.as_deref().unwrap_or("-");
+    let runtime = runtime_version.as_deref().unwrap_or("-");
+    writeln!(out, "  capability {capability}, CUDA {runtime}, {settings}").unwrap();
+    for Peer { device, path, status } in peers {
+        let path = path.map_or("-", PeerPath::as_str);
+        writeln!(out, "    peer {device} by {path}: {status}").unwrap();
+    }
     describe_injection(out, &device.injection);
     if let Some(cut) = &device.partitioning {
         let mode = cut.mode.map(|mode| (mode.on, mode.switchable));
@@ -166,6 +174,57 @@ fn a_clique_is_that_of_the_cluster() {
         described["errors"] = serde_json::json!({ "nvmlDeviceGetGpuFabricInfoV": 13 });
     });
     assert_eq!(cliques(), expected);
+}
+
+/// Devices without a link of their own reach each other over the bus, if the driver lets them.
+#[test]
+fn the_way_to_another_device_is_told_or_why_there_is_none() {
+    let machine = Machine::new(DGX_H100);
+    let ways = || {
+        let devices = machine.vendor().discover().unwrap();
+        let first = devices.into_iter().next().unwrap();
+        let told = |peer: Peer| (peer.path.map(PeerPath::as_str), peer.status);
+        first.traits.peers.into_iter().map(told).take(2).collect::<Vec<_>>()
+    };
+    let ok = |way| (Some(way), "ok".to_owned());
+    assert_eq!(ways(), [ok("switch"), ok("switch")]);
+    machine.change(|described| {
+        let direct = serde_json::json!([{ "count": 4, "end": "0000:43:00.0", "version": 6 }]);
+        described["devices"][0]["links"] = direct;
+        described["devices"][2]["peer_status"] = 4.into();
+    });
+    let refused = (None, "disabled by the driver's configuration".to_owned());
+    assert_eq!(ways(), [ok("link"), refused]);
+    machine.change(|described| described["devices"][0]["links"] = serde_json::json!([]));
+    assert_eq!(ways()[0], ok("pcie"));
+}
+
+/// A profile with media engines and one without are two, whose partitions have two names.
+#[test]
+fn profiles_that_differ_in_one_sign_have_names_of_their_own() {
+    let machine = Machine::new(DGX_H100_MIG);
+    machine.change(|described| {
+        let profiles = described["profiles"]["h100"].as_array_mut().unwrap();
+        let mut without = profiles.iter().find(|it| it["name"] == "1g.10gb+me").unwrap().clone();
+        (without["kind"], without["id"], without["name"]) =
+            (13.into(), 77.into(), "1g.10gb-me".into());
+        profiles.push(without);
+    });
+    let vendor = machine.vendor();
+    let devices = vendor.discover().unwrap();
+    let cut = devices.iter().find(|it| it.uuid == uuid(8)).unwrap();
+    let names: Vec<String> = ["1g.10gb+me", "1g.10gb-no-me"]
+        .iter()
+        .map(|profile| {
+            let profile = profile.parse().unwrap();
+            assert!(cut.profile(&profile).is_some(), "{profile}");
+            Partition::name_at(&cut.name, "mig", &profile, 0).unwrap().to_string()
+        })
+        .collect();
+    assert_ne!(names[0], names[1]);
+    let made = vendor.create_partition(&uuid(8), &"1g.10gb-no-me".parse().unwrap(), 2).unwrap();
+    assert_eq!(made.profile.as_str(), "1g.10gb-no-me");
+    assert_eq!(vendor.partitions(&uuid(8)).unwrap(), [made]);
 }
 
 /// Symbols that came with a driver, by its major version: an older one lacks them.

@@ -5,6 +5,7 @@ mod machine;
 
 use std::time::Duration;
 
+use accelpool_model::{ComputeMode, Settings};
 use accelpool_vendor_api::{
     Vendor, VendorError,
     conformance::{self, Options, Verdict},
@@ -15,7 +16,7 @@ use serde_json::json;
 use crate::machine::{DGX_H100_MIG, Machine, V100_535, uuid};
 
 /// Every symbol that the adapter asks for and can do without.
-const SYMBOLS: [&str; 64] = [
+const SYMBOLS: [&str; 71] = [
     "nvmlComputeInstanceDestroy",
     "nvmlComputeInstanceGetInfo_v2",
     "nvmlDeviceCreateGpuInstanceWithPlacement",
@@ -25,9 +26,11 @@ const SYMBOLS: [&str; 64] = [
     "nvmlDeviceGetArchitecture",
     "nvmlDeviceGetClockInfo",
     "nvmlDeviceGetComputeInstanceId",
+    "nvmlDeviceGetComputeMode",
     "nvmlDeviceGetComputeRunningProcesses_v2",
     "nvmlDeviceGetComputeRunningProcesses_v3",
     "nvmlDeviceGetCount_v2",
+    "nvmlDeviceGetCudaComputeCapability",
     "nvmlDeviceGetCurrentClocksEventReasons",
     "nvmlDeviceGetCurrentClocksThrottleReasons",
     "nvmlDeviceGetDecoderUtilization",
@@ -60,6 +63,7 @@ const SYMBOLS: [&str; 64] = [
     "nvmlDeviceGetOfaUtilization",
     "nvmlDeviceGetP2PStatus",
     "nvmlDeviceGetPciInfo_v3",
+    "nvmlDeviceGetPersistenceMode",
     "nvmlDeviceGetPowerUsage",
     "nvmlDeviceGetProcessUtilization",
     "nvmlDeviceGetRemappedRows",
@@ -68,7 +72,10 @@ const SYMBOLS: [&str; 64] = [
     "nvmlDeviceGetUUID",
     "nvmlDeviceGetUtilizationRates",
     "nvmlDeviceRegisterEvents",
+    "nvmlDeviceSetAccountingMode",
+    "nvmlDeviceSetComputeMode",
     "nvmlDeviceSetMigMode",
+    "nvmlDeviceSetPersistenceMode",
     "nvmlEventSetCreate",
     "nvmlEventSetWait_v2",
     "nvmlGpuInstanceCreateComputeInstance",
@@ -76,6 +83,7 @@ const SYMBOLS: [&str; 64] = [
     "nvmlGpuInstanceGetComputeInstanceProfileInfo",
     "nvmlGpuInstanceGetComputeInstances",
     "nvmlGpuInstanceGetInfo",
+    "nvmlSystemGetCudaDriverVersion_v2",
     "nvmlSystemEventSetCreate",
     "nvmlSystemEventSetWait",
     "nvmlSystemGetDriverVersion",
@@ -116,6 +124,16 @@ fn exercise(vendor: &Nvidia, what: &str) {
     for device in &devices {
         let _ = vendor.partitions(&device.uuid);
         let _ = vendor.switch_mode(&device.uuid, true);
+        for on in [true, false] {
+            let compute_mode =
+                if on { ComputeMode::ExclusiveProcess } else { ComputeMode::Default };
+            let settings = Settings {
+                compute_mode: Some(compute_mode),
+                persistence: Some(on),
+                accounting: Some(on),
+            };
+            let _ = vendor.configure(&device.uuid, settings);
+        }
         let _ = vendor.create_partition(&device.uuid, &profile, 0);
         let _ = vendor.sample(&device.uuid);
         let _ = vendor.counters(&device.uuid);

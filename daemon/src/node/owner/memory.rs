@@ -47,6 +47,10 @@ pub(super) struct Memory {
     pub(super) settling: BTreeSet<PartitionName>,
     /// Devices that are being probed.
     pub(super) probing: BTreeSet<DeviceUuid>,
+    /// Devices whose driver is being set.
+    pub(super) configuring: BTreeSet<DeviceUuid>,
+    /// Why the driver could not be set as a pool wants it.
+    pub(super) setting_troubles: BTreeMap<DeviceUuid, String>,
     /// How far tainted devices have come on their way back.
     pub(super) convalescent: BTreeMap<DeviceUuid, Convalescence>,
     pub(super) history: History,
@@ -119,12 +123,26 @@ impl Memory {
             owed: owed.into_iter().collect(),
             settling: BTreeSet::new(),
             probing: BTreeSet::new(),
+            configuring: BTreeSet::new(),
+            setting_troubles: BTreeMap::new(),
             convalescent: BTreeMap::new(),
             history: History::default(),
             started: false,
             draining: false,
             drained: Vec::new(),
         }
+    }
+
+    /// What vendors could not say, and what could not be set, by adapter.
+    pub(super) fn vendor_troubles(&self) -> BTreeMap<VendorName, Vec<String>> {
+        let mut troubles = self.vendor_troubles.clone();
+        let adapters = self.adapters();
+        for (device, words) in &self.setting_troubles {
+            if let Some(adapter) = adapters.get(device) {
+                troubles.entry(adapter.clone()).or_default().push(words.clone());
+            }
+        }
+        troubles
     }
 
     pub(super) fn view<'a>(&'a self, pools: &'a [Pool]) -> NodeView<'a> {

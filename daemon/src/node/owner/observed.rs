@@ -57,6 +57,9 @@ impl Owner {
         self.memory.discoveries.insert(adapter.clone(), discovery);
         self.rebuild(adapter, partitions, round);
         self.probe_tainted(adapter);
+        if self.memory.started {
+            self.configure(adapter);
+        }
     }
 
     /// Asks the vendors again whose last list of partitions was out of date.

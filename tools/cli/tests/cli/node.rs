@@ -6,11 +6,12 @@ use std::{
 };
 
 use accelpool_proto::node::{
-    AdminPortion, Agent, Allocation, Binding, ClaimTurns, Device, DeviceTurns, Enforcements, Event,
-    ExplainClaimResponse, Finding, GetNodeResponse, GetTopologyResponse, GetTurnsResponse,
-    GetUsageResponse, Lease, Link, NumaNode, Partition, PartitionPortion, Partitioning, PcieNode,
-    Pool, Profile, SharePortion, Taint, Usage, UsageBucket, UsageEntry, VendorStatus, Verification,
-    Whole, allocation::Portion, binding::Subject, usage_entry::Who,
+    AdminPortion, Agent, Allocation, Binding, ClaimTurns, Device, DeviceTraits, DeviceTurns,
+    DriverSettings, Enforcements, Event, ExplainClaimResponse, Finding, GetNodeResponse,
+    GetTopologyResponse, GetTurnsResponse, GetUsageResponse, Lease, Link, NumaNode, Partition,
+    PartitionPortion, Partitioning, PcieNode, Peer, Pool, Profile, SharePortion, Taint, Usage,
+    UsageBucket, UsageEntry, VendorStatus, Verification, Whole, allocation::Portion,
+    binding::Subject, usage_entry::Who,
 };
 
 const GIB: u64 = 1 << 30;
@@ -87,6 +88,20 @@ fn device(index: usize) -> Device {
         usage: Some(Usage { mode: "free".into(), ..Usage::default() }),
         parts_only: false,
         partitioning_mode: String::new(),
+        traits: Some(DeviceTraits {
+            compute_capability: Some("9.0".into()),
+            runtime_version: Some("12.4".into()),
+            peers: vec![Peer {
+                device: "gpu-0000-df-00-0".into(),
+                path: "switch".into(),
+                status: "ok".into(),
+            }],
+            settings: Some(DriverSettings {
+                compute_mode: Some("default".into()),
+                persistence: Some(true),
+                accounting: None,
+            }),
+        }),
     }
 }
 

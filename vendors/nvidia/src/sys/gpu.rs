@@ -6,7 +6,8 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper_sys::bindings::{
     NVML_GPU_FABRIC_STATE_COMPLETED, field_id, nvmlAccountingStats_t, nvmlDevice_t,
     nvmlGpuFabricInfo_t, nvmlGpuFabricInfo_v2_t, nvmlGpuFabricInfoV_t,
-    nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_NVLINK, nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_OK,
+    nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_NVLINK,
+    nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_READ, nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_OK,
     nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_GPU,
     nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_SWITCH, nvmlPciInfo_t, nvmlProcessInfo_t,
     nvmlProcessUtilizationSample_t, nvmlReturn_t,
@@ -60,6 +61,15 @@ pub(crate) struct RemappedRows {
     pub(crate) pending: bool,
     /// Some cannot be, so that the device has to go.
     pub(crate) failed: bool,
+}
+
+/// What one device may do with another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PeerUse {
+    /// Read its memory, by whichever way.
+    Read,
+    /// Reach it over NVLink.
+    NvLink,
 }
 
 /// What is at the other end of an NVLink.
@@ -242,15 +252,37 @@ impl<'nvml> Gpu<'nvml> {
         read_text(call, field).map(LinkEnd::Gpu)
     }
 
+    /// Major and minor of CUDA's compute capability.
+    pub(crate) fn compute_capability(self) -> Result<(u32, u32), CallError> {
+        const CALL: &str = "nvmlDeviceGetCudaComputeCapability";
+        let function = found(CALL, &self.nvml.raw().nvmlDeviceGetCudaComputeCapability)?;
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: the handle is live; both numbers outlive the call.
+        check(CALL, unsafe { function(self.handle, &raw mut major, &raw mut minor) })?;
+        match (u32::try_from(major), u32::try_from(minor)) {
+            (Ok(major), Ok(minor)) if major < 100 && minor < 100 => Ok((major, minor)),
+            _ => Err(CallError::Nonsense { call: CALL, detail: format!("{major}.{minor}") }),
+        }
+    }
+
     /// Whether the two reach each other over NVLink.
     pub(crate) fn reaches(self, other: Gpu<'_>) -> Result<bool, CallError> {
+        let status = self.peer_status(other, PeerUse::NvLink)?;
+        Ok(status == nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_OK)
+    }
+
+    /// `nvmlGpuP2PStatus_t`: whether one can use the other so, or why not.
+    pub(crate) fn peer_status(self, other: Gpu<'_>, of: PeerUse) -> Result<u32, CallError> {
         const CALL: &str = "nvmlDeviceGetP2PStatus";
         let function = found(CALL, &self.nvml.raw().nvmlDeviceGetP2PStatus)?;
-        let index = nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_NVLINK;
+        let index = match of {
+            PeerUse::Read => nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_READ,
+            PeerUse::NvLink => nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_NVLINK,
+        };
         let mut status = 0;
         // SAFETY: both handles are live; `status` outlives the call.
         check(CALL, unsafe { function(self.handle, other.handle, index, &raw mut status) })?;
-        Ok(status == nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_OK)
+        Ok(status)
     }
 
     /// `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`.

@@ -11,6 +11,9 @@ use crate::abi::Code;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Machine {
     pub(crate) driver_version: String,
+    /// As `cuda.h` counts: 13000 is 13.0.
+    #[serde(default)]
+    pub(crate) cuda_version: Option<i32>,
     /// Codes that calls answer with, by their symbols.
     #[serde(default)]
     pub(crate) errors: BTreeMap<String, Code>,
@@ -48,6 +51,15 @@ pub(crate) struct Gpu {
     pub(crate) minor: u32,
     pub(crate) memory_mib: u64,
     pub(crate) architecture: u32,
+    /// Major and minor.
+    #[serde(default)]
+    pub(crate) compute_capability: Option<(i32, i32)>,
+    /// `nvmlGpuP2PStatus_t` for reading the memory of others, and theirs for this one's.
+    #[serde(default)]
+    pub(crate) peer_status: u32,
+    /// Settings that the driver takes and does not change.
+    #[serde(default)]
+    pub(crate) stubborn: bool,
     /// Whether it is in MIG mode; absent where it has none.
     #[serde(default)]
     pub(crate) mig: Option<bool>,

@@ -67,14 +67,15 @@ extern "C" fn nvmlDeviceGetMemoryAffinity(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn nvmlDeviceGetComputeMode(device: Handle, mode: Out<u32>) -> Code {
-    on_gpu("nvmlDeviceGetComputeMode", device, |_, gpu| mode.put(gpu.compute_mode))
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn nvmlDeviceGetPersistenceMode(device: Handle, mode: Out<u32>) -> Code {
-    on_gpu("nvmlDeviceGetPersistenceMode", device, |_, gpu| {
-        mode.put(gpu.persistence.ok_or(NOT_SUPPORTED)?.into())
+extern "C" fn nvmlDeviceGetCudaComputeCapability(
+    device: Handle,
+    major: Out<i32>,
+    minor: Out<i32>,
+) -> Code {
+    on_gpu("nvmlDeviceGetCudaComputeCapability", device, |call, gpu| {
+        let (of_major, of_minor) = gpu.compute_capability.ok_or(NOT_SUPPORTED)?;
+        major.put(if call.lies() { i32::MIN } else { of_major })?;
+        minor.put(of_minor)
     })
 }
 

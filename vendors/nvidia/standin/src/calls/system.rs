@@ -8,8 +8,9 @@ use std::{
 
 use super::{Call, GPU_BASE, INITIALIZED, call, device::version};
 use crate::abi::{
-    ARGUMENT_VERSION_MISMATCH, Code, Handle, INVALID_ARGUMENT, Out, SUCCESS, SystemEventData,
-    SystemEventSetRequest, SystemRegisterRequest, SystemWaitRequest, TIMEOUT, UNINITIALIZED,
+    ARGUMENT_VERSION_MISMATCH, Code, Handle, INVALID_ARGUMENT, NOT_SUPPORTED, Out, SUCCESS,
+    SystemEventData, SystemEventSetRequest, SystemRegisterRequest, SystemWaitRequest, TIMEOUT,
+    UNINITIALIZED,
 };
 
 fn initialize(symbol: &'static str) -> Code {
@@ -45,6 +46,14 @@ extern "C" fn nvmlShutdown() -> Code {
 extern "C" fn nvmlSystemGetDriverVersion(version: Out<c_char>, len: u32) -> Code {
     call("nvmlSystemGetDriverVersion", |call| {
         call.put_text(&version, len, &call.machine.driver_version)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nvmlSystemGetCudaDriverVersion_v2(version: Out<i32>) -> Code {
+    call("nvmlSystemGetCudaDriverVersion_v2", |call| {
+        let told = call.machine.cuda_version.ok_or(NOT_SUPPORTED)?;
+        version.put(if call.lies() { -1 } else { told })
     })
 }
 
