@@ -266,6 +266,12 @@ impl Config {
         }
     }
 
+    /// Where the audit log is.
+    #[must_use]
+    pub fn audit_dir(&self) -> PathBuf {
+        self.state_dir.join("audit")
+    }
+
     /// The ledger's file.
     #[must_use]
     pub fn ledger(&self) -> PathBuf {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod audit;
 mod blocking;
 pub mod cdi;
 pub mod config;

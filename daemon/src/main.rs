@@ -11,9 +11,12 @@ use std::{
 };
 
 use accelpool_daemon::{
+    audit,
     config::{self, Config},
     error::Chain,
-    log, mps, run,
+    log, mps,
+    node::now_ms,
+    run,
     worker::serve_stdin,
 };
 use accelpool_vendor_api::Vendor;
@@ -21,6 +24,8 @@ use accelpool_vendor_nvidia::{Nvidia, Roots};
 use accelpool_vendor_sim::Sim;
 use clap::{Parser, Subcommand};
 
+/// Where the daemon keeps the audit log if `state_dir` is not set.
+const AUDIT_DIR: &str = "/var/lib/accelpool/audit";
 /// The largest export that is read back.
 const IMPORT_BYTES_MAX: u64 = 256 << 20;
 
@@ -58,6 +63,9 @@ enum Command {
     /// Brings a ledger out of its file and back, for repair. The daemon must not run.
     #[command(subcommand)]
     Ledger(LedgerCommand),
+    /// Shows the audit log, or checks that nobody changed it. The daemon may run.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Runs the driver's MPS control program for one device; started by the daemon itself.
     #[command(hide = true)]
     Mps {
@@ -101,6 +109,43 @@ enum LedgerCommand {
 }
 
 #[derive(Subcommand)]
+enum AuditCommand {
+    /// Finds records that were edited, cut, moved or deleted. Exit code 1 if there are any.
+    Verify {
+        /// The log's folder, or a copy of it, or one file.
+        #[arg(default_value = AUDIT_DIR)]
+        path: PathBuf,
+        /// A hash that an earlier run printed: its record must still be there.
+        #[arg(long, value_name = "HASH")]
+        expect: Option<String>,
+        /// How to print what was found.
+        #[arg(long, short, value_parser = ["table", "json"], default_value = "table")]
+        output: String,
+    },
+    /// Prints records, oldest first.
+    Show {
+        /// The log's folder, or a copy of it, or one file.
+        #[arg(default_value = AUDIT_DIR)]
+        path: PathBuf,
+        /// Of this claim.
+        #[arg(long)]
+        claim: Option<String>,
+        /// About this device or a partition of it.
+        #[arg(long)]
+        device: Option<String>,
+        /// Of claims with a label of this value, or of the pod `NAMESPACE/NAME`.
+        #[arg(long)]
+        agent: Option<String>,
+        /// Not older than this: 90s, 15m, 2h, 7d.
+        #[arg(long, value_parser = audit::parse_span)]
+        since: Option<Duration>,
+        /// How to print: `json` is one record a line.
+        #[arg(long, short, value_parser = ["table", "json"], default_value = "table")]
+        output: String,
+    },
+}
+
+#[derive(Subcommand)]
 enum WorkerCommand {
     /// A simulated node.
     Sim {
@@ -140,6 +185,7 @@ fn main() -> ExitCode {
         Command::CheckConfig { config } => check_config(&config),
         Command::Ledger(LedgerCommand::Export { file, salvage }) => export(&file, salvage),
         Command::Ledger(LedgerCommand::Import { json, file }) => import(&json, &file),
+        Command::Audit(command) => run_audit(command),
         Command::Mps { role, driver_root, folder, device } => {
             let as_daemon = role == "daemon";
             let control = mps::Control { driver_root, folder, device, as_daemon };
@@ -231,6 +277,46 @@ fn import(json: &Path, file: &Path) -> Result<(), Failure> {
         summary.tainted_devices
     );
     Ok(())
+}
+
+fn run_audit(command: AuditCommand) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let unread = |path: &Path, error: &std::io::Error| Failure {
+        message: format!("the audit log in `{}` cannot be read: {error}", path.display()),
+        code: Some(audit::PAGE),
+    };
+    match command {
+        AuditCommand::Verify { path, expect, output } => {
+            let report = audit::verify(&path, expect.as_deref(), |_, _| ())
+                .map_err(|error| unread(&path, &error))?;
+            let json = output == "json";
+            // A reader that has seen enough may close the pipe.
+            let _ = report.print(json, &mut out);
+            changed(&report)
+        }
+        AuditCommand::Show { path, claim, device, agent, since, output } => {
+            let since_ms = since.map_or(0, |since| {
+                now_ms().saturating_sub(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+            });
+            let filter = audit::Filter { claim, device, agent, since_ms };
+            let report = match audit::show(&path, &filter, output == "json", &mut out) {
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+                shown => shown.map_err(|error| unread(&path, &error))?,
+            };
+            changed(&report)
+        }
+    }
+}
+
+fn changed(report: &audit::Report) -> Result<(), Failure> {
+    match report.findings.as_slice() {
+        [] => Ok(()),
+        [first, rest @ ..] => {
+            let more = if rest.is_empty() { "" } else { ", and more was found" };
+            let message = format!("the audit log was changed: {first}{more}");
+            Err(Failure { message, code: Some(audit::CHANGED) })
+        }
+    }
 }
 
 fn work(worker: WorkerCommand) -> Result<(), Failure> {

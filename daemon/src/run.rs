@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     api::{About, Access, BindError, Listener, Service},
+    audit,
     cdi::{SpecError, SpecFolder},
     config::{Config, VendorConfig},
     error::{Chain, name_page},
@@ -45,6 +46,8 @@ const GOODBYE: Duration = Duration::from_millis(500);
 pub enum RunError {
     #[error("the ledger cannot be used")]
     Ledger { source: OpenLedgerError },
+    #[error("the audit log in `{path}` cannot be opened")]
+    Audit { path: PathBuf, source: io::Error },
     #[error("the ledger cannot be written")]
     Commit { source: CommitError },
     #[error("the CDI folder cannot be used")]
@@ -72,6 +75,7 @@ impl RunError {
         match self {
             Self::Ledger { source } => Some(source.code()),
             Self::Commit { source } => source.code(),
+            Self::Audit { .. } => Some(audit::PAGE),
             Self::Specs { .. } => Some("AP0012"),
             Self::Turns { .. } => Some("AP0015"),
             Self::Bind { source } => Some(source.code()),
@@ -111,7 +115,11 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
     let specs = SpecFolder::open(&config.cdi_dir).map_err(|source| RunError::Specs { source })?;
     let turns = turns::Keeper::start(config.turns(), &config.state_dir, &config.turns_dir())
         .map_err(|source| RunError::Turns { source })?;
+    let dir = config.audit_dir();
+    let audit = audit::Log::open(&dir, audit::Limits::default())
+        .map_err(|source| RunError::Audit { path: dir, source })?;
     let start = Start {
+        audit,
         boot: boot.clone(),
         pools: config.pools.clone(),
         workers: workers(&config)?,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use accelpool_daemon::{
+    audit,
     cdi::SpecFolder,
     error::Chain,
     fault_point::FaultPoints,
@@ -217,6 +218,8 @@ async fn impatient_node(home: &Home) -> Node {
         gate: Keeper::without_gate(),
         turns: accelpool_daemon::turns::Keeper::off(),
         mps: None,
+        audit: audit::Log::open(&home.ledger().with_file_name("audit"), audit::Limits::default())
+            .unwrap(),
         faults: FaultPoints::default(),
     };
     start.run().await.unwrap().0
@@ -422,4 +425,46 @@ fn looking_at_a_node_does_not_change_it() {
     let spec = fs::read_dir(home.cdi()).unwrap().next().unwrap().unwrap().path();
     fs::remove_file(&spec).unwrap();
     wait_for("the spec to be written anew", || spec.exists().then_some(()));
+}
+
+#[test]
+fn the_audit_log_tells_who_was_granted_what_over_a_crash() {
+    let home = Home::new("dgx-h100");
+    let daemon = home.start();
+    let client = daemon.client();
+    client.prepare(claim("first", vec![named("gpu", WHOLE)])).unwrap();
+    client.prepare(claim("second", vec![named("gpu", WHOLE)])).unwrap_err();
+    daemon.kill();
+    let daemon = home.start();
+    assert!(daemon.client().release("first").unwrap());
+    let dir = home.ledger().with_file_name("audit");
+    let dir = dir.to_str().unwrap();
+    let shown = home.run_program(&["audit", "show", dir, "-o", "json"]);
+    assert!(shown.status.success(), "{shown:?}");
+    let text = String::from_utf8(shown.stdout).unwrap();
+    let own = format!("\"by\":{{\"uid\":{},", nix::unistd::Uid::effective());
+    let told: Vec<(bool, &str)> = text
+        .lines()
+        .filter(|line| line.contains("\"claim\":"))
+        .map(|line| (line.contains(&own), line))
+        .collect();
+    let expected = [
+        (true, "first", "prepared"),
+        (true, "second", "refused"),
+        (false, "first", "held"),
+        (true, "first", "released"),
+    ];
+    assert_eq!(told.len(), expected.len(), "{text}");
+    for ((by, line), (own, claim, kind)) in told.into_iter().zip(expected) {
+        assert!(line.contains(&format!("\"kind\":\"{kind}\",\"claim\":\"{claim}\"")), "{line}");
+        assert_eq!(by, own, "{line}");
+    }
+    let verified = home.run_program(&["audit", "verify", dir]);
+    assert!(verified.status.success(), "{verified:?}");
+    let file = home.ledger().with_file_name("audit").join("audit-00000000000000000001.log");
+    let edited = fs::read_to_string(&file).unwrap().replace("refused", "granted");
+    fs::write(&file, edited).unwrap();
+    let verified = home.run_program(&["audit", "verify", dir]);
+    assert!(!verified.status.success());
+    assert!(String::from_utf8_lossy(&verified.stderr).contains("AP0017"), "{verified:?}");
 }

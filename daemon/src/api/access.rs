@@ -3,7 +3,10 @@
 use nix::unistd::{Gid, Group, Uid, User};
 use tonic::{Code, Request, Status, transport::server::UdsConnectInfo};
 
-use crate::error::{PERMISSION_DENIED, coded};
+use crate::{
+    audit::Asker,
+    error::{PERMISSION_DENIED, coded},
+};
 
 /// Decides who may read and who may change, by the caller's kernel credentials.
 #[derive(Debug, Clone)]
@@ -75,6 +78,13 @@ fn caller<T>(request: &Request<T>) -> Result<(Uid, Gid), Status> {
             coded(Code::PermissionDenied, PERMISSION_DENIED, message)
         })?;
     Ok((Uid::from_raw(credentials.uid()), Gid::from_raw(credentials.gid())))
+}
+
+/// Who calls, for the audit log.
+pub(super) fn asker<T>(request: &Request<T>) -> Asker {
+    let pid = caller_pid(request);
+    let ids = caller(request).ok();
+    Asker { uid: ids.map(|(uid, _)| uid.as_raw()), gid: ids.map(|(_, gid)| gid.as_raw()), pid }
 }
 
 /// The calling process, where this pid namespace has a number for it.

@@ -317,12 +317,13 @@ impl NodeApi for Service {
         self.access.change(&request)?;
         let held = request.get_ref().held.then(|| self.holder(&request)).transpose()?;
         let held = held.map(|holder| holder.to_string());
+        let by = access::asker(&request);
         let request = request.into_inner();
         let bindings = gate::find(request::subjects(&request.bindings)?).await?;
         let mut claim = request::claim_from_wire(request)?;
         claim.labels.extend(held.clone().map(|holder| (holder::LABEL.to_owned(), holder)));
         let started = Instant::now();
-        let prepared = self.node.prepare_for(claim, bindings).await;
+        let prepared = self.node.asked_by(by).prepare_for(claim, bindings).await;
         self.timings.prepares.observe_since(outcome(&prepared), started);
         let lease = prepared.map_err(|error| error::status(&error))?;
         if held.is_some() && lease.claim.labels.get(holder::LABEL) != held.as_ref() {
@@ -341,10 +342,11 @@ impl NodeApi for Service {
         request: Request<wire::BindClaimRequest>,
     ) -> Result<Response<wire::BindClaimResponse>, Status> {
         self.access.change(&request)?;
+        let by = access::asker(&request);
         let request = request.into_inner();
         let claim = request::claim_id(&request.claim)?;
         let bindings = gate::find(request::subjects(&request.bindings)?).await?;
-        let bound = self.node.bind(claim, bindings).await;
+        let bound = self.node.asked_by(by).bind(claim, bindings).await;
         let lease = bound.map_err(|error| error::status(&error))?;
         let state = self.state().await?;
         let bindings = response::lease(&state, &lease).bindings;
@@ -408,9 +410,10 @@ impl NodeApi for Service {
         request: Request<wire::ReleaseClaimRequest>,
     ) -> Result<Response<wire::ReleaseClaimResponse>, Status> {
         self.access.change(&request)?;
+        let by = access::asker(&request);
         let claim = request::claim_id(&request.into_inner().claim)?;
         let started = Instant::now();
-        let released = self.node.release(claim).await;
+        let released = self.node.asked_by(by).release(claim).await;
         self.timings.releases.observe_since(outcome(&released), started);
         let released = released.map_err(|error| error::status(&error))?;
         Ok(Response::new(wire::ReleaseClaimResponse { released }))
@@ -421,9 +424,10 @@ impl NodeApi for Service {
         request: Request<wire::TaintDeviceRequest>,
     ) -> Result<Response<wire::TaintDeviceResponse>, Status> {
         self.access.change(&request)?;
+        let by = access::asker(&request);
         let request = request.into_inner();
         let (effect, reason) = request::taint_from_wire(&request)?;
-        let tainted = self.node.taint(request.device.clone(), effect, reason).await;
+        let tainted = self.node.asked_by(by).taint(request.device.clone(), effect, reason).await;
         tainted.map_err(|error| error::status(&error))?;
         let device = Some(self.device(&request.device).await?);
         Ok(Response::new(wire::TaintDeviceResponse { device }))
@@ -434,10 +438,11 @@ impl NodeApi for Service {
         request: Request<wire::UntaintDeviceRequest>,
     ) -> Result<Response<wire::UntaintDeviceResponse>, Status> {
         self.access.change(&request)?;
+        let by = access::asker(&request);
         let wire::UntaintDeviceRequest { device, key } = request.into_inner();
         let key = if key.is_empty() { Taint::OPERATOR.to_owned() } else { key };
         let key: String = key.chars().take(63).collect();
-        let untainted = self.node.untaint(device.clone(), key).await;
+        let untainted = self.node.asked_by(by).untaint(device.clone(), key).await;
         untainted.map_err(|error| error::status(&error))?;
         // A lost device that only its taint kept is gone with it.
         let device = self.device(&device).await.ok();

@@ -32,6 +32,7 @@ use self::{
     request::{Notice, Request},
 };
 use crate::{
+    audit::{self, Asker},
     cdi::SpecFolder,
     fault_point::FaultPoints,
     gate::Keeper,
@@ -71,6 +72,8 @@ pub struct Start {
     pub turns: turns::Keeper,
     /// How NVIDIA's MPS is run, where a pool asks for it.
     pub mps: Option<MpsLaunch>,
+    /// The audit log, open.
+    pub audit: audit::Log,
     /// Where tests stop the daemon.
     pub faults: FaultPoints,
 }
@@ -81,6 +84,8 @@ pub struct Node {
     requests: mpsc::Sender<Request>,
     revision: watch::Receiver<u64>,
     workers: Arc<BTreeMap<VendorName, Worker>>,
+    /// For whom it asks; by itself, the daemon.
+    by: Asker,
 }
 
 /// The node's owner, running. It ends when every [`Node`] is dropped, or when the ledger
@@ -119,6 +124,7 @@ impl Start {
             topology: Arc::new(self.topology),
             workers: workers.clone(),
             ledger: self.ledger,
+            audit: self.audit,
             replayed: self.replayed,
             tools: Tools {
                 specs: self.specs,
@@ -139,11 +145,18 @@ impl Start {
             let _watchers = watchers;
             owner.run().await
         });
-        Ok((Node { requests, revision: revisions, workers: Arc::new(workers) }, running))
+        let workers = Arc::new(workers);
+        Ok((Node { requests, revision: revisions, workers, by: Asker::default() }, running))
     }
 }
 
 impl Node {
+    /// The same node, asked by somebody.
+    #[must_use]
+    pub fn asked_by(&self, by: Asker) -> Self {
+        Self { by, ..self.clone() }
+    }
+
     /// Prepares a claim; durable when it answers.
     pub async fn prepare(&self, claim: Claim) -> Result<Lease, NodeError> {
         self.prepare_for(claim, Vec::new()).await
@@ -156,12 +169,14 @@ impl Node {
         claim: Claim,
         bindings: Vec<Binding>,
     ) -> Result<Lease, NodeError> {
-        self.ask(|reply| Request::Prepare { claim, bindings, reply }).await
+        let by = self.by.clone();
+        self.ask(|reply| Request::Prepare { claim, bindings, by, reply }).await
     }
 
     /// Lets the processes of more cgroups use a prepared claim; durable when it answers.
     pub async fn bind(&self, claim: ClaimId, bindings: Vec<Binding>) -> Result<Lease, NodeError> {
-        self.ask(|reply| Request::Bind { claim, bindings, reply }).await
+        let by = self.by.clone();
+        self.ask(|reply| Request::Bind { claim, bindings, by, reply }).await
     }
 
     /// Tells that the gate came or went, or what was found about a claim's processes.
@@ -187,7 +202,8 @@ impl Node {
 
     /// Releases a claim; false if there was nothing to release.
     pub async fn release(&self, claim: ClaimId) -> Result<bool, NodeError> {
-        self.ask(|reply| Request::Release { claim, reply }).await
+        let by = self.by.clone();
+        self.ask(|reply| Request::Release { claim, by, reply }).await
     }
 
     /// Puts an operator's taint on a device.
@@ -197,12 +213,14 @@ impl Node {
         effect: TaintEffect,
         reason: String,
     ) -> Result<(), NodeError> {
-        self.ask(|reply| Request::Taint { device, effect, reason, reply }).await
+        let by = self.by.clone();
+        self.ask(|reply| Request::Taint { device, effect, reason, by, reply }).await
     }
 
     /// Takes a taint off a device.
     pub async fn untaint(&self, device: String, key: String) -> Result<(), NodeError> {
-        self.ask(|reply| Request::Untaint { device, key, reply }).await
+        let by = self.by.clone();
+        self.ask(|reply| Request::Untaint { device, key, by, reply }).await
     }
 
     /// The node's state, with the story of `claim` if one is asked about.

@@ -9,6 +9,7 @@
 //! requests, notices -> decide (pure plans) -> commit -> answer, start steps -> notices
 //! ```
 
+mod audited;
 mod claims;
 mod configure;
 mod memory;
@@ -39,7 +40,7 @@ use super::{
     history::EventKind,
     request::{NodeError, Notice, Request, State},
 };
-use crate::{blocking::in_place, worker::Worker};
+use crate::{audit, blocking::in_place, worker::Worker};
 
 /// The most requests that one round takes: the kubelet's default limit is 110 pods.
 const ROUND_MAX: usize = 128;
@@ -53,6 +54,7 @@ pub(super) struct Parts {
     pub(super) topology: Arc<Topology>,
     pub(super) workers: BTreeMap<VendorName, Worker>,
     pub(super) ledger: Ledger,
+    pub(super) audit: audit::Log,
     pub(super) replayed: Replayed,
     pub(super) tools: Tools,
     pub(super) inbox: mpsc::Receiver<Request>,
@@ -68,6 +70,8 @@ pub(super) struct Owner {
     parts: Parts,
     memory: Memory,
     jobs: JoinSet<()>,
+    /// What the round has to say to the audit log.
+    records: Vec<audit::Entry>,
 }
 
 impl Owner {
@@ -82,7 +86,10 @@ impl Owner {
         }
         let taints = std::mem::take(&mut parts.replayed.taints);
         let owed = std::mem::take(&mut parts.replayed.owed);
-        Self { parts, memory: Memory::new(leases, taints, owed), jobs: JoinSet::new() }
+        let memory = Memory::new(leases, taints, owed);
+        let mut owner = Self { parts, memory, jobs: JoinSet::new(), records: Vec::new() };
+        owner.audit_start();
+        owner
     }
 
     /// Waits for the vendors and brings the node in line with the ledger, both for a bounded
@@ -169,6 +176,10 @@ impl Owner {
             }
             faults.pass("commit.after").await;
         }
+        if !self.records.is_empty() {
+            let records = std::mem::take(&mut self.records);
+            in_place(|| self.parts.audit.append(records));
+        }
         self.keep_mps();
         for job in jobs {
             let (tools, notify) = (self.parts.tools.clone(), self.parts.notify.clone());
@@ -200,19 +211,27 @@ impl Owner {
 
     fn on_request(&mut self, request: Request, round: &mut Round) {
         match request {
-            Request::Prepare { claim, bindings, reply } => {
-                self.on_prepare(claim, bindings, reply, round);
+            Request::Prepare { claim, bindings, by, reply } => {
+                self.on_prepare(claim, bindings, by, reply, round);
             }
-            Request::Bind { claim, bindings, reply } => {
-                self.on_bind(claim, bindings, reply, round);
+            Request::Bind { claim, bindings, by, reply } => {
+                self.on_bind(claim, bindings, by, reply, round);
             }
-            Request::Release { claim, reply } => self.on_release(claim, reply, round),
-            Request::Taint { device, effect, reason, reply } => {
+            Request::Release { claim, by, reply } => self.on_release(claim, by, reply, round),
+            Request::Taint { device, effect, reason, by, reply } => {
+                let words = format!("{effect}: {reason}");
                 let tainted = self.on_taint(&device, effect, reason, round);
+                if tainted.is_ok() {
+                    self.record_device("tainted", device, words, by);
+                }
                 round.answer(reply, tainted);
             }
-            Request::Untaint { device, key, reply } => {
+            Request::Untaint { device, key, by, reply } => {
+                let words = format!("the taint `{key}` was taken off");
                 let untainted = self.on_untaint(&device, key, round);
+                if untainted.is_ok() {
+                    self.record_device("untainted", device, words, by);
+                }
                 round.answer(reply, untainted);
             }
             Request::Read { claim, reply } => round.reads.push((claim, reply)),

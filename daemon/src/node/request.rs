@@ -14,6 +14,7 @@ use super::{
     history::{Event, EventKind},
 };
 use crate::{
+    audit::Asker,
     gate::{CgroupError, GateView},
     worker::{Discovery, WorkerError},
 };
@@ -57,26 +58,31 @@ pub(super) enum Request {
     Prepare {
         claim: Claim,
         bindings: Vec<Binding>,
+        by: Asker,
         reply: Reply<Lease>,
     },
     Bind {
         claim: ClaimId,
         bindings: Vec<Binding>,
+        by: Asker,
         reply: Reply<Lease>,
     },
     Release {
         claim: ClaimId,
+        by: Asker,
         reply: Reply<bool>,
     },
     Taint {
         device: String,
         effect: TaintEffect,
         reason: String,
+        by: Asker,
         reply: Reply<()>,
     },
     Untaint {
         device: String,
         key: String,
+        by: Asker,
         reply: Reply<()>,
     },
     Read {

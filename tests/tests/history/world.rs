@@ -145,6 +145,11 @@ impl World {
             workers: vec![Worker::new("sim".parse().unwrap(), Launch::Task(task), deadlines)],
             observe_interval: Duration::from_hours(1),
             ledger,
+            audit: accelpool_daemon::audit::Log::open(
+                &self.machine.ledger().with_file_name("audit"),
+                accelpool_daemon::audit::Limits::default(),
+            )
+            .unwrap(),
             replayed,
             specs: SpecFolder::open(&self.machine.cdi()).unwrap(),
             gate: Keeper::without_gate(),

@@ -153,6 +153,9 @@ pub(crate) enum Command {
     /// Copy the ledger out of, or into, its file while the daemon is down
     #[command(subcommand)]
     Ledger(LedgerCommand),
+    /// Show who was granted what and when, or check that nobody changed the record
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Print the completion script of a shell
     #[command(after_help = COMPLETION_HELP)]
     Completion(CompletionArguments),
@@ -434,6 +437,23 @@ pub(crate) enum LedgerCommand {
     /// Make a ledger from such a text; runs `accelpoold ledger import`
     #[command(disable_help_flag = true)]
     Import(LedgerArguments),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Find records that were edited, cut, moved or deleted; runs `accelpoold audit verify`
+    #[command(disable_help_flag = true)]
+    Verify(AuditArguments),
+    /// Print records by claim, device, agent or time; runs `accelpoold audit show`
+    #[command(disable_help_flag = true)]
+    Show(AuditArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArguments {
+    /// What is passed on to `accelpoold audit`; try --help
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

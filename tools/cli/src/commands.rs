@@ -74,6 +74,7 @@ pub(crate) async fn run(arguments: Arguments, console: &Console) -> Result<ExitC
         Command::Resume(wanted) => quiesce::resume(&connect().await?, console, wanted.vendor).await,
         Command::Reload => reload::run(&connect().await?, console).await,
         Command::Ledger(command) => Err(ledger::run(command)),
+        Command::Audit(command) => Err(ledger::run_audit(command)),
         Command::Completion(wanted) => completion::run(wanted.shell),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -173,7 +173,7 @@ impl Failure {
             Self::IsADevice { device, claims } => Some(hint_for_device(device, claims)),
             Self::UnknownClaim(_) => Some("`accelpool claims` lists those that hold".to_owned()),
             Self::Exec { .. } => Some(
-                "the ledger is read and written by accelpoold itself: install it beside this \
+                "the ledger and the audit log are accelpoold's own files: install it beside this \
                  program or put it in PATH"
                     .to_owned(),
             ),

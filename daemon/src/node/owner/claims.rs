@@ -13,6 +13,7 @@ use super::{
     round::Round,
 };
 use crate::{
+    audit::Asker,
     error::Chain,
     gate::dmem,
     node::{
@@ -27,6 +28,7 @@ impl Owner {
         &mut self,
         claim: Claim,
         bindings: Vec<Binding>,
+        by: Asker,
         reply: Reply<Lease>,
         round: &mut Round,
     ) {
@@ -37,7 +39,7 @@ impl Owner {
             return round.answer(reply, Err(NodeError::Draining));
         }
         if let Some(flight) = self.memory.in_flight.get_mut(&claim.id) {
-            return flight.wait(Request::Prepare { claim, bindings, reply }, round);
+            return flight.wait(Request::Prepare { claim, bindings, by, reply }, round);
         }
         let (view, id) = (self.memory.view(&self.parts.pools), claim.id.clone());
         let prepare = match plan_prepare(view, &claim, &bindings, &self.parts.boot, now_ms()) {
@@ -45,7 +47,7 @@ impl Owner {
             Err(error) => {
                 let error = self.explain(error);
                 let code = crate::error::code(&error);
-                if self.note(&id, EventKind::Refused, error.to_string(), code) {
+                if self.note_refused(&claim, error.to_string(), code, by) {
                     info!(claim = %id, %error, "claim refused");
                 }
                 return round.answer(reply, Err(error));
@@ -63,7 +65,7 @@ impl Owner {
         }
         let job = self.job(lease, prepare.plan, !repeated);
         let purpose = if repeated { Purpose::Repeat(reply) } else { Purpose::Prepare(reply) };
-        self.launch(id, purpose, job, round);
+        self.launch(id, purpose, by, job, round);
     }
 
     /// What passes by itself and keeps a claim from being prepared until then.
@@ -86,6 +88,7 @@ impl Owner {
         &mut self,
         claim: ClaimId,
         bindings: Vec<Binding>,
+        by: Asker,
         reply: Reply<Lease>,
         round: &mut Round,
     ) {
@@ -93,7 +96,7 @@ impl Owner {
             return round.answer(reply, Err(NodeError::Draining));
         }
         if let Some(flight) = self.memory.in_flight.get_mut(&claim) {
-            return flight.wait(Request::Bind { claim, bindings, reply }, round);
+            return flight.wait(Request::Bind { claim, bindings, by, reply }, round);
         }
         let bind = match plan_bind(self.memory.view(&self.parts.pools), &claim, &bindings) {
             Ok(bind) => bind,
@@ -103,25 +106,32 @@ impl Owner {
         if known.is_none_or(|known| known.bindings != bind.lease.bindings) {
             self.put(bind.lease.clone(), round);
             let words: Vec<String> = bindings.iter().map(ToString::to_string).collect();
-            self.note(&claim, EventKind::Bound, format!("bound to {}", words.join(", ")), "");
+            let words = format!("bound to {}", words.join(", "));
+            self.note_by(&claim, EventKind::Bound, words, "", by.clone());
         }
         let job = self.job(bind.lease, bind.plan, false);
-        self.launch(claim, Purpose::Repeat(reply), job, round);
+        self.launch(claim, Purpose::Repeat(reply), by, job, round);
     }
 
-    pub(super) fn on_release(&mut self, claim: ClaimId, reply: Reply<bool>, round: &mut Round) {
+    pub(super) fn on_release(
+        &mut self,
+        claim: ClaimId,
+        by: Asker,
+        reply: Reply<bool>,
+        round: &mut Round,
+    ) {
         if self.memory.draining {
             return round.answer(reply, Err(NodeError::Draining));
         }
         if let Some(flight) = self.memory.in_flight.get_mut(&claim) {
-            return flight.wait(Request::Release { claim, reply }, round);
+            return flight.wait(Request::Release { claim, by, reply }, round);
         }
         let Some(release) = plan_release(self.memory.view(&self.parts.pools), &claim) else {
             return round.answer(reply, Ok(false));
         };
         self.put(release.lease.clone(), round);
         let job = self.job(release.lease, release.plan, false);
-        self.launch(claim, Purpose::Release(reply), job, round);
+        self.launch(claim, Purpose::Release(reply), by, job, round);
     }
 
     pub(super) fn on_applied(&mut self, applied: Applied, round: &mut Round) {
@@ -140,7 +150,8 @@ impl Owner {
         }
         if let Some(error) = &failure {
             let chain = Chain(error).to_string();
-            if self.note(&claim, EventKind::Failed, chain.clone(), crate::error::code(error)) {
+            let (code, by) = (crate::error::code(error), flight.by.clone());
+            if self.note_by(&claim, EventKind::Failed, chain.clone(), code, by) {
                 warn!(%claim, error = chain, "steps failed");
             }
             self.memory.troubles.insert(claim.clone(), chain);
@@ -148,7 +159,9 @@ impl Owner {
             self.memory.troubles.remove(&claim);
         }
         match flight.purpose {
-            Purpose::Prepare(reply) => self.after_prepare(&claim, reply, failure, undone, round),
+            Purpose::Prepare(reply) => {
+                self.after_prepare(&claim, reply, flight.by, failure, undone, round)
+            }
             Purpose::Repeat(reply) => {
                 let lease = self.memory.leases.get(&claim).cloned();
                 let answer = failure.map_or(lease.ok_or(NodeError::UnknownClaim(claim)), Err);
@@ -156,7 +169,7 @@ impl Owner {
             }
             Purpose::Release(reply) => {
                 if failure.is_none() {
-                    self.note(&claim, EventKind::Released, "given back".into(), "");
+                    self.note_by(&claim, EventKind::Released, "given back".into(), "", flight.by);
                     self.remove(&claim, round);
                     info!(%claim, "claim released");
                 }
@@ -177,6 +190,7 @@ impl Owner {
         &mut self,
         claim: &ClaimId,
         reply: Reply<Lease>,
+        by: Asker,
         failure: Option<NodeError>,
         undone: bool,
         round: &mut Round,
@@ -188,7 +202,7 @@ impl Owner {
                 self.put(lease.clone(), round);
                 let targets: Vec<_> = lease.allocations.iter().map(Allocation::target).collect();
                 let targets = targets.join(", ");
-                self.note(claim, EventKind::Prepared, format!("granted {targets}"), "");
+                self.note_by(claim, EventKind::Prepared, format!("granted {targets}"), "", by);
                 info!(%claim, devices = targets, "claim prepared");
                 round.answer(reply, Ok(lease));
             }
@@ -234,8 +248,15 @@ impl Owner {
         Job { lease, plan, workers, injections, shares, owed, compute, undo }
     }
 
-    pub(super) fn launch(&mut self, claim: ClaimId, purpose: Purpose, job: Job, round: &mut Round) {
-        self.memory.in_flight.insert(claim, InFlight { purpose, waiting: Vec::new() });
+    pub(super) fn launch(
+        &mut self,
+        claim: ClaimId,
+        purpose: Purpose,
+        by: Asker,
+        job: Job,
+        round: &mut Round,
+    ) {
+        self.memory.in_flight.insert(claim, InFlight { purpose, waiting: Vec::new(), by });
         round.jobs.push(job);
     }
 

@@ -15,10 +15,11 @@ use accelpool_model::{
 use accelpool_planner::{Convalescence, NodeView, Outcome, PrepareError};
 use tokio::sync::oneshot;
 
-use super::{Owner, WAITING_MAX, now_ms, round::Round};
+use super::{Owner, WAITING_MAX, round::Round};
 use crate::{
+    audit::Asker,
     node::{
-        history::{Event, EventKind, History},
+        history::{EventKind, History},
         request::{NodeError, Reply, Request},
     },
     worker::{Discovery, Worker},
@@ -65,6 +66,8 @@ pub(super) struct InFlight {
     pub(super) purpose: Purpose,
     /// Requests for the same claim that arrived meanwhile, in order.
     pub(super) waiting: Vec<Request>,
+    /// Who asked for them.
+    pub(super) by: Asker,
 }
 
 /// Why the steps are run.
@@ -90,7 +93,7 @@ impl InFlight {
                 round.answer(reply, Err(busy(claim.id, state)));
             }
             Request::Bind { claim, reply, .. } => round.answer(reply, Err(busy(claim, state))),
-            Request::Release { claim, reply } => round.answer(reply, Err(busy(claim, state))),
+            Request::Release { claim, reply, .. } => round.answer(reply, Err(busy(claim, state))),
             Request::Taint { .. }
             | Request::Untaint { .. }
             | Request::Read { .. }
@@ -257,7 +260,6 @@ impl Owner {
         message: String,
         error_code: &'static str,
     ) -> bool {
-        let event = Event { unix_ms: now_ms(), kind, message, error_code };
-        self.memory.history.note(claim, event)
+        self.note_by(claim, kind, message, error_code, Asker::default())
     }
 }

@@ -6,6 +6,7 @@ use tracing::{info, warn};
 
 use super::{Owner, memory::Purpose, round::Round};
 use crate::{
+    audit::Asker,
     error::Chain,
     node::{
         apply::{Tools, known_injections},
@@ -49,7 +50,7 @@ impl Owner {
                 continue;
             }
             let job = self.job(lease, plan, false);
-            self.launch(claim, Purpose::Reconcile(outcome), job, round);
+            self.launch(claim, Purpose::Reconcile(outcome), Asker::default(), job, round);
         }
     }
 
