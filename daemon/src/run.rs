@@ -115,11 +115,8 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
     let specs = SpecFolder::open(&config.cdi_dir).map_err(|source| RunError::Specs { source })?;
     let turns = turns::Keeper::start(config.turns(), &config.state_dir, &config.turns_dir())
         .map_err(|source| RunError::Turns { source })?;
-    let dir = config.audit_dir();
-    let audit = audit::Log::open(&dir, audit::Limits::default())
-        .map_err(|source| RunError::Audit { path: dir, source })?;
     let start = Start {
-        audit,
+        audit: open_audit(&config)?,
         boot: boot.clone(),
         pools: config.pools.clone(),
         workers: workers(&config)?,
@@ -148,10 +145,8 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
     let mut listener =
         Listener::bind(&config.socket(), &access).map_err(|source| RunError::Bind { source })?;
     let meter = Arc::new(Meter::default());
-    let settings = usage::Settings {
-        interval: config.usage.sample_interval,
-        proc: config.usage.proc_dir.clone(),
-    };
+    let (interval, proc) = (config.usage.sample_interval, config.usage.proc_dir.clone());
+    let settings = usage::Settings { interval, proc };
     beside.spawn(usage::run(node.clone(), Arc::clone(&meter), turns.clone(), settings));
     let proc_dir = config.usage.proc_dir.clone();
     beside.spawn(holder::watch(node.clone(), proc_dir.clone(), boot.clone()));
@@ -199,6 +194,12 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
         worker.stop().await;
     }
     outcome
+}
+
+fn open_audit(config: &Config) -> Result<audit::Log, RunError> {
+    let path = config.audit_dir();
+    let opened = audit::Log::open(&path, audit::Limits::default());
+    opened.map_err(|source| RunError::Audit { path, source })
 }
 
 /// How often a ledger is asked for that another daemon still holds.

@@ -50,8 +50,16 @@ pub struct Log {
 
 /// What is to be brought to the disk: always the latest alone.
 #[derive(Debug, Default)]
+struct Wanted {
+    /// The file, and what `head` says then.
+    work: Option<(Arc<File>, String)>,
+    closed: bool,
+}
+
+/// Between the owner and the thread that syncs.
+#[derive(Debug, Default)]
 struct Syncing {
-    wanted: Mutex<(Option<(Arc<File>, String)>, bool)>,
+    wanted: Mutex<Wanted>,
     woken: Condvar,
 }
 
@@ -99,10 +107,10 @@ impl Log {
         match check::head(dir)? {
             check::Head::None if n == 0 => head.write_all_at(mark(0, ORIGIN).as_bytes(), 0)?,
             check::Head::None => {
-                found.push(("damaged", "the file `head` is missing or empty".to_owned()))
+                found.push(("damaged", "the file `head` is missing or empty".to_owned()));
             }
             check::Head::Bad => {
-                found.push(("damaged", "the file `head` cannot be read".to_owned()))
+                found.push(("damaged", "the file `head` cannot be read".to_owned()));
             }
             check::Head::At(at, _) if at > n => {
                 found
@@ -254,7 +262,7 @@ impl Log {
 impl Drop for Log {
     fn drop(&mut self) {
         let mut wanted = self.syncing.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        wanted.1 = true;
+        wanted.closed = true;
         drop(wanted);
         self.syncing.woken.notify_one();
     }
@@ -262,7 +270,7 @@ impl Drop for Log {
 
 impl Syncing {
     fn want(&self, file: Arc<File>, mark: String) {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).0 = Some((file, mark));
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).work = Some((file, mark));
         self.woken.notify_one();
     }
 
@@ -271,7 +279,7 @@ impl Syncing {
         loop {
             let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
             let (file, mark) = loop {
-                match (wanted.0.take(), wanted.1) {
+                match (wanted.work.take(), wanted.closed) {
                     (Some(work), _) => break work,
                     (None, true) => return,
                     (None, false) => {}

@@ -39,7 +39,7 @@ impl Filter {
             value(agent)
                 || agent.split_once('/').is_some_and(|(space, name)| value(space) && value(name))
         };
-        let is_on = |device: &str| {
+        let touches = |device: &str| {
             let of_it = |target: &String| {
                 target
                     .strip_prefix(device)
@@ -49,7 +49,7 @@ impl Filter {
         };
         entry.at_ms >= self.since_ms
             && self.claim.as_ref().is_none_or(|claim| *claim == entry.claim)
-            && self.device.as_deref().is_none_or(is_on)
+            && self.device.as_deref().is_none_or(touches)
             && self.agent.as_deref().is_none_or(is_of)
     }
 }
@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(time(951_782_400_000), "2000-02-29T00:00:00.000Z");
         assert_eq!(time(1_764_000_055_123), "2025-11-24T16:00:55.123Z");
-        assert_eq!(parse_span("2h"), Ok(Duration::from_secs(7200)));
+        assert_eq!(parse_span("2h"), Ok(Duration::from_hours(2)));
         for wrong in ["", "2", "h", "2w", "-1s", "99999999999d", "2\u{e9}"] {
             assert!(parse_span(wrong).is_err(), "{wrong}");
         }

@@ -90,7 +90,7 @@ fn records_that_are_deleted_moved_or_replaced_are_named() {
 fn a_log_goes_on_wherever_a_crash_cut_it() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), Limits::default(), &["one", "two"]);
-    let before = fs::metadata(only_file(dir.path())).unwrap().len() as usize;
+    let before = fs::read(only_file(dir.path())).unwrap().len();
     let head = fs::read(dir.path().join("head")).unwrap();
     write(dir.path(), Limits::default(), &["three"]);
     let sound = fs::read(only_file(dir.path())).unwrap();

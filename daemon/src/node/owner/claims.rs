@@ -160,7 +160,7 @@ impl Owner {
         }
         match flight.purpose {
             Purpose::Prepare(reply) => {
-                self.after_prepare(&claim, reply, flight.by, failure, undone, round)
+                self.after_prepare(&claim, reply, flight.by, failure, undone, round);
             }
             Purpose::Repeat(reply) => {
                 let lease = self.memory.leases.get(&claim).cloned();
