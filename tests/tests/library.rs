@@ -98,8 +98,8 @@ fn machine(library: Library) -> TempDir {
 fn home(machine: &Path) -> Home {
     let vendor = format!(
         "[gate]\nroot = \"/sys/fs/cgroup/accelpool-tests-hold-nobody\"\n\n[[vendor]]\n\
-         name = \"nvidia\"\ndriver_root = {:?}\nmachine_root = {machine:?}\n",
-        machine.join("driver")
+         name = \"nvidia\"\ndriver_root = \"{0}/driver\"\nmachine_root = \"{0}\"\n",
+        machine.display()
     );
     let home = Home::with_gate("dgx-h100", &vendor);
     let config = fs::read_to_string(home.config()).unwrap();
@@ -118,14 +118,12 @@ fn check(library: Library, words: &str) {
     let machine = machine(library);
     let home = home(machine.path());
     // It waits for nobody to serve; that it has not heard all its vendors is its state.
-    let daemon = match library {
-        Library::NoDriver => home.start(),
-        _ => home.start_unheard(),
-    };
+    let answers = library == Library::NoDriver;
+    let daemon = if answers { home.start() } else { home.start_unheard() };
     let client = daemon.client();
     wait_for("what is wrong to be told", || {
         let told = nvidia(&client).last_error;
-        (told.contains(words) && (library == Library::NoDriver || !told.is_empty())).then_some(())
+        (told.contains(words) && (answers || !told.is_empty())).then_some(())
     });
     // Everything else works.
     client.prepare(claim("other", vec![named("gpu", DEVICE)])).unwrap();
