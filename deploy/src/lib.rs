@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod dashboards;
+
 use std::{
     fs,
     path::{Path, PathBuf},
