@@ -2,8 +2,6 @@
 
 #![forbid(unsafe_code)]
 
-pub mod dashboards;
-
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -27,13 +27,7 @@ fn used(claim: &str, memory: u64, busy_ms: u64) -> Used {
         claim => Owner::Claims(vec![claim.parse().unwrap()]),
     };
     let process = ProcessUse { owner, partition: None, amount };
-    Used {
-        process,
-        agent: None,
-        has_busy: true,
-        engines: Engines::new(),
-        source: Source::Process,
-    }
+    Used { process, agent: None, has_busy: true, engines: Engines::new(), source: Source::Process }
 }
 
 struct Bench {

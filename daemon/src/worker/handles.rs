@@ -22,7 +22,8 @@ fn count(descriptors: &Path) -> Option<u32> {
     // A descriptor that is closed meanwhile is none.
     let open = entries.flatten().filter(|entry| {
         fs::metadata(entry.path()).is_ok_and(|file| {
-            file.file_type().is_char_device() && !HARMLESS.contains(&nix::sys::stat::major(file.rdev()))
+            file.file_type().is_char_device()
+                && !HARMLESS.contains(&nix::sys::stat::major(file.rdev()))
         })
     });
     u32::try_from(open.count()).ok()

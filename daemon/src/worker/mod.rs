@@ -17,6 +17,7 @@ mod handles;
 mod pause;
 mod process;
 mod serve;
+mod traits;
 
 pub use self::client::{Deadlines, Discovery, Worker, WorkerStatus};
 pub use self::error::WorkerError;

@@ -6,12 +6,17 @@ use std::{
 };
 
 use accelpool_model::{Binding, ClaimId, GateMode, Lease};
-use accelpool_proto::node::{Finding, GateMetrics, GateOpens};
+use accelpool_proto::node::{
+    Finding, GateMetrics, GateOpens, ListHoldersResponse, VerifyClaimsResponse,
+};
 use tonic::Status;
 
-use super::{diagnose::finding, metrics::counts};
+use super::{Service, diagnose::finding, metrics::counts};
 use crate::{
-    api::request::Subject,
+    api::{
+        request::{self, Subject},
+        response,
+    },
     error,
     gate::{CgroupError, GateStatus, Hierarchy, Keeper, dmem},
     node::NodeError,
@@ -35,6 +40,31 @@ pub(super) async fn find(subjects: Vec<Subject>) -> Result<Vec<Binding>, Status>
         bindings.collect::<Result<Vec<_>, _>>()
     });
     found.await.map_err(|error| error::status(&NodeError::UnknownCgroup(Arc::new(error))))
+}
+
+impl Service {
+    /// Who has `device` open, or any.
+    pub(super) async fn holders(&self, device: &str) -> Result<ListHoldersResponse, Status> {
+        if !device.is_empty() {
+            self.device(device).await?;
+        }
+        let keeper = self.gate.clone();
+        let found = blocking(move || keeper.holders()).await;
+        Ok(response::holders(found, device))
+    }
+
+    /// What the containers of `claim` can do, or of all.
+    pub(super) async fn verify(&self, claim: &str) -> Result<VerifyClaimsResponse, Status> {
+        let claim = (!claim.is_empty()).then(|| request::claim_id(claim)).transpose()?;
+        if let Some(claim) = &claim
+            && !self.state().await?.leases.contains_key(claim)
+        {
+            return Err(error::status(&NodeError::UnknownClaim(claim.clone())));
+        }
+        let found = self.gate.verify(claim).await;
+        let claims = found.into_iter().map(response::verification_of_claim).collect();
+        Ok(VerifyClaimsResponse { claims })
+    }
 }
 
 /// What a container's runtime should write into the cgroups of containers with these shares.
@@ -71,9 +101,9 @@ pub(super) async fn metrics(
         (mode.as_str(), u64::try_from(ranges.count()).unwrap_or(u64::MAX))
     });
     let verified = ["verified", "drifted", "unused", "unknown"].map(|word| {
-        let claims = leases.keys().filter(|claim| {
-            view.verification(claim).is_some_and(|found| found.state == word)
-        });
+        let claims = leases
+            .keys()
+            .filter(|claim| view.verification(claim).is_some_and(|found| found.state == word));
         (word, u64::try_from(claims.count()).unwrap_or(u64::MAX))
     });
     Some(GateMetrics {

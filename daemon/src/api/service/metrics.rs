@@ -9,7 +9,9 @@ use std::{
 };
 
 use accelpool_arbiter::Report;
-use accelpool_model::{Allocation, ClaimId, Device, DeviceUuid, Engine, Lease, LeaseState, Portion, Taint};
+use accelpool_model::{
+    Allocation, ClaimId, Device, DeviceUuid, Engine, Lease, LeaseState, Portion, Taint,
+};
 use accelpool_proto::node as wire;
 
 use super::{Service, gate, readings::readings};
@@ -323,7 +325,8 @@ fn leases(leases: &BTreeMap<ClaimId, Lease>) -> Vec<wire::CountByWord> {
     counts(states.map(|state| (state.as_str(), u64::try_from(number(state)).unwrap_or(u64::MAX))))
 }
 
-pub(super) fn counts(counts: impl IntoIterator<Item = (&'static str, u64)>,
+pub(super) fn counts(
+    counts: impl IntoIterator<Item = (&'static str, u64)>,
 ) -> Vec<wire::CountByWord> {
     counts
         .into_iter()
