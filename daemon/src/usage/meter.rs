@@ -380,7 +380,9 @@ impl DeviceTotals {
             totals.processes = totals.processes.saturating_add(count(processes));
             totals.source = source;
             totals.measuring = totals.measuring.with(&mine, whole && busy.is_some());
-            mine.iter().for_each(|used| totals.add_engines(&used.engines));
+            for used in &mine {
+                totals.add_engines(&used.engines);
+            }
         }
     }
 

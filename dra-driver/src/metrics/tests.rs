@@ -104,6 +104,25 @@ fn agent_of(allocation: &AllocationMetrics) -> AgentMetrics {
     }
 }
 
+/// A gate that has something of everything.
+fn gate() -> GateMetrics {
+    let count = |word: &str, count| CountByWord { word: word.into(), count };
+    GateMetrics {
+        up: true,
+        grants: 4,
+        grants_max: 65_536,
+        guarded: vec![count("audit", 0), count("enforce", 2)],
+        opens: vec![
+            GateOpens { device: String::new(), denied: 1, audited: 0 },
+            GateOpens { device: "gpu-0000-1b-00-0".into(), denied: 5, audited: 2 },
+        ],
+        repairs: 1,
+        stale_holders: 2,
+        stale_holders_killed: 1,
+        verified: vec![count("verified", 2), count("drifted", 0)],
+    }
+}
+
 /// A node that has one of everything.
 fn node() -> GetMetricsResponse {
     let mut first = device(0x1b);
@@ -187,20 +206,7 @@ fn node() -> GetMetricsResponse {
             calls: vec![timing("sample")],
             handles_open: Some(3),
         }],
-        gate: Some(GateMetrics {
-            up: true,
-            grants: 4,
-            grants_max: 65_536,
-            guarded: vec![count("audit", 0), count("enforce", 2)],
-            opens: vec![
-                GateOpens { device: String::new(), denied: 1, audited: 0 },
-                GateOpens { device: "gpu-0000-1b-00-0".into(), denied: 5, audited: 2 },
-            ],
-            repairs: 1,
-            stale_holders: 2,
-            stale_holders_killed: 1,
-            verified: vec![count("verified", 2), count("drifted", 0)],
-        }),
+        gate: Some(gate()),
         daemon: Some(DaemonMetrics {
             version: "1.2.3".into(),
             started_unix_ms: 1_000,
