@@ -90,6 +90,8 @@ fn the_daemon_is_privileged_and_knows_no_cluster() {
     }
     let pod = pod();
     assert_eq!(pod["automountServiceAccountToken"], false);
+    // It tells tenants by their processes, as the host numbers them.
+    assert_eq!(pod["hostPID"], true);
     for shared in ["hostNetwork", "hostIPC", "shareProcessNamespace"] {
         assert_eq!(pod[shared], Value::Null, "{shared}");
     }

@@ -138,6 +138,16 @@ impl Daemon {
         kill(Pid::from_raw(id), Signal::SIGTERM).expect("the daemon runs");
     }
 
+    /// Tells it to read its configuration again, as `systemctl reload` would.
+    ///
+    /// # Panics
+    ///
+    /// If it is gone already.
+    pub fn hang_up(&self) {
+        let id = i32::try_from(self.id()).expect("a process id is small");
+        kill(Pid::from_raw(id), Signal::SIGHUP).expect("the daemon runs");
+    }
+
     /// Waits until it ends by itself.
     ///
     /// # Panics

@@ -10,7 +10,7 @@ use std::{
 
 use accelpool_model::{
     Device, DeviceCounters, DeviceUuid, Link, ModeStep, Partition, PartitionStep, RecoveryAction,
-    Sample, VendorName,
+    Sample, Settings, VendorName,
 };
 use accelpool_proto::worker::{
     self as wire, next_event_response::Event, vendor_worker_client::VendorWorkerClient,
@@ -25,6 +25,7 @@ use super::{
     error::WorkerError,
     pause::Pause,
     process::{Launch, Life},
+    traits,
 };
 use crate::{error::Chain, timing::Timings};
 
@@ -208,6 +209,24 @@ impl Worker {
         let request = wire::SwitchModeRequest { device_uuid: step.uuid.to_string(), on: step.on };
         self.call("switch_mode", change, async |mut client: VendorWorkerClient<Channel>| {
             client.switch_mode(request).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Sets the driver for a device.
+    pub async fn configure(
+        &self,
+        device: &DeviceUuid,
+        settings: Settings,
+    ) -> Result<(), WorkerError> {
+        let change = self.shared.deadlines.change;
+        let request = wire::ConfigureRequest {
+            device_uuid: device.to_string(),
+            settings: Some(traits::settings_to_wire(settings)),
+        };
+        self.call("configure", change, async |mut client: VendorWorkerClient<Channel>| {
+            client.configure(request).await
         })
         .await?;
         Ok(())

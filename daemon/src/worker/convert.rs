@@ -10,6 +10,8 @@ use accelpool_model::{
 };
 use accelpool_proto::worker as wire;
 
+use super::traits;
+
 /// The most devices that a vendor may list; the largest known nodes have 16 to 64.
 const DEVICES_MAX: usize = 256;
 /// The most partitions, links, nodes, mounts or profiles in one list.
@@ -47,6 +49,7 @@ pub(super) fn device_to_wire(device: &Device) -> wire::Device {
         share_memory_enforcement: device.share_enforcement.memory.to_string(),
         share_compute_enforcement: device.share_enforcement.compute.to_string(),
         injection: Some(injection_to_wire(&device.injection)),
+        traits: Some(traits::to_wire(&device.traits)),
     }
 }
 
@@ -191,6 +194,7 @@ fn device_from_wire(device: wire::Device) -> Result<Device, BadAnswer> {
                 .map_err(|e| bad("compute enforcement")(&e))?,
         },
         injection: injection_from_wire(device.injection.unwrap_or_default())?,
+        traits: traits::from_wire(device.traits.unwrap_or_default())?,
     })
 }
 

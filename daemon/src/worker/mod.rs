@@ -16,6 +16,7 @@ mod error;
 mod pause;
 mod process;
 mod serve;
+mod traits;
 
 pub use self::client::{Deadlines, Discovery, Worker, WorkerStatus};
 pub use self::error::WorkerError;

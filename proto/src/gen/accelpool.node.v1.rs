@@ -255,6 +255,44 @@ pub struct NodeVerification {
     #[prost(string, tag = "4")]
     pub answer: ::prost::alloc::string::String,
 }
+/// What a vendor tells of a device beyond what every device has; absent is not known.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeviceTraits {
+    /// What programs are compiled for, such as 9.0 of CUDA.
+    #[prost(string, optional, tag = "1")]
+    pub compute_capability: ::core::option::Option<::prost::alloc::string::String>,
+    /// The newest version of the vendor's programming interface that the driver serves.
+    #[prost(string, optional, tag = "2")]
+    pub runtime_version: ::core::option::Option<::prost::alloc::string::String>,
+    /// How other devices of the vendor and this one reach each other's memory.
+    #[prost(message, repeated, tag = "3")]
+    pub peers: ::prost::alloc::vec::Vec<Peer>,
+    #[prost(message, optional, tag = "4")]
+    pub settings: ::core::option::Option<DriverSettings>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Peer {
+    /// The other device's name.
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    /// pcie, link, switch; empty if they do not
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    /// ok, or why they do not
+    #[prost(string, tag = "3")]
+    pub status: ::prost::alloc::string::String,
+}
+/// How the driver is set for a device.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DriverSettings {
+    /// default, exclusive-process, prohibited
+    #[prost(string, optional, tag = "1")]
+    pub compute_mode: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(bool, optional, tag = "2")]
+    pub persistence: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "3")]
+    pub accounting: ::core::option::Option<bool>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetTurnsRequest {
     /// A device's name; empty for all.
@@ -761,6 +799,8 @@ pub struct Device {
     /// on or off; empty for a device without such a mode
     #[prost(string, tag = "20")]
     pub partitioning_mode: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "21")]
+    pub traits: ::core::option::Option<DeviceTraits>,
 }
 /// What the leases of a device hold of it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1344,6 +1384,17 @@ pub struct ResumeResponse {
     /// Those that were paused.
     #[prost(string, repeated, tag = "1")]
     pub vendors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReloadConfigRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReloadConfigResponse {
+    /// What is otherwise than before, one sentence each.
+    #[prost(string, repeated, tag = "1")]
+    pub changes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The file differs elsewhere too from what the daemon was started with.
+    #[prost(bool, tag = "2")]
+    pub restart_needed: bool,
 }
 /// Generated client implementations.
 pub mod node_client {
@@ -2036,6 +2087,33 @@ pub mod node_client {
                 .insert(GrpcMethod::new("accelpool.node.v1.Node", "Resume"));
             self.inner.unary(req, path, codec).await
         }
+        /// Reads the daemon's configuration again, and takes over what can change while it runs: how
+        /// pools are guarded (`gate`, `on_stale_holder`) and which cgroups are exempt. The kernel
+        /// agrees with it when it answers.
+        pub async fn reload_config(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReloadConfigRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReloadConfigResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.node.v1.Node/ReloadConfig",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.node.v1.Node", "ReloadConfig"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2243,6 +2321,16 @@ pub mod node_server {
             &self,
             request: tonic::Request<super::ResumeRequest>,
         ) -> std::result::Result<tonic::Response<super::ResumeResponse>, tonic::Status>;
+        /// Reads the daemon's configuration again, and takes over what can change while it runs: how
+        /// pools are guarded (`gate`, `on_stale_holder`) and which cgroups are exempt. The kernel
+        /// agrees with it when it answers.
+        async fn reload_config(
+            &self,
+            request: tonic::Request<super::ReloadConfigRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReloadConfigResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct NodeServer<T> {
@@ -3349,6 +3437,49 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ResumeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.node.v1.Node/ReloadConfig" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReloadConfigSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::ReloadConfigRequest>
+                    for ReloadConfigSvc<T> {
+                        type Response = super::ReloadConfigResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReloadConfigRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::reload_config(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReloadConfigSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

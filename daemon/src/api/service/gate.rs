@@ -3,12 +3,15 @@
 use std::{collections::HashMap, sync::Arc};
 
 use accelpool_model::Binding;
-use accelpool_proto::node::Finding;
+use accelpool_proto::node::{Finding, ListHoldersResponse, VerifyClaimsResponse};
 use tonic::Status;
 
-use super::diagnose::finding;
+use super::{Service, diagnose::finding};
 use crate::{
-    api::request::Subject,
+    api::{
+        request::{self, Subject},
+        response,
+    },
     error,
     gate::{CgroupError, GateStatus, Hierarchy, dmem},
     node::NodeError,
@@ -32,6 +35,31 @@ pub(super) async fn find(subjects: Vec<Subject>) -> Result<Vec<Binding>, Status>
         bindings.collect::<Result<Vec<_>, _>>()
     });
     found.await.map_err(|error| error::status(&NodeError::UnknownCgroup(Arc::new(error))))
+}
+
+impl Service {
+    /// Who has `device` open, or any.
+    pub(super) async fn holders(&self, device: &str) -> Result<ListHoldersResponse, Status> {
+        if !device.is_empty() {
+            self.device(device).await?;
+        }
+        let keeper = self.gate.clone();
+        let found = blocking(move || keeper.holders()).await;
+        Ok(response::holders(found, device))
+    }
+
+    /// What the containers of `claim` can do, or of all.
+    pub(super) async fn verify(&self, claim: &str) -> Result<VerifyClaimsResponse, Status> {
+        let claim = (!claim.is_empty()).then(|| request::claim_id(claim)).transpose()?;
+        if let Some(claim) = &claim
+            && !self.state().await?.leases.contains_key(claim)
+        {
+            return Err(error::status(&NodeError::UnknownClaim(claim.clone())));
+        }
+        let found = self.gate.verify(claim).await;
+        let claims = found.into_iter().map(response::verification_of_claim).collect();
+        Ok(VerifyClaimsResponse { claims })
+    }
 }
 
 /// What a container's runtime should write into the cgroups of containers with these shares.
