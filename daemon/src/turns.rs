@@ -168,7 +168,7 @@ impl Keeper {
         }
         // A container of a lease may be started again with the mounts that it was made with.
         let mut allocations = leases.values().flat_map(|lease| &lease.allocations);
-        if !allocations.any(|it| it.takes_turns()) {
+        if !allocations.any(accelpool_model::Allocation::takes_turns) {
             match shared.shim.remove_others(Path::new("/proc")) {
                 Ok(0) => {}
                 Ok(removed) => tracing::info!(removed, "removed the shims of earlier builds"),
