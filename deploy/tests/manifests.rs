@@ -240,5 +240,5 @@ fn the_pod_monitor_finds_the_drivers_port() {
     let [listed] =
         documents("kustomize/monitoring/kustomization.yaml").try_into().expect("one document");
     assert_eq!(listed["namespace"], NAMESPACE);
-    assert_eq!(listed["resources"], json!(["../base", "podmonitor.yaml"]));
+    assert_eq!(listed["resources"], json!(["../base", "podmonitor.yaml", "rules.json"]));
 }

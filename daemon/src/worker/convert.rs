@@ -121,6 +121,7 @@ pub(super) fn sample_to_wire(sample: &Sample) -> wire::ProcessSample {
         compute_busy_ns: sample
             .compute_busy
             .map(|busy| u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX)),
+        engines_busy: super::counters::busy_to_wire(&sample.engines),
     }
 }
 
@@ -313,6 +314,7 @@ pub(super) fn sample_from_wire(wire: wire::ProcessSample) -> Result<Sample, BadA
         partition: partition.map_err(|e| bad("sample partition")(&e))?,
         memory: MemoryBytes::new(wire.memory_bytes),
         compute_busy: wire.compute_busy_ns.map(std::time::Duration::from_nanos),
+        engines: super::counters::busy_from_wire(&wire.engines_busy)?,
     })
 }
 

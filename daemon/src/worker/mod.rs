@@ -13,6 +13,7 @@ mod client;
 mod convert;
 mod counters;
 mod error;
+mod handles;
 mod pause;
 mod process;
 mod serve;

@@ -389,6 +389,48 @@ pub struct GetMetricsResponse {
     pub vendors: ::prost::alloc::vec::Vec<VendorMetrics>,
     #[prost(message, optional, tag = "6")]
     pub daemon: ::core::option::Option<DaemonMetrics>,
+    /// Absent where every pool has the gate off.
+    #[prost(message, optional, tag = "7")]
+    pub gate: ::core::option::Option<GateMetrics>,
+}
+/// How the device gate stands, and what it counted since it was put up.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GateMetrics {
+    #[prost(bool, tag = "1")]
+    pub up: bool,
+    /// Pairs of cgroup and device that the kernel admits, and how many there can be.
+    #[prost(uint32, tag = "2")]
+    pub grants: u32,
+    #[prost(uint32, tag = "3")]
+    pub grants_max: u32,
+    /// Ranges of device numbers, by mode.
+    #[prost(message, repeated, tag = "4")]
+    pub guarded: ::prost::alloc::vec::Vec<CountByWord>,
+    #[prost(message, repeated, tag = "5")]
+    pub opens: ::prost::alloc::vec::Vec<GateOpens>,
+    /// How often something of the gate was found changed by others and put right.
+    #[prost(uint64, tag = "6")]
+    pub repairs: u64,
+    #[prost(uint32, tag = "7")]
+    pub stale_holders: u32,
+    #[prost(uint64, tag = "8")]
+    pub stale_holders_killed: u64,
+    /// Claims whose containers were compared with the ledger, by what was found: verified, drifted,
+    /// unused, unknown.
+    #[prost(message, repeated, tag = "9")]
+    pub verified: ::prost::alloc::vec::Vec<CountByWord>,
+}
+/// Opens without a grant.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GateOpens {
+    /// Empty for nodes that several devices share, and for numbers that no device has.
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub denied: u64,
+    /// Passed because of the mode alone.
+    #[prost(uint64, tag = "3")]
+    pub audited: u64,
 }
 /// Who the usage is billed to.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -463,6 +505,20 @@ pub struct DeviceMetrics {
     /// The measured cost of a hand-over; absent until there was one.
     #[prost(uint64, optional, tag = "27")]
     pub hand_over_ns: ::core::option::Option<u64>,
+    /// Time by engine, as far as processes were told apart: allocations, released and unattributed
+    /// together.
+    #[prost(map = "string, uint64", tag = "28")]
+    pub engine_busy_ns: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+    #[prost(map = "string, uint64", tag = "29")]
+    pub engine_unattributed_ns: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        u64,
+    >,
+    #[prost(map = "string, uint64", tag = "30")]
+    pub engine_released_ns: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        u64,
+    >,
 }
 /// Gauges of the moment, and counts since the driver was loaded or over the device's life.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -576,14 +632,18 @@ pub struct AllocationMetrics {
     pub energy_mj: ::core::option::Option<u64>,
     #[prost(uint32, optional, tag = "17")]
     pub processes: ::core::option::Option<u32>,
-    /// How it was measured: process (what the vendor says of each process), device (what it says
-    /// of the whole device, which this has alone) or turns (compute time as the arbiter charged
-    /// it, memory from the vendor); empty before the first measurement.
+    /// How it was measured: process (what the vendor says of each process), fdinfo or kfd (what the
+    /// kernel says of each process), device (what the vendor says of the whole device, which this
+    /// has alone) or turns (compute time as the arbiter charged it, memory from the vendor); empty
+    /// before the first measurement.
     #[prost(string, tag = "18")]
     pub source: ::prost::alloc::string::String,
     /// What the arbiter says of it; absent where it takes no turns.
     #[prost(message, optional, tag = "20")]
     pub turns: ::core::option::Option<TurnsMetrics>,
+    /// Time of engines other than the compute engine, where it is measured by process.
+    #[prost(map = "string, uint64", tag = "21")]
+    pub engine_busy_ns: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TurnsMetrics {
@@ -604,7 +664,7 @@ pub struct TurnsMetrics {
     #[prost(uint64, tag = "6")]
     pub memory_peak_bytes: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMetrics {
     #[prost(message, optional, tag = "1")]
     pub agent: ::core::option::Option<Agent>,
@@ -621,6 +681,8 @@ pub struct AgentMetrics {
     /// What the agent's leases may use of the device together.
     #[prost(uint64, tag = "7")]
     pub memory_limit_bytes: u64,
+    #[prost(map = "string, uint64", tag = "8")]
+    pub engine_busy_ns: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct VendorMetrics {
@@ -633,6 +695,9 @@ pub struct VendorMetrics {
     /// By call: discover, sample, ...
     #[prost(message, repeated, tag = "4")]
     pub calls: ::prost::alloc::vec::Vec<TimingByWord>,
+    /// Device nodes that the worker has open; absent where it is no process, or cannot be looked at.
+    #[prost(uint32, optional, tag = "5")]
+    pub handles_open: ::core::option::Option<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DaemonMetrics {

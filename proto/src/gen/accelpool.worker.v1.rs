@@ -167,7 +167,7 @@ pub struct SampleResponse {
     #[prost(message, repeated, tag = "1")]
     pub samples: ::prost::alloc::vec::Vec<ProcessSample>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProcessSample {
     #[prost(uint32, tag = "1")]
     pub pid: u32,
@@ -178,6 +178,9 @@ pub struct ProcessSample {
     /// Absent where not measured.
     #[prost(uint64, optional, tag = "4")]
     pub compute_busy_ns: ::core::option::Option<u64>,
+    /// Nanoseconds by engine, but for the compute engine; those that are not measured are absent.
+    #[prost(message, repeated, tag = "5")]
+    pub engines_busy: ::prost::alloc::vec::Vec<Figure>,
 }
 /// `DeviceCounters` of core/model. What is not measured is absent, which is not zero.
 #[derive(Clone, PartialEq, ::prost::Message)]
