@@ -1,5 +1,5 @@
 # The recipes of the house; CI runs these and nothing else.
-.PHONY: help demo demo-metrics demo-kubelet demo-gate demo-nvidia demo-turns test bench lint fmt deny doc
+.PHONY: help demo demo-metrics demo-kubelet demo-gate demo-nvidia demo-turns hw hw-bundle test bench lint fmt deny doc
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1  -  /p' Makefile
@@ -21,6 +21,12 @@ demo-metrics: ## show who used what: five agents, Prometheus, sums and a picture
 
 demo-kubelet: ## show the Kubernetes driver between doubles of kubelet and API server
 	@tools/setup.sh && tools/demo-kubelet.sh
+
+hw-bundle: ## make the folder that checks accelpool on a machine with a GPU and no Rust
+	@tools/setup.sh && tools/hw-bundle.sh
+
+hw: hw-bundle ## check accelpool on this machine's GPUs, which nobody may be using
+	@target/hw/accelpool-hw/accelpool-hw check --out target/hw/report
 
 test: ## run every test
 	@tools/setup.sh && { tools/containerd.sh || true; } && tools/test.sh

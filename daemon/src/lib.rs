@@ -17,6 +17,7 @@ pub mod holder;
 pub mod log;
 pub mod mps;
 pub mod node;
+pub mod reload;
 pub mod run;
 pub mod timing;
 pub mod turns;

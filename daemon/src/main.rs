@@ -176,7 +176,7 @@ fn run_daemon(path: &Path, takeover: Duration, no_network: bool) -> Result<(), F
         .enable_all()
         .build()
         .map_err(|error| Failure::new(&error, None))?;
-    let outcome = runtime.block_on(run::run(config, takeover));
+    let outcome = runtime.block_on(run::run(config, path, takeover));
     // Threads that still wait for a disk or a pipe do not hold up the end.
     runtime.shutdown_background();
     outcome.map_err(|error| Failure::new(&error, error.code()))

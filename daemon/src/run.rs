@@ -13,8 +13,9 @@ use accelpool_proto::node::node_server::NodeServer;
 use accelpool_topology::{Source, TopologyError};
 use sd_notify::NotifyState;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
+    task::JoinSet,
     time::{MissedTickBehavior, timeout},
 };
 use tracing::{error, info, warn};
@@ -29,6 +30,7 @@ use crate::{
     holder,
     mps::MpsLaunch,
     node::{EventKind, Node, Start, now_ms},
+    reload::Reloader,
     turns,
     usage::{self, Meter},
     worker::{Deadlines, Launch, Worker},
@@ -82,23 +84,25 @@ impl RunError {
     }
 }
 
-/// Runs the daemon until it is told to stop. A daemon that holds the ledger is waited for as
+/// Runs the daemon until it is told to stop, with the configuration that was read from `path`
+/// and is read there again when it is asked to. A daemon that holds the ledger is waited for as
 /// long as `takeover` says: during a rolling update it ends once this one is there.
-pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
+pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), RunError> {
     let started_ms = now_ms();
     let signals = |source| RunError::Signals { source };
     let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
+    let hangup = signal(SignalKind::hangup()).map_err(signals)?;
 
     let boot = boot_id(Path::new("/proc/sys/kernel/random/boot_id"))?;
     let topology = read_topology(&config);
-    let path = config.ledger();
+    let file = config.ledger();
     let (ledger, replayed) = tokio::select! {
-        opened = open_ledger(&path, &boot, takeover) => opened?,
+        opened = open_ledger(&file, &boot, takeover) => opened?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
-    info!(ledger = %path.display(), leases = replayed.leases.len(), "ledger read");
+    info!(ledger = %file.display(), leases = replayed.leases.len(), "ledger read");
     let families = config.vendors.iter().map(VendorConfig::family).collect();
     let gate = Keeper::new(config.gate.clone(), families, &config.pools);
     // Before claims are restored, so that their grants are in place when the node serves.
@@ -128,8 +132,11 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
     if access.gid().is_none() {
         warn!(group = config.group, "the group does not exist: only root can read");
     }
-    let keeping = tokio::spawn(keep_gate(gate.clone(), node.clone()));
-    let looking = tokio::spawn(look_after(gate.clone(), node.clone()));
+    let mut beside = JoinSet::new();
+    beside.spawn(keep_gate(gate.clone(), node.clone()));
+    beside.spawn(look_after(gate.clone(), node.clone()));
+    let reloader = Reloader::new(path.to_owned(), config.clone(), node.clone(), gate.clone());
+    beside.spawn(reload_when_told(hangup, reloader.clone()));
     let mut listener =
         Listener::bind(&config.socket(), &access).map_err(|source| RunError::Bind { source })?;
     let meter = Arc::new(Meter::default());
@@ -137,10 +144,9 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
         interval: config.usage.sample_interval,
         proc: config.usage.proc_dir.clone(),
     };
-    let sampling =
-        tokio::spawn(usage::run(node.clone(), Arc::clone(&meter), turns.clone(), settings));
+    beside.spawn(usage::run(node.clone(), Arc::clone(&meter), turns.clone(), settings));
     let proc_dir = config.usage.proc_dir.clone();
-    let watching = tokio::spawn(holder::watch(node.clone(), proc_dir.clone(), boot.clone()));
+    beside.spawn(holder::watch(node.clone(), proc_dir.clone(), boot.clone()));
     let (cdi_dir, ledger) = (config.cdi_dir.clone(), config.ledger());
     let about = About { boot, started_ms, cdi_dir, ledger, proc_dir };
     let (goodbye, leaving) = oneshot::channel::<()>();
@@ -153,6 +159,7 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
             gate.clone(),
             turns,
             meter,
+            reloader,
         )))
         .serve_with_incoming_shutdown(listener.incoming(), async { drop(leaving.await) });
     let mut serving = tokio::spawn(serving);
@@ -172,11 +179,8 @@ pub async fn run(config: Config, takeover: Duration) -> Result<(), RunError> {
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         },
     };
-    keeping.abort();
-    looking.abort();
+    beside.abort_all();
     tell_systemd(NotifyState::Stopping);
-    sampling.abort();
-    watching.abort();
     if outcome.is_ok() {
         drain(&node, config.drain_timeout).await;
     }
@@ -242,6 +246,15 @@ async fn keep_gate(gate: Keeper, node: Node) {
             Ok(true) => node.tell_gate(None).await,
             Ok(false) => {}
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+}
+
+/// Reads the configuration again at each `SIGHUP`.
+async fn reload_when_told(mut hangup: Signal, reloader: Reloader) {
+    while hangup.recv().await.is_some() {
+        if let Err(error) = reloader.reload().await {
+            error!(error = %Chain(&error), "the configuration was not read again");
         }
     }
 }

@@ -166,6 +166,15 @@ impl Keeper {
                 tracing::warn!(%claim, %error, "the folder of a claim without a lease stays");
             }
         }
+        // A container of a lease may be started again with the mounts that it was made with.
+        let mut allocations = leases.values().flat_map(|lease| &lease.allocations);
+        if !allocations.any(accelpool_model::Allocation::takes_turns) {
+            match shared.shim.remove_others(Path::new("/proc")) {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(removed, "removed the shims of earlier builds"),
+                Err(error) => tracing::warn!(%error, "the shims of earlier builds stay"),
+            }
+        }
     }
 
     /// Who used what of the shared devices.

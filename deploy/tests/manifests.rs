@@ -90,6 +90,8 @@ fn the_daemon_is_privileged_and_knows_no_cluster() {
     }
     let pod = pod();
     assert_eq!(pod["automountServiceAccountToken"], false);
+    // It tells tenants by their processes, as the host numbers them.
+    assert_eq!(pod["hostPID"], true);
     for shared in ["hostNetwork", "hostIPC", "shareProcessNamespace"] {
         assert_eq!(pod[shared], Value::Null, "{shared}");
     }
@@ -238,5 +240,5 @@ fn the_pod_monitor_finds_the_drivers_port() {
     let [listed] =
         documents("kustomize/monitoring/kustomization.yaml").try_into().expect("one document");
     assert_eq!(listed["namespace"], NAMESPACE);
-    assert_eq!(listed["resources"], json!(["../base", "podmonitor.yaml"]));
+    assert_eq!(listed["resources"], json!(["../base", "podmonitor.yaml", "rules.json"]));
 }

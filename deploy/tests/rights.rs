@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use accelpool_cluster::{
     ApiServer as Address, ClaimReference, Cluster, ClusterConfig, DRIVER_NAME, DeviceStatus, Event,
-    EventRecorder, NodeState, PublishStatus, Publisher, Regarding, Severity,
+    EventRecorder, NodeState, PodReference, PublishStatus, Publisher, Regarding, Severity,
 };
 use accelpool_cluster_double::{ApiServer, Fault, Options, Rule, Verb};
 use accelpool_deploy::object;
@@ -82,6 +82,10 @@ async fn ask_everything(server: &ApiServer) {
     published(&publisher, 2).await;
 
     cluster.claim("lab", "train", "u-1").await.expect("a claim may be read");
+    server.put(json!({ "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "namespace": "lab", "name": "train-0", "uid": "p-1" } }));
+    let pod = PodReference { name: "train-0".into(), uid: "p-1".into() };
+    cluster.pod_labels("lab", &pod).await.expect("a pod may be read");
     let status = DeviceStatus {
         pool: "p".to_owned(),
         device: "gpu-0".to_owned(),

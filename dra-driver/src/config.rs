@@ -36,6 +36,8 @@ pub struct Config {
     pub nri: Option<NriConfig>,
     /// Whether that is with TLS.
     pub tls: Option<TlsFiles>,
+    /// The label of pods whose value says who usage is billed to; the pod itself if absent.
+    pub agent_label: Option<String>,
     /// How many shares the devices of a pool are offered as, as extended resources; a pool
     /// that is not named here offers none.
     pub replicas: BTreeMap<PoolName, u32>,
@@ -66,6 +68,7 @@ impl Default for Config {
             listen: None,
             nri: Some(NriConfig::default()),
             tls: None,
+            agent_label: None,
             replicas: BTreeMap::new(),
         }
     }
@@ -78,6 +81,7 @@ struct RawConfig {
     kubelet_root: Option<PathBuf>,
     listen: Option<SocketAddr>,
     tls: Option<RawTls>,
+    agent_label: Option<String>,
     #[serde(default)]
     nri: RawNri,
     #[serde(default)]
@@ -126,6 +130,8 @@ pub enum ConfigError {
     Relative { key: &'static str, path: PathBuf },
     #[error("`nri.exempt_namespaces` has `{0}`, which is no namespace's name")]
     Namespace(String),
+    #[error("`agent_label` is `{0}`: write a label's key, as in `team` or `example.com/team`")]
+    AgentLabel(String),
     #[error("`tls` is for what `listen` serves, which is nothing: write an address")]
     TlsUnused,
     #[error("`device_plugin.replicas` names no pool")]
@@ -180,6 +186,7 @@ impl Config {
             node_socket: absolute("node_socket", raw.node_socket, default.node_socket)?,
             kubelet_root: absolute("kubelet_root", raw.kubelet_root, default.kubelet_root)?,
             listen: raw.listen,
+            agent_label: raw.agent_label.map(label_key).transpose()?,
             tls,
             replicas: replicas.collect::<Result<_, ConfigError>>()?,
         })
@@ -196,6 +203,23 @@ fn absolute(
         Some(path) => Ok(path),
         None => Ok(default),
     }
+}
+
+/// The key of a label, as Kubernetes writes them.
+fn label_key(key: String) -> Result<String, ConfigError> {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let outer = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let is_word = |word: &str, most: usize| {
+        word.len() <= most
+            && word.bytes().all(inner)
+            && outer(word.as_bytes().first())
+            && outer(word.as_bytes().last())
+    };
+    let valid = match key.split_once('/') {
+        Some((prefix, name)) => is_word(prefix, 253) && is_word(name, 63),
+        None => is_word(&key, 63),
+    };
+    if valid { Ok(key) } else { Err(ConfigError::AgentLabel(key.chars().take(80).collect())) }
 }
 
 fn check_nri(raw: RawNri) -> Result<Option<NriConfig>, ConfigError> {
@@ -234,6 +258,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let text = "node_socket = '/a'\nkubelet_root = '/b'\nlisten = '127.0.0.1:9'\n\
+                    agent_label = 'example.com/team'\n\
                     nri = { enabled = true, socket = '/c', exempt_namespaces = ['gpu-metrics'] }\n\
                     tls = { certificate = '/c', key = '/k', client_ca = '/d' }\n\
                     [device_plugin.replicas]\nshared = 4\n";
@@ -241,6 +266,7 @@ mod tests {
         assert_eq!(config.node_socket, Path::new("/a"));
         assert_eq!(config.kubelet_root, Path::new("/b"));
         assert_eq!(config.listen, Some("127.0.0.1:9".parse().unwrap()));
+        assert_eq!(config.agent_label.as_deref(), Some("example.com/team"));
         let nri = config.nri.unwrap();
         assert_eq!(nri.socket, Path::new("/c"));
         assert_eq!(nri.exempt_namespaces, ["gpu-metrics".to_owned()].into());
@@ -266,6 +292,9 @@ mod tests {
         check("tls = { certificate = '/c', key = '/k' }", "`tls` is for what `listen` serves");
         let tls = "listen = '127.0.0.1:9'\ntls = { certificate = 'c', key = '/k' }";
         check(tls, "`tls.certificate` is `c`: write an absolute path");
+        check("agent_label = ''", "`agent_label` is ``: write a label's key");
+        check("agent_label = 'a b'", "`agent_label` is `a b`");
+        check("agent_label = 'x/y/z'", "`agent_label` is `x/y/z`");
         check("listen = 'here'", "invalid socket address");
         check("[device_plugin.replicas]\nx = 1", "`device_plugin.replicas.x` is 1: use 2 to 64");
         check("[device_plugin.replicas]\nX = 2", "pool `X` is not valid");

@@ -24,6 +24,7 @@ pub use self::{
     service::{V1, V1beta1},
 };
 use crate::{
+    calls::CallTimes,
     node::{Node, Observed},
     sequence::Sequences,
 };
@@ -56,6 +57,10 @@ pub struct Claims {
     pub readers: Arc<Semaphore>,
     /// How long trouble is waited out: [`BUDGET`].
     pub budget: Duration,
+    /// Where calls are counted.
+    pub calls: CallTimes,
+    /// The label of pods whose value says who is billed, if one does.
+    pub agent_label: Option<String>,
 }
 
 /// A device that is ready for the claim's containers.

@@ -33,6 +33,7 @@ use tokio::{
 use tonic::transport::Server;
 
 use crate::{
+    calls::CallTimes,
     config::{Config, NriConfig},
     dra::{self, Claims, V1, V1beta1},
     health::{self, Health},
@@ -193,6 +194,8 @@ impl Driver {
         let observers = node::follow(daemon.clone());
         let (rest, stopped) = Stop::new();
 
+        let calls = CallTimes::new();
+        calls.register(&mut instruments);
         let claims = Claims {
             cluster: cluster.clone(),
             node: daemon.clone(),
@@ -201,6 +204,8 @@ impl Driver {
             sequences: Sequences::default(),
             readers: Arc::new(Semaphore::new(dra::READERS)),
             budget: pace.claim_budget,
+            calls: calls.clone(),
+            agent_label: config.agent_label,
         };
         let paths = SocketPaths::new(&config.kubelet_root, &pod_uid);
         paths.sweep();
@@ -251,6 +256,7 @@ impl Driver {
             own_pod,
             replicas: config.replicas,
             node: daemon,
+            calls,
             observed: observers.observed,
             reclaim_interval: pace.reclaim_interval,
             reclaim_grace: pace.reclaim_grace,

@@ -12,6 +12,8 @@ pub const NAME: &str = "accelpool.dev/name";
 pub const POD: &str = "accelpool.dev/pod";
 /// The UID of that pod.
 pub const POD_UID: &str = "accelpool.dev/pod-uid";
+/// Who is billed, if that is not the pod: see `accelpool_daemon::usage::AGENT_LABEL`.
+pub const AGENT: &str = "accelpool.dev/agent";
 /// The extended resource.
 pub const RESOURCE: &str = "accelpool.dev/resource";
 /// The id that the kubelet knows the device of an extended resource by.

@@ -6,7 +6,7 @@
 mod error;
 mod watch;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use accelpool_proto::node::{
     BindClaimRequest, Binding, GetMetricsRequest, GetMetricsResponse, GetTopologyRequest, Lease,
@@ -79,16 +79,20 @@ impl Node {
         Ok(())
     }
 
-    /// Lets the processes of one more cgroup use what a prepared claim holds.
+    /// Lets the processes of one more cgroup use what a prepared claim holds. Returns what the
+    /// runtime is to write into the files of its containers' cgroups.
     ///
     /// # Errors
     ///
     /// The daemon is away, or the claim is not prepared.
-    pub async fn bind(&self, claim: &str, subject: Subject) -> Result<(), NodeError> {
+    pub async fn bind(
+        &self,
+        claim: &str,
+        subject: Subject,
+    ) -> Result<HashMap<String, String>, NodeError> {
         let bindings = vec![Binding { subject: Some(subject), ..Binding::default() }];
         let request = BindClaimRequest { claim: claim.to_owned(), bindings };
-        self.client.clone().bind_claim(request).await?;
-        Ok(())
+        Ok(self.client.clone().bind_claim(request).await?.into_inner().unified)
     }
 
     /// What devices, claims and agents use.

@@ -36,6 +36,7 @@ use self::{
     service::{List, ResourceService},
 };
 use crate::{
+    calls::CallTimes,
     node::{Node, Observed},
     pod_resources::PodResources,
     stop::Stopped,
@@ -60,6 +61,8 @@ pub struct Plugin {
     pub replicas: BTreeMap<PoolName, u32>,
     /// The daemon.
     pub node: Node,
+    /// Where calls are counted.
+    pub calls: CallTimes,
     /// The node, as last seen.
     pub observed: watch::Receiver<Observed>,
     /// How often the kubelet is asked who has what: [`RECLAIM_INTERVAL`].
@@ -75,7 +78,7 @@ impl Plugin {
     /// Serves until it is told to stop.
     pub async fn run(self, stopped: Stopped) {
         let (lists, resources) = watch::channel(Lists::new());
-        let allocator = Allocator::new(self.node);
+        let allocator = Allocator::new(self.node, self.calls);
         let reclaim = Reclaim {
             pod_resources: PodResources::of(&self.kubelet_root),
             own_pod: self.own_pod,

@@ -13,7 +13,7 @@ use accelpool_cluster::{
 use accelpool_model::Chain;
 use accelpool_proto::{
     kubelet::v1::HealthStatus,
-    node::{Allocation, Lease},
+    node::{Allocation, Lease, Verification},
 };
 use tokio::{sync::watch, time::sleep};
 
@@ -34,6 +34,9 @@ const BATCH: usize = 16;
 const READY: &str = "Ready";
 /// The condition that says the device has no fault.
 const HEALTHY: &str = "Healthy";
+/// The condition that says the claim's containers have what was granted, as the daemon found
+/// when it last looked at them.
+const VERIFIED: &str = "Verified";
 
 /// Keeps the status of this node's claims.
 pub struct Statuses {
@@ -89,7 +92,9 @@ impl Statuses {
             .iter()
             .filter_map(|lease| {
                 let claim = claim_of(lease)?;
-                Some((claim.uid.clone(), (claim, statuses(lease, &snapshot.state, &pool))))
+                let mut statuses = statuses(lease, &snapshot.state, &pool);
+                keep_times(&mut statuses, said.get(&claim.uid).map_or(&[], Vec::as_slice));
+                Some((claim.uid.clone(), (claim, statuses)))
             })
             .collect();
         said.retain(|uid, _| wanted.contains_key(uid));
@@ -141,7 +146,10 @@ fn statuses(lease: &Lease, state: &NodeState, pool: &str) -> Vec<DeviceStatus> {
             pool: pool.to_owned(),
             device: published_name(allocation),
             share_id: scheduled_share_id(allocation),
-            conditions: vec![ready(lease), healthy(lease, device)],
+            conditions: [ready(lease), healthy(lease, device)]
+                .into_iter()
+                .chain(lease.verification.as_ref().map(verified))
+                .collect(),
             data: data.into(),
         }
     };
@@ -156,6 +164,38 @@ fn ready(lease: &Lease) -> Condition {
         reason: if troubled { "Troubled" } else { "Prepared" },
         message: if troubled { lease.trouble.clone() } else { "prepared on the node".to_owned() },
         since_unix_ms: lease.since_unix_ms,
+    }
+}
+
+fn verified(found: &Verification) -> Condition {
+    let (holds, reason) = match found.state.as_str() {
+        "verified" => (Some(true), "Verified"),
+        "drifted" => (Some(false), "Drifted"),
+        "unused" => (None, "Unused"),
+        _ => (None, "Unknown"),
+    };
+    let message = match reason {
+        "Verified" => "its containers can open what was granted, and nothing else".to_owned(),
+        "Unused" => "no process runs that was given it".to_owned(),
+        _ => found.deviations.join("; "),
+    };
+    Condition { kind: VERIFIED, holds, reason, message, since_unix_ms: found.unix_ms }
+}
+
+/// What holds as it did when it was said last does so since then: to look again is no change.
+fn keep_times(next: &mut [DeviceStatus], last: &[DeviceStatus]) {
+    for status in next {
+        let Some(last) =
+            last.iter().find(|it| (&it.device, &it.share_id) == (&status.device, &status.share_id))
+        else {
+            continue;
+        };
+        for condition in status.conditions.iter_mut().filter(|it| it.kind == VERIFIED) {
+            let last = last.conditions.iter().find(|it| it.kind == VERIFIED);
+            if let Some(last) = last.filter(|it| it.holds == condition.holds) {
+                condition.since_unix_ms = last.since_unix_ms;
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use accelpool_dra_driver::{
     node::Observed,
     nri::{NriSnapshot, NriStatus},
 };
-use accelpool_proto::nri::{Container, LinuxCpu, LinuxPodSandbox, LinuxResources};
+use accelpool_proto::nri::{CdiDevice, Container, LinuxCpu, LinuxPodSandbox, LinuxResources};
 use accelpool_runtime_double::{Generation, Options, Records, Runtime};
 use tokio::io::AsyncWriteExt as _;
 
@@ -156,6 +156,37 @@ async fn a_pod_that_shares_a_claim_later_is_bound() {
     observed.wait_for(known).await.unwrap();
     node.runtime.create(Container { id: "c".to_owned(), ..asked }).await.unwrap();
     assert_eq!(node.counters().bindings, 1, "once for a pod");
+}
+
+/// Where the kernel limits device memory, the container of a share is made with its limit; one
+/// that holds a whole device has none.
+#[tokio::test]
+async fn a_share_is_made_with_the_kernels_limit() {
+    let node = Node::start(Generation::Dedicated).await;
+    let limit = "drm/0000:03:00.0/vram0 21474836480";
+    node.bench.daemon.set_unified("dmem.max", limit);
+    let share = common::share("r", GPU_1, "aaaaaaaa-0000-4000-8000-000000000001");
+    let pod = node.bench.claim("part", &[share]);
+    node.kubelet.claims.prepare(&pod).await.unwrap();
+    node.wait_known(1).await;
+    let pod = sandbox("team", "part");
+    node.runtime.run_pod(pod.clone()).await;
+    let lease = node.bench.daemon.lease_of(&uid_of("part")).unwrap();
+    let mut asked = container(&pod, &[]);
+    asked.cdi_devices = vec![CdiDevice { name: lease.allocations[0].cdi_id.clone() }];
+    let unified = |made: &Container| {
+        let resources = made.linux.clone().and_then(|linux| linux.resources);
+        resources.map(|resources| resources.unified).unwrap_or_default()
+    };
+    let made = node.runtime.create(asked).await.unwrap();
+    assert_eq!(unified(&made), [("dmem.max".to_owned(), limit.to_owned())].into());
+    let told = node.bench.daemon.lease_of(&uid_of("part")).unwrap();
+    assert_eq!(told.bindings.len(), 1, "bound once, when it was prepared");
+
+    let pod = node.claimed("train", GPU_0).await;
+    let made = node.runtime.create(granted(&pod, GPU_0, &[])).await.unwrap();
+    assert!(unified(&made).is_empty(), "{made:?}");
+    assert_eq!(node.counters().late, 0);
 }
 
 /// Bound by the last moment before the first process, if not by the first.

@@ -5,9 +5,10 @@
 use std::{fs, path::Path};
 
 /// Every `.proto` file that code is made from, relative to the crate.
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     "accelpool/node/v1/gate.proto",
     "accelpool/node/v1/node.proto",
+    "accelpool/node/v1/traits.proto",
     "accelpool/node/v1/turns.proto",
     "accelpool/node/v1/usage.proto",
     "accelpool/worker/v1/worker.proto",

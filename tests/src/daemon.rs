@@ -68,19 +68,21 @@ impl Daemon {
         if faults.trace {
             command.env("ACCELPOOL_FAULT_TRACE", home.trace());
         }
-        let mut child = command.spawn().expect("accelpoold can be run");
-        let socket = home.socket();
-        let client = Client::connect(&socket);
+        // It is killed when this is dropped: also where what follows panics.
+        let child = command.spawn().expect("accelpoold can be run");
+        let mut daemon = Self { child, socket: home.socket() };
+        let client = daemon.client();
         let ended = wait_for("a daemon that serves, and has heard its vendors", || {
             // The socket first: a call waits for minutes, a connection is refused at once.
-            if UnixStream::connect(&socket).is_ok() && client.node().is_ok_and(|node| ready(&node))
+            if UnixStream::connect(&daemon.socket).is_ok()
+                && client.node().is_ok_and(|node| ready(&node))
             {
                 return Some(None);
             }
-            child.try_wait().expect("a child can be waited for").map(Some)
+            daemon.child.try_wait().expect("a child can be waited for").map(Some)
         });
         match ended {
-            None => Ok(Self { child, socket }),
+            None => Ok(daemon),
             Some(status) => {
                 let log = fs::read(home.log()).expect("the log can be read");
                 let from = usize::try_from(said).expect("a log fits in memory");
@@ -136,6 +138,16 @@ impl Daemon {
     pub fn terminate(&self) {
         let id = i32::try_from(self.id()).expect("a process id is small");
         kill(Pid::from_raw(id), Signal::SIGTERM).expect("the daemon runs");
+    }
+
+    /// Tells it to read its configuration again, as `systemctl reload` would.
+    ///
+    /// # Panics
+    ///
+    /// If it is gone already.
+    pub fn hang_up(&self) {
+        let id = i32::try_from(self.id()).expect("a process id is small");
+        kill(Pid::from_raw(id), Signal::SIGHUP).expect("the daemon runs");
     }
 
     /// Waits until it ends by itself.

@@ -104,6 +104,14 @@ fn the_demo_of_turns_shows_what_it_promises() {
 }
 
 #[test]
+fn the_demo_of_nvidia_shows_what_it_promises() {
+    let seen = printed(&bash(&["tools/demo-nvidia.sh"], None));
+    for line in ["accelpool partitions", "1g.10gb", "fell-off-bus", "All shown and checked."] {
+        assert!(seen.contains(line), "{line} is missing:\n{seen}");
+    }
+}
+
+#[test]
 fn the_demo_of_the_gate_shows_what_it_promises() {
     let seen = printed(&bash(&["tools/demo-gate.sh"], None));
     for line in ["Operation not permitted", "No such device or address", "All shown and checked."] {

@@ -198,6 +198,7 @@ async fn impatient_node(home: &Home) -> Node {
         sharing: Sharing::default(),
         switch_mode: false,
         mps: false,
+        settings: accelpool_model::Settings::default(),
         gate: GateMode::default(),
         on_stale_holder: OnStaleHolder::default(),
         compute: ComputeRule::default(),

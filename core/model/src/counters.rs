@@ -98,6 +98,12 @@ words! {
         Jpeg = "jpeg",
         /// Computes optical flow.
         OpticalFlow = "optical-flow",
+        /// Draws.
+        Render = "render",
+        /// Copies.
+        Copy = "copy",
+        /// Any engine that has no word here.
+        Other = "other",
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{fmt, str::FromStr};
 
 use crate::{
-    ComputePermille, DeviceName, DeviceUuid, MemoryBytes, NameError, PartitionName, PciAddress,
-    Placement, ProfileName, VendorName,
+    ComputePermille, DeviceName, DeviceTraits, DeviceUuid, MemoryBytes, NameError, PartitionName,
+    PciAddress, Placement, ProfileName, VendorName,
 };
 
 /// What a device is for.
@@ -147,6 +147,8 @@ pub struct Device {
     pub partitioning: Option<Partitioning>,
     /// The strongest enforcement that a share of it can be given.
     pub share_enforcement: Enforcements,
+    /// What the vendor tells of it beyond that.
+    pub traits: DeviceTraits,
     /// What a container needs to use all of it, or a share.
     pub injection: Injection,
 }

@@ -20,6 +20,7 @@ mod pool;
 mod quantity;
 mod sample;
 mod topology;
+mod traits;
 
 pub use crate::binding::{Binding, CgroupId};
 pub use crate::chain::Chain;
@@ -55,3 +56,4 @@ pub use crate::quantity::{
 };
 pub use crate::sample::Sample;
 pub use crate::topology::{Link, LinkKind, NumaNode, PcieNode, Topology, UnknownLinkKind};
+pub use crate::traits::{ComputeMode, DeviceTraits, Peer, PeerPath, Settings, UnknownComputeMode};

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{Device, DeviceKind, DeviceName, PoolName, VendorName};
+use crate::{Device, DeviceKind, DeviceName, PoolName, Settings, VendorName};
 
 /// A named set of devices. A device belongs to the first pool whose selector takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Pool {
     pub on_violation: OnViolation,
     /// Whether its shares are served by NVIDIA's MPS.
     pub mps: bool,
+    /// How the driver is to be set for its devices; what is absent stays as it is.
+    pub settings: Settings,
     /// Whether containers with its devices run on the CPUs that are near to them.
     pub align_cpus: bool,
 }

@@ -1,8 +1,8 @@
 //! Usage of a device by one process, as a vendor measured it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use crate::{DeviceUuid, MemoryBytes};
+use crate::{DeviceUuid, Engine, MemoryBytes};
 
 /// What one process used of one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,4 +16,6 @@ pub struct Sample {
     /// Compute time that it used since the previous call for this device; absent where the
     /// vendor does not measure it, which is not the same as none.
     pub compute_busy: Option<Duration>,
+    /// Time of the other engines, likewise; what is not measured is absent.
+    pub engines: BTreeMap<Engine, Duration>,
 }

@@ -50,6 +50,7 @@ pub(crate) fn device(pci: &str) -> Device {
             memory: Enforcement::Library,
             compute: Enforcement::None,
         },
+        traits: accelpool_model::DeviceTraits::default(),
         injection: Injection::default(),
     }
 }
@@ -62,6 +63,7 @@ pub(crate) fn pools() -> Vec<Pool> {
         sharing: Sharing::Any,
         switch_mode: false,
         mps: false,
+        settings: accelpool_model::Settings::default(),
         gate: GateMode::default(),
         on_stale_holder: OnStaleHolder::default(),
         compute: ComputeRule::default(),

@@ -263,7 +263,8 @@ impl Claim {
                 let process = Process::new(peer, connection, page, now_ns).ok()?;
                 let welcome = Welcome {
                     incarnation: self.incarnation,
-                    monotonic_ns: now_ns,
+                    // Read after the hello came: the process compares it with its own clock.
+                    monotonic_ns: accelpool_shim::sys::now_ns(),
                     claim_hash: claim_hash(self.arming.claim.as_str().as_bytes()),
                     // A row is one of a few.
                     process_index: u32::try_from(index).unwrap_or_default(),

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use accelpool_model::{
-    Allocation, Binding, Device, DeviceName, Enforcements, Lease, Link, NumaNode, Partition,
-    PartitionProfile, Partitioning, PcieNode, Placements, Pool, Portion, Taint, Target,
+    Allocation, Binding, Device, DeviceName, DeviceTraits, Enforcements, Lease, Link, NumaNode,
+    Partition, PartitionProfile, Partitioning, PcieNode, Peer, Placements, Pool, Portion, Settings,
+    Taint, Target,
 };
 use accelpool_planner::NodeView;
 use accelpool_proto::node as wire;
@@ -58,6 +59,26 @@ fn device(view: NodeView<'_>, device: &Device) -> wire::Device {
         present: !inventory.lost.contains(&device.name),
         taints: taints.iter().map(taint).collect(),
         usage: Some(usage(view, device)),
+        traits: Some(traits(&device.traits)),
+    }
+}
+
+fn traits(traits: &DeviceTraits) -> wire::DeviceTraits {
+    let peer = |peer: &Peer| wire::Peer {
+        device: peer.device.to_string(),
+        path: peer.path.map(|path| path.as_str().to_owned()).unwrap_or_default(),
+        status: peer.status.clone(),
+    };
+    let Settings { compute_mode, persistence, accounting } = traits.settings;
+    wire::DeviceTraits {
+        compute_capability: traits.compute_capability.clone(),
+        runtime_version: traits.runtime_version.clone(),
+        peers: traits.peers.iter().map(peer).collect(),
+        settings: Some(wire::DriverSettings {
+            compute_mode: compute_mode.map(|mode| mode.to_string()),
+            persistence,
+            accounting,
+        }),
     }
 }
 

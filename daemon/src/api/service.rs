@@ -5,6 +5,7 @@ mod gate;
 mod metrics;
 mod prefer;
 mod readings;
+mod reload;
 mod timings;
 mod turns;
 
@@ -29,6 +30,7 @@ use crate::{
     gate::{Keeper, dmem},
     holder::{self, Holder},
     node::{Node, NodeError, State},
+    reload::Reloader,
     turns as slicing,
     usage::Meter,
     worker::Worker,
@@ -66,6 +68,7 @@ pub struct Service {
     turns: slicing::Keeper,
     meter: Arc<Meter>,
     timings: Arc<CallTimings>,
+    reloader: Reloader,
 }
 
 impl Service {
@@ -78,9 +81,10 @@ impl Service {
         gate: Keeper,
         turns: slicing::Keeper,
         meter: Arc<Meter>,
+        reloader: Reloader,
     ) -> Self {
         let (access, about) = (Arc::new(access), Arc::new(about));
-        Self { node, access, about, gate, turns, meter, timings: Arc::default() }
+        Self { node, access, about, gate, turns, meter, timings: Arc::default(), reloader }
     }
 
     async fn state(&self) -> Result<State, Status> {
@@ -374,13 +378,7 @@ impl NodeApi for Service {
         request: Request<wire::ListHoldersRequest>,
     ) -> Result<Response<wire::ListHoldersResponse>, Status> {
         self.access.read(&request)?;
-        let device = request.into_inner().device;
-        if !device.is_empty() {
-            self.device(&device).await?;
-        }
-        let keeper = self.gate.clone();
-        let found = gate::blocking(move || keeper.holders()).await;
-        Ok(Response::new(response::holders(found, &device)))
+        self.holders(&request.into_inner().device).await.map(Response::new)
     }
 
     async fn verify_claims(
@@ -389,16 +387,7 @@ impl NodeApi for Service {
     ) -> Result<Response<wire::VerifyClaimsResponse>, Status> {
         // It starts a process in the containers, so it is more than reading.
         self.access.change(&request)?;
-        let claim = request.into_inner().claim;
-        let claim = (!claim.is_empty()).then(|| request::claim_id(&claim)).transpose()?;
-        if let Some(claim) = &claim
-            && !self.state().await?.leases.contains_key(claim)
-        {
-            return Err(error::status(&NodeError::UnknownClaim(claim.clone())));
-        }
-        let found = self.gate.verify(claim).await;
-        let claims = found.into_iter().map(response::verification_of_claim).collect();
-        Ok(Response::new(wire::VerifyClaimsResponse { claims }))
+        self.verify(&request.into_inner().claim).await.map(Response::new)
     }
 
     type WatchDenialsStream = Pin<Box<dyn Stream<Item = Result<wire::Denial, Status>> + Send>>;
@@ -493,5 +482,13 @@ impl NodeApi for Service {
             }
         }
         Ok(Response::new(wire::ResumeResponse { vendors }))
+    }
+
+    async fn reload_config(
+        &self,
+        request: Request<wire::ReloadConfigRequest>,
+    ) -> Result<Response<wire::ReloadConfigResponse>, Status> {
+        self.access.change(&request)?;
+        self.reload().await.map(Response::new)
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use accelpool_model::{
-    ComputeRule, DeviceName, Exposure, GateMode, OnStaleHolder, OnViolation, Pool, PoolName,
-    Selector, Sharing,
+    ComputeMode, ComputeRule, DeviceName, Exposure, GateMode, OnStaleHolder, OnViolation, Pool,
+    PoolName, Selector, Settings, Sharing, UnknownComputeMode,
 };
 
 use super::{ConfigError, raw::RawPool, shorten, value};
@@ -22,6 +22,7 @@ pub(super) fn check_pools(raw: Vec<RawPool>) -> Result<Vec<Pool>, ConfigError> {
             on_violation: OnViolation::default(),
             switch_mode: false,
             mps: false,
+            settings: Settings::default(),
             align_cpus: false,
         }]);
     }
@@ -46,14 +47,19 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
         .map(|name| name.parse().map_err(|error| value(key("devices"), &error)))
         .collect::<Result<_, _>>()?;
     let parsed = |field: &str, error: &dyn std::fmt::Display| value(key(field), error);
-    let gate = raw.gate.map(|text| text.parse()).transpose().map_err(|e| parsed("gate", &e))?;
-    let gate: GateMode = gate.unwrap_or_default();
+    let gate: GateMode = word(raw.gate.as_deref()).map_err(|e| parsed("gate", &e))?;
     let on_stale_holder: OnStaleHolder =
         word(raw.on_stale_holder.as_deref()).map_err(|error| parsed("on_stale_holder", &error))?;
     // Where an open without a grant passes, a process that made one has done nothing wrong.
     if on_stale_holder == OnStaleHolder::Kill && gate != GateMode::Enforce {
         return Err(parsed("on_stale_holder", &"`kill` goes with `gate = \"enforce\"` alone"));
     }
+    let sharing: Sharing = word(raw.sharing.as_deref()).map_err(|e| parsed("sharing", &e))?;
+    let settings = Settings {
+        compute_mode: compute_mode(&raw, sharing).map_err(|e| parsed("compute_mode", &e))?,
+        persistence: raw.persistence,
+        accounting: raw.accounting,
+    };
     Ok(Pool {
         gate,
         on_stale_holder,
@@ -73,16 +79,28 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
             .transpose()
             .map_err(|error| parsed("expose", &error))?
             .unwrap_or_default(),
-        sharing: raw
-            .sharing
-            .map(|text| text.parse())
-            .transpose()
-            .map_err(|error| parsed("sharing", &error))?
-            .unwrap_or_default(),
+        sharing,
         switch_mode: raw.switch_mode,
         mps: raw.mps,
+        settings,
         align_cpus: raw.align_cpus,
     })
+}
+
+/// The compute mode that is wanted, if it lets the pool do what it promises.
+fn compute_mode(raw: &RawPool, sharing: Sharing) -> Result<Option<ComputeMode>, String> {
+    let Some(text) = raw.compute_mode.as_deref() else { return Ok(None) };
+    let mode: ComputeMode = text.parse().map_err(|error: UnknownComputeMode| error.to_string())?;
+    match mode {
+        ComputeMode::Default => Ok(Some(mode)),
+        ComputeMode::ExclusiveProcess if sharing == Sharing::Exclusive || raw.mps => Ok(Some(mode)),
+        ComputeMode::ExclusiveProcess => Err("`exclusive-process` lets one process compute, and \
+            goes with `sharing = \"exclusive\"` or `mps = true`"
+            .to_owned()),
+        ComputeMode::Prohibited => Err("`prohibited` lets nobody use what the pool offers; taint \
+            the devices, or leave them out of every pool"
+            .to_owned()),
+    }
 }
 
 /// A word of a fixed set; the default where none is written.

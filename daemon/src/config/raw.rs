@@ -114,6 +114,9 @@ pub(super) struct RawPool {
     pub(super) switch_mode: bool,
     #[serde(default)]
     pub(super) mps: bool,
+    pub(super) compute_mode: Option<String>,
+    pub(super) persistence: Option<bool>,
+    pub(super) accounting: Option<bool>,
     pub(super) gate: Option<String>,
     pub(super) on_stale_holder: Option<String>,
     pub(super) compute: Option<String>,

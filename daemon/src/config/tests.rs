@@ -92,6 +92,11 @@ fn wrong_values_are_refused_with_path_and_range() {
     refused("drain_timeout_s = -1", "drain_timeout_s");
     refused("run_dir = 'run'", "`run_dir` = `run` must be an absolute path");
     refused("group = 'a b'", "`group` is not valid");
+    let pool = "[[pool]]\nname = 'a'\n";
+    let exclusive = "`exclusive-process` lets one process compute";
+    refused(&format!("{pool}compute_mode = 'exclusive-process'"), exclusive);
+    refused(&format!("{pool}compute_mode = 'prohibited'"), "lets nobody use");
+    refused(&format!("{pool}compute_mode = 'fast'"), "compute mode `fast` is not known");
     refused("[log]\nformat = 'xml'", "`log.format` is not valid: `xml` is not known");
     refused("[log]\nlevel = 'a=b=c'", "`log.level` is not valid");
     refused("[[vendor]]\nname = 'nvdia'", "`vendor[0].name` = `nvdia` is not known");

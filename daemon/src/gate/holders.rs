@@ -194,7 +194,7 @@ impl State {
             .iter()
             .flat_map(|folder| self.claims_at(folder))
             .filter(|claim| {
-                self.claims.get(*claim).is_some_and(|it| it.nodes.contains_key(&number))
+                self.claims.get(*claim).is_some_and(|it| it.duty.nodes.contains_key(&number))
             })
             .cloned()
             .collect();

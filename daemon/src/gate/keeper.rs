@@ -11,16 +11,19 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
 use accelpool_gate::{Access, DeviceNumber, Gate, GateError, Guards, Mode};
 use accelpool_model::{Binding, CgroupId, ClaimId, GateMode, Lease, Pool, WorkloadId};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 use super::{
-    GateConfig, Hierarchy,
+    GateConfig, GateView, Hierarchy,
     cgroups::{find_workloads, id_of, is_named_for},
     denials::{self, Denial},
     dmem::{self, Limits, Shares},
@@ -50,15 +53,22 @@ pub struct Keeper(Arc<Shared>);
 struct Shared {
     config: GateConfig,
     families: Vec<Family>,
-    /// Some pool wants a gate.
-    wanted: bool,
     state: Mutex<State>,
+    /// What leases are told with, for whoever must not wait for the state.
+    view: watch::Sender<Arc<GateView>>,
     denials: broadcast::Sender<Denial>,
 }
 
 #[derive(Default)]
 pub(super) struct State {
+    pub(super) wish: Wish,
     pub(super) gate: Option<Gate>,
+    /// True for as long as the gate's denials are to be read.
+    read: Arc<AtomicBool>,
+    /// The node's state that was taken over last.
+    revision: u64,
+    /// Cgroups that may open everything, by their paths.
+    exempted: Vec<String>,
     /// Why there is no gate.
     pub(super) trouble: String,
     /// The root is not there yet.
@@ -88,16 +98,22 @@ pub(super) struct State {
 
 /// A claim, as the gate needs to know it.
 pub(super) struct Armed {
-    bindings: Vec<Binding>,
-    pub(super) nodes: BTreeMap<DeviceNumber, PathBuf>,
+    pub(super) duty: Arc<Duty>,
     /// The cgroups that were found for the bindings.
     pub(super) cgroups: BTreeMap<CgroupId, PathBuf>,
     /// What containers that use the claim are given.
     pub(super) given: Vec<Given>,
-    limits: Limits,
-    /// Whether the gate was up when it was armed: only then are its limits known.
-    under_gate: bool,
+    pub(super) limits: Limits,
     since: Instant,
+}
+
+/// What arming a claim follows from.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Duty {
+    bindings: Vec<Binding>,
+    pub(super) nodes: BTreeMap<DeviceNumber, PathBuf>,
+    /// Whether the gate was up: only then are the claim's limits known.
+    under_gate: bool,
 }
 
 impl std::fmt::Debug for Keeper {
@@ -119,15 +135,43 @@ fn nodes_of(injections: &Injections) -> Result<BTreeMap<DeviceNumber, PathBuf>, 
     numbered.collect()
 }
 
+/// Whether there is to be a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Wish {
+    /// Some pool wants one.
+    Up,
+    /// No pool wants one.
+    #[default]
+    Down,
+    /// No pool wants one, and none is up.
+    Done,
+}
+
+impl Wish {
+    fn of(pools: &[Pool]) -> Self {
+        let wanted = pools.iter().any(|pool| pool.gate != GateMode::Off);
+        if wanted { Self::Up } else { Self::Down }
+    }
+
+    /// What it becomes when `pools` are looked at again.
+    fn again(self, pools: &[Pool]) -> Self {
+        match (self, Self::of(pools)) {
+            (Self::Done, Self::Down) => Self::Done,
+            (_, next) => next,
+        }
+    }
+}
+
 impl Keeper {
     /// A keeper of the gate that `config` describes; [`Keeper::tick`] puts it up if a pool
     /// wants one, and takes it down if none does.
     #[must_use]
     pub fn new(config: GateConfig, families: Vec<Family>, pools: &[Pool]) -> Self {
-        let wanted = pools.iter().any(|pool| pool.gate != GateMode::Off);
         let denials = broadcast::Sender::new(DENIALS_LAG);
-        let state = Mutex::default();
-        Self(Arc::new(Shared { config, families, wanted, state, denials }))
+        let state =
+            State { wish: Wish::of(pools), exempted: config.exempt.clone(), ..State::default() };
+        let (state, view) = (Mutex::new(state), watch::Sender::default());
+        Self(Arc::new(Shared { config, families, state, view, denials }))
     }
 
     /// A keeper that never has a gate: nothing is held.
@@ -148,62 +192,28 @@ impl Keeper {
     ) -> Result<(), GateStepError> {
         let nodes = nodes_of(injections)?;
         let mut state = self.lock();
-        let before = state.claims.remove(&lease.claim.id);
-        let cgroups = before.as_ref().map(|before| before.cgroups.clone()).unwrap_or_default();
-        let former = before.as_ref().map(Armed::pairs).unwrap_or_default();
-        let since = before.map_or_else(Instant::now, |before| before.since);
-        let bindings = lease.bindings.clone();
-        let given = verify::given(lease, injections);
-        let (limits, under_gate) = (Limits::new(), state.gate.is_some());
-        let mut armed = Armed { bindings, nodes, cgroups, given, limits, under_gate, since };
-        if under_gate {
-            armed.limits = dmem::limits(Hierarchy::of(&state.root).mount(), shares);
-            armed.resolve(&state.root);
-        }
-        let wanted = armed.pairs();
-        let cgroups: Vec<CgroupId> = armed.cgroups.keys().copied().collect();
-        state.claims.insert(lease.claim.id.clone(), armed);
-        state.limit(&cgroups);
-        let Some(gate) = &state.gate else { return Ok(()) };
-        for (cgroup, number) in &wanted {
-            match gate.grant(*cgroup, *number, Access::READ_WRITE) {
-                Ok(()) => {}
-                // Where nothing is refused, a grant that is missing harms nobody.
-                Err(error) if state.mode_of(*number) != Mode::Enforce => {
-                    tracing::warn!(%error, cgroup = cgroup.0, "a grant was not written");
-                }
-                Err(source) => return Err(GateStepError::Gate { source }),
-            }
-        }
-        state.revoke_unless_held(former.difference(&wanted))
+        let armed = state.arm(lease, nodes, verify::given(lease, injections), shares);
+        self.publish(&state);
+        armed
     }
 
     /// Takes back what `claim` let its cgroups open, but for what other claims let them.
     pub fn disarm(&self, claim: &ClaimId) -> Result<(), GateStepError> {
         let mut state = self.lock();
-        let Some(armed) = state.claims.remove(claim) else { return Ok(()) };
-        state.verifications.remove(claim);
-        for folder in armed.cgroups.values() {
-            dmem::lift(folder, &armed.limits);
-        }
-        state.limit(&armed.cgroups.keys().copied().collect::<Vec<_>>());
-        let revoked = state.revoke_unless_held(&armed.pairs());
+        let disarmed = state.disarm(claim);
+        self.publish(&state);
         drop(state);
         self.hurry();
-        revoked
+        disarmed
     }
 
     /// True if [`Keeper::arm`] would change nothing.
     #[must_use]
     pub fn is_armed(&self, lease: &Lease, injections: &Injections) -> bool {
         let Ok(nodes) = nodes_of(injections) else { return false };
-        let state = self.lock();
-        let armed = |armed: &Armed| {
-            armed.bindings == lease.bindings
-                && armed.nodes == nodes
-                && armed.under_gate == state.gate.is_some()
-        };
-        state.claims.get(&lease.claim.id).is_some_and(armed)
+        let view = self.view();
+        let duty = Duty { bindings: lease.bindings.clone(), nodes, under_gate: view.up };
+        view.duties.get(&lease.claim.id).is_some_and(|armed| **armed == duty)
     }
 
     /// The claims that are armed, for whoever compares them with the leases.
@@ -223,12 +233,26 @@ impl Keeper {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn is_wanted(&self) -> bool {
-        self.0.wanted
+    /// The gate as it was left last, as far as leases are told with it. Waits for nobody.
+    #[must_use]
+    pub fn view(&self) -> Arc<GateView> {
+        self.0.view.borrow().clone()
     }
 
-    /// Reads denials until the keeper is gone, on a thread of its own.
-    fn watch(&self, mut ring: accelpool_gate::Denials) {
+    /// Shows what `state` has become; called by whoever changed it.
+    pub(super) fn publish(&self, state: &State) {
+        let view = state.view();
+        self.0.view.send_if_modified(|shown| {
+            let news = **shown != view;
+            if news {
+                *shown = Arc::new(view);
+            }
+            news
+        });
+    }
+
+    /// Reads denials until the gate or the keeper is gone, on a thread of its own.
+    fn watch(&self, mut ring: accelpool_gate::Denials, read: Arc<AtomicBool>) {
         let shared = Arc::downgrade(&self.0);
         let reader = move || {
             let mut lines = denials::Lines::default();
@@ -238,6 +262,9 @@ impl Keeper {
                     Err(error) => return tracing::error!(%error, "denials cannot be read"),
                 };
                 let Some(shared) = shared.upgrade() else { return };
+                if !read.load(Ordering::Relaxed) {
+                    return;
+                }
                 Self(shared).note(arrived, &mut lines);
             }
         };
@@ -263,6 +290,52 @@ impl Keeper {
 }
 
 impl State {
+    fn arm(
+        &mut self,
+        lease: &Lease,
+        nodes: BTreeMap<DeviceNumber, PathBuf>,
+        given: Vec<Given>,
+        shares: &Shares,
+    ) -> Result<(), GateStepError> {
+        let before = self.claims.remove(&lease.claim.id);
+        let cgroups = before.as_ref().map(|before| before.cgroups.clone()).unwrap_or_default();
+        let former = before.as_ref().map(Armed::pairs).unwrap_or_default();
+        let since = before.map_or_else(Instant::now, |before| before.since);
+        let (limits, under_gate) = (Limits::new(), self.gate.is_some());
+        let duty = Arc::new(Duty { bindings: lease.bindings.clone(), nodes, under_gate });
+        let mut armed = Armed { duty, cgroups, given, limits, since };
+        if under_gate {
+            armed.limits = dmem::limits(Hierarchy::of(&self.root).mount(), shares);
+            armed.resolve(&self.root);
+        }
+        let wanted = armed.pairs();
+        let cgroups: Vec<CgroupId> = armed.cgroups.keys().copied().collect();
+        self.claims.insert(lease.claim.id.clone(), armed);
+        self.limit(&cgroups);
+        let Some(gate) = &self.gate else { return Ok(()) };
+        for (cgroup, number) in &wanted {
+            match gate.grant(*cgroup, *number, Access::READ_WRITE) {
+                Ok(()) => {}
+                // Where nothing is refused, a grant that is missing harms nobody.
+                Err(error) if self.mode_of(*number) != Mode::Enforce => {
+                    tracing::warn!(%error, cgroup = cgroup.0, "a grant was not written");
+                }
+                Err(source) => return Err(GateStepError::Gate { source }),
+            }
+        }
+        self.revoke_unless_held(former.difference(&wanted))
+    }
+
+    fn disarm(&mut self, claim: &ClaimId) -> Result<(), GateStepError> {
+        let Some(armed) = self.claims.remove(claim) else { return Ok(()) };
+        self.verifications.remove(claim);
+        for folder in armed.cgroups.values() {
+            dmem::lift(folder, &armed.limits);
+        }
+        self.limit(&armed.cgroups.keys().copied().collect::<Vec<_>>());
+        self.revoke_unless_held(&armed.pairs())
+    }
+
     pub(super) fn mode_of(&self, number: DeviceNumber) -> Mode {
         self.guarded.guards.mode_of(number).unwrap_or(Mode::Off)
     }
@@ -311,12 +384,12 @@ impl State {
 
 impl Armed {
     fn holds(&self, cgroup: CgroupId, number: DeviceNumber) -> bool {
-        self.cgroups.contains_key(&cgroup) && self.nodes.contains_key(&number)
+        self.cgroups.contains_key(&cgroup) && self.duty.nodes.contains_key(&number)
     }
 
     /// What is to be in the kernel for this claim.
     fn pairs(&self) -> BTreeSet<(CgroupId, DeviceNumber)> {
-        let nodes = || self.nodes.keys().copied();
+        let nodes = || self.duty.nodes.keys().copied();
         self.cgroups.keys().flat_map(|cgroup| nodes().map(|number| (*cgroup, number))).collect()
     }
 
@@ -325,7 +398,7 @@ impl Armed {
         let names = || self.cgroups.values().filter_map(|folder| folder.file_name()?.to_str());
         let has_none =
             |workload: &&WorkloadId| !names().any(|name| is_named_for(name, workload.as_str()));
-        let workloads = self.bindings.iter().filter_map(|binding| match binding {
+        let workloads = self.duty.bindings.iter().filter_map(|binding| match binding {
             Binding::Workload(workload) => Some(workload),
             Binding::Cgroup { .. } => None,
         });
@@ -336,7 +409,7 @@ impl Armed {
     fn resolve(&mut self, root: &Path) {
         self.cgroups.retain(|id, folder| id_of(folder).is_ok_and(|found| found == *id));
         let hierarchy = Hierarchy::of(root);
-        for binding in &self.bindings {
+        for binding in &self.duty.bindings {
             let Binding::Cgroup { path, id } = binding else { continue };
             match hierarchy.cgroup(path) {
                 Ok((folder, found))

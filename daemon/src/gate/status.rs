@@ -1,11 +1,16 @@
 //! What the daemon tells of the gate.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use accelpool_gate::{Counts, Gate};
 use accelpool_model::{Binding, CgroupId, ClaimId, GateMode, Lease};
 
-use super::{Hierarchy, Keeper, Verification, cgroups::is_named_for, denials::Denial};
+use super::{
+    Hierarchy, Keeper, Verification,
+    cgroups::is_named_for,
+    denials::Denial,
+    keeper::{Duty, State, Wish},
+};
 use crate::error::Chain;
 
 /// The gate as of one moment, as far as leases are told with it.
@@ -16,6 +21,7 @@ pub struct GateView {
     root: String,
     cgroups: BTreeMap<ClaimId, BTreeMap<CgroupId, String>>,
     verifications: BTreeMap<ClaimId, Verification>,
+    pub(super) duties: BTreeMap<ClaimId, Arc<Duty>>,
 }
 
 /// How it is with one binding: a word of the node API, and the cgroup's path if there is one.
@@ -100,27 +106,30 @@ pub struct GateStatus {
     pub drifted_claims: usize,
 }
 
-impl Keeper {
-    /// The gate as of now, as far as leases are told with it.
-    #[must_use]
-    pub fn view(&self) -> GateView {
-        let state = self.lock();
-        if state.gate.is_none() {
-            return GateView::default();
+impl State {
+    /// The gate as it is, as far as leases are told with it.
+    pub(super) fn view(&self) -> GateView {
+        let duties = self.claims.iter().map(|(id, it)| (id.clone(), Arc::clone(&it.duty)));
+        let duties = duties.collect();
+        if self.gate.is_none() {
+            return GateView { duties, ..GateView::default() };
         }
-        let hierarchy = Hierarchy::of(&state.root);
-        let paths = state.claims.iter().map(|(claim, armed)| {
+        let hierarchy = Hierarchy::of(&self.root);
+        let paths = self.claims.iter().map(|(claim, armed)| {
             let paths = armed.cgroups.iter().map(|(id, it)| (*id, hierarchy.path_of(it)));
             (claim.clone(), paths.collect())
         });
         GateView {
             up: true,
-            root: hierarchy.path_of(&state.root),
+            root: hierarchy.path_of(&self.root),
             cgroups: paths.collect(),
-            verifications: state.verifications.clone(),
+            verifications: self.verifications.clone(),
+            duties,
         }
     }
+}
 
+impl Keeper {
     /// Everything that is known of the gate.
     #[must_use]
     pub fn status(&self) -> GateStatus {
@@ -148,7 +157,8 @@ impl Keeper {
                 inside.flat_map(|(_, node)| node.users.iter().cloned()).collect();
             (range.to_string(), guard.mode, users.into_iter().collect())
         });
-        let word = match (self.is_wanted(), state.gate.is_some(), state.waiting) {
+        let wanted = state.wish == Wish::Up;
+        let word = match (wanted, state.gate.is_some(), state.waiting) {
             (false, _, _) => "off",
             (true, true, _) => "up",
             (true, false, true) => "waiting",
@@ -162,12 +172,12 @@ impl Keeper {
             } else {
                 String::new()
             },
-            guarded: if self.is_wanted() { guarded.collect() } else { Vec::new() },
+            guarded: if wanted { guarded.collect() } else { Vec::new() },
             exempt: state.exempt.values().cloned().collect(),
             grants: state
                 .claims
                 .values()
-                .map(|armed| armed.cgroups.len() * armed.nodes.len())
+                .map(|armed| armed.cgroups.len() * armed.duty.nodes.len())
                 .sum(),
             counts: counts.collect(),
             repairs: state.repairs,

@@ -108,6 +108,7 @@ impl Keeper {
             if state.claims.contains_key(&verification.claim) {
                 let (claim, found) = (verification.claim.clone(), verification.found.clone());
                 state.verifications.insert(claim, found);
+                self.publish(&state);
             }
             drop(state);
             found.push(verification);
@@ -195,7 +196,7 @@ impl State {
             }
             let decide = |(number, node): (&DeviceNumber, &super::guarded::Node)| {
                 let decision = rules.decide(&lineage, *number, Access::READ_WRITE);
-                (*number, (node.path.clone(), armed.nodes.contains_key(number), decision))
+                (*number, (node.path.clone(), armed.duty.nodes.contains_key(number), decision))
             };
             let decisions = self.guarded.nodes.iter().map(decide).collect();
             let path = hierarchy.path_of(&folder);

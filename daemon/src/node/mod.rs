@@ -170,6 +170,15 @@ impl Node {
         let _ = self.requests.send(Request::Gate { told }).await;
     }
 
+    /// Takes over how the pools of the configuration are now: what they say of the gate alone may
+    /// differ. The state that is read afterwards has it.
+    pub(crate) async fn set_pools(&self, pools: Arc<[Pool]>) -> Result<(), NodeError> {
+        let (reply, taken) = oneshot::channel();
+        let request = Request::Pools { pools, reply };
+        self.requests.send(request).await.map_err(|_| NodeError::Draining)?;
+        taken.await.map_err(|_| NodeError::Draining)
+    }
+
     /// Puts what a claim's processes did into its story.
     pub(crate) async fn tell_violation(&self, claim: ClaimId, message: String) {
         // An owner that has ended keeps no story.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use accelpool_model::{DeviceUuid, PartitionStep, RecoveryAction};
+use accelpool_model::{DeviceUuid, PartitionStep, RecoveryAction, Settings};
 use accelpool_vendor_api::VendorEvent;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -80,6 +80,18 @@ pub(super) async fn settle(
     faults.pass("settle.after").await;
     // Nobody listens only if the owner has ended.
     let _ = notify.send(Notice::Settled { step, result }).await;
+}
+
+/// Sets the driver for a device, and tells the owner.
+pub(super) async fn configure(
+    worker: Worker,
+    device: DeviceUuid,
+    settings: Settings,
+    notify: mpsc::Sender<Notice>,
+) {
+    let result = worker.configure(&device, settings).await;
+    // Nobody listens only if the owner has ended.
+    let _ = notify.send(Notice::Configured { device, settings, result }).await;
 }
 
 /// Asks whether a tainted device has recovered, and tells the owner.

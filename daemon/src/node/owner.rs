@@ -10,6 +10,7 @@
 //! ```
 
 mod claims;
+mod configure;
 mod memory;
 mod mps;
 mod observed;
@@ -102,6 +103,9 @@ impl Owner {
         self.reconcile(&mut round);
         self.settle_owed(&mut round);
         self.memory.started = true;
+        for adapter in self.parts.workers.keys().cloned().collect::<Vec<_>>() {
+            self.configure(&adapter);
+        }
         self.settle(round).await?;
         while !self.memory.in_flight.is_empty() {
             match timeout_at(until + patience, self.gather()).await {
@@ -221,6 +225,14 @@ impl Owner {
                     Some(_) | None => {}
                 }
             }
+            Request::Pools { pools, reply } => {
+                self.parts.pools = pools;
+                round.changed = true;
+                // Answered with the round, when the state that is read has them.
+                round.answers.push(Box::new(move |_| {
+                    let _ = reply.send(()); // who asked may have hung up
+                }));
+            }
             Request::Violated { claim, message } => {
                 if self.memory.leases.contains_key(&claim) {
                     round.changed = true;
@@ -255,6 +267,9 @@ impl Owner {
             }
             Notice::Mps(event) => self.on_mps(&event, round),
             Notice::Settled { step, result } => self.on_settled(&step, result, round),
+            Notice::Configured { device, settings, result } => {
+                self.on_configured(&device, settings, result, round);
+            }
             Notice::Probed { device, action, probed } => {
                 self.on_probed(&device, action, probed, round);
             }
@@ -274,7 +289,7 @@ impl Owner {
             pools: Arc::clone(&self.parts.pools),
             topology: Arc::clone(&self.parts.topology),
             events: claim.map(|claim| self.memory.history.of(claim)).unwrap_or_default(),
-            vendor_troubles: self.memory.vendor_troubles.clone(),
+            vendor_troubles: self.memory.vendor_troubles(),
             gate: self.parts.tools.gate.view(),
             settled: self.all_answered() && self.memory.in_flight.is_empty(),
             adapter_of: self.memory.adapters(),

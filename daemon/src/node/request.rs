@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use accelpool_model::{
     Binding, Claim, ClaimId, DeviceName, DeviceUuid, Fault, Inventory, Lease, Partition, Pool,
-    RecoveryAction, TaintEffect, Topology, VendorName,
+    RecoveryAction, Settings, TaintEffect, Topology, VendorName,
 };
 use accelpool_planner::PrepareError;
 use tokio::sync::oneshot;
@@ -87,6 +87,11 @@ pub(super) enum Request {
     Gate {
         told: Option<(ClaimId, EventKind, String)>,
     },
+    /// The configuration was read again: the pools as they are now.
+    Pools {
+        pools: Arc<[Pool]>,
+        reply: oneshot::Sender<()>,
+    },
     /// A claim's processes took more of a shared device than they may.
     Violated {
         claim: ClaimId,
@@ -113,6 +118,8 @@ pub(super) enum Notice {
     Mps(crate::mps::MpsEvent),
     /// A destruction that was owed has been tried.
     Settled { step: accelpool_model::PartitionStep, result: Result<(), WorkerError> },
+    /// The driver was set for a device as its pool wants it, or was not.
+    Configured { device: DeviceUuid, settings: Settings, result: Result<(), WorkerError> },
     /// A device with a fault's taint has been looked at.
     Probed { device: DeviceUuid, action: RecoveryAction, probed: bool },
 }
@@ -155,7 +162,7 @@ pub struct State {
     /// What vendors could not say, in words, by adapter.
     pub vendor_troubles: BTreeMap<VendorName, Vec<String>>,
     /// The device gate.
-    pub gate: GateView,
+    pub gate: Arc<GateView>,
     /// Every vendor was heard and no steps are in hand.
     pub settled: bool,
     /// The adapter that lists each device.

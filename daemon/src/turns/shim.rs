@@ -57,6 +57,30 @@ impl Shim {
         Ok(Self { library, mounts })
     }
 
+    /// Removes what other builds have installed and no process has mapped; to be called while
+    /// no lease mounts it. Gives how many folders it removed.
+    pub fn remove_others(&self, proc: &Path) -> io::Result<usize> {
+        let Some(installed) = self.library.parent().and_then(Path::parent) else { return Ok(0) };
+        let others: Vec<PathBuf> = fs::read_dir(installed)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| digest_of(path).is_some_and(|digest| digest != DIGEST))
+            .collect();
+        if others.is_empty() {
+            return Ok(0);
+        }
+        let mapped = mapped_libraries(proc)?;
+        let is_mapped = |path: &Path| {
+            digest_of(path).is_none_or(|digest| mapped.iter().any(|line| line.contains(digest)))
+        };
+        let mut removed = 0;
+        for path in others.iter().filter(|path| !is_mapped(path)) {
+            // Ended half-way, the next start finds the rest.
+            fs::remove_dir_all(path)?;
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
     /// Where it is on this node.
     #[must_use]
     pub fn library(&self) -> &Path {
@@ -68,6 +92,39 @@ impl Shim {
     pub fn mounts(&self) -> &[Mount] {
         &self.mounts
     }
+}
+
+/// The digest that a folder is named by; nothing for what is no folder of ours.
+fn digest_of(path: &Path) -> Option<&str> {
+    let name = path.file_name()?.to_str()?;
+    let is_ours = name.len() == DIGEST.len() && name.bytes().all(|it| it.is_ascii_hexdigit());
+    is_ours.then_some(name)
+}
+
+/// The lines of all processes' maps that are of a shim; each path has its digest, in a
+/// container too.
+fn mapped_libraries(proc: &Path) -> io::Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for entry in fs::read_dir(proc)? {
+        let path = entry?.path();
+        let is_process = path.file_name().and_then(|it| it.to_str());
+        if !is_process.is_some_and(|it| it.bytes().all(|it| it.is_ascii_digit())) {
+            continue;
+        }
+        // A process may end meanwhile. Of one that cannot be read nothing is known.
+        match fs::read(path.join("maps")) {
+            Ok(maps) => lines.extend(
+                String::from_utf8_lossy(&maps)
+                    .lines()
+                    .filter(|line| line.contains(FILE_NAME))
+                    .map(str::to_owned),
+            ),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(lines)
 }
 
 /// Makes the file at `path` hold `content`. One that does is left alone; one that does not, a
@@ -88,7 +145,11 @@ fn put(path: &Path, content: &[u8], mode: u32) -> Result<(), InstallError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
+    use std::{
+        io::Read as _,
+        os::unix::fs::MetadataExt,
+        process::{Command, Stdio},
+    };
 
     use super::*;
 
@@ -120,5 +181,44 @@ mod tests {
         let list = fs::read_to_string(&preload.host_path).expect("readable");
         assert_eq!(list, format!("{}\n", library.container_path));
         assert_eq!(preload.container_path, PRELOAD);
+    }
+
+    #[test]
+    fn other_builds_go_once_nobody_has_them_mapped() {
+        let state = tempfile::tempdir().expect("a folder");
+        let shim = Shim::install(state.path()).expect("installed");
+        let installed = state.path().join("shim");
+        // Not by chance the digest of something that runs on this machine.
+        let digest = format!("{:016x}", 0xdead_0000_0000_0000 | u64::from(std::process::id()));
+        let (other, foreign) = (installed.join(&digest), installed.join("notes"));
+        for folder in [&other, &foreign] {
+            fs::create_dir(folder).expect("made");
+        }
+        let library = other.join(FILE_NAME);
+        fs::write(&library, LIBRARY).expect("written");
+        let mut user = Command::new("cat")
+            .env("LD_PRELOAD", &library)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
+        // What comes back was read by a program that is loaded.
+        let mut input = user.stdin.take().expect("a pipe");
+        input.write_all(b"x").expect("written");
+        user.stdout.take().expect("a pipe").read_exact(&mut [0]).expect("loaded");
+        // This process and its child alone: a test may not read those of the whole machine.
+        let seen = tempfile::tempdir().expect("a folder");
+        for pid in [std::process::id(), user.id()].map(|pid| pid.to_string()) {
+            std::os::unix::fs::symlink(Path::new("/proc").join(&pid), seen.path().join(&pid))
+                .expect("linked");
+        }
+        let proc = seen.path();
+        assert_eq!(shim.remove_others(proc).expect("looked"), 0, "it is mapped");
+        assert!(library.exists());
+        drop(input);
+        user.wait().expect("it ended with its input");
+        assert_eq!(shim.remove_others(proc).expect("looked"), 1);
+        assert!(!other.exists() && foreign.exists() && shim.library().exists());
+        assert_eq!(shim.remove_others(proc).expect("looked"), 0);
     }
 }

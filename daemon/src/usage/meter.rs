@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use accelpool_model::{ClaimId, DeviceCounters, DeviceUuid};
+use accelpool_model::{ClaimId, DeviceCounters, DeviceUuid, Engine};
 use accelpool_planner::{Amount, Holding, Part, ProcessUse, attribute, divide_energy};
 
 use super::{
@@ -21,6 +21,9 @@ use super::{
 /// The span over which a share is measured: shorter ones say more about the samples than
 /// about the tenant.
 const RATIO_SPAN: Duration = Duration::from_secs(10);
+
+/// Time by engine.
+pub type Engines = BTreeMap<Engine, Duration>;
 
 /// One allocation on a device, as the meter sees it.
 #[derive(Debug, Clone)]
@@ -42,6 +45,8 @@ pub struct Used {
     pub agent: Option<Agent>,
     /// False if the vendor does not measure compute time per process.
     pub has_busy: bool,
+    /// Time of engines other than the compute engine.
+    pub engines: Engines,
     /// Who says so; [`Source::Process`] for a process.
     pub source: Source,
 }
@@ -52,6 +57,10 @@ pub enum Source {
     /// From what the vendor says of each process.
     #[default]
     Process,
+    /// From what the kernel's DRM driver says of each process.
+    Fdinfo,
+    /// From what the kernel's compute driver of AMD says of each process.
+    Kfd,
     /// From what the vendor says of the device, which its holder has alone.
     Device,
     /// Compute time as the arbiter charged it, memory from the vendor.
@@ -59,11 +68,21 @@ pub enum Source {
 }
 
 impl Source {
+    /// True of what is told of a process, not of a device or a claim.
+    const fn is_process(self) -> bool {
+        match self {
+            Self::Process | Self::Fdinfo | Self::Kfd => true,
+            Self::Device | Self::Turns => false,
+        }
+    }
+
     /// The word, as it stands on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Process => "process",
+            Self::Fdinfo => "fdinfo",
+            Self::Kfd => "kfd",
             Self::Device => "device",
             Self::Turns => "turns",
         }
@@ -124,6 +143,8 @@ pub struct Totals {
     pub energy_mj: Option<u64>,
     /// At the moment.
     pub processes: u32,
+    /// Since then, of the engines that are measured by process.
+    pub engines: Engines,
     /// How it was made.
     pub source: Source,
     measuring: Measuring,
@@ -164,6 +185,13 @@ impl Totals {
         self.busy = self.busy.saturating_add(amount.busy);
         if let Some(energy_mj) = energy_mj {
             self.energy_mj = Some(self.energy_mj.unwrap_or(0).saturating_add(energy_mj));
+        }
+    }
+
+    fn add_engines(&mut self, engines: &Engines) {
+        for (engine, busy) in engines {
+            let sum = self.engines.entry(*engine).or_default();
+            *sum = sum.saturating_add(*busy);
         }
     }
 
@@ -297,6 +325,12 @@ impl DeviceTotals {
         self.device.add(divided.device, energy);
         self.device.processes = count(reading.used.len());
         self.unattributed.add(divided.unattributed, energy_at(holdings.len()));
+        for (used, billed) in reading.used.iter().zip(&divided.processes) {
+            self.device.add_engines(&used.engines);
+            if billed.is_none() {
+                self.unattributed.add_engines(&used.engines);
+            }
+        }
         let mut told = vec![(None, divided.unattributed, energy_at(holdings.len()))];
         for (index, held) in reading.held.iter().enumerate() {
             let amount = divided.holdings.get(index).copied().unwrap_or_default();
@@ -333,7 +367,7 @@ impl DeviceTotals {
         let by_device = whole && (memory_bytes.is_some() || busy.is_some());
         let least = if by_device { Source::Device } else { Source::Process };
         let source = mine.iter().map(|used| used.source).fold(least, Ord::max);
-        let processes = mine.iter().filter(|used| used.source == Source::Process).count();
+        let processes = mine.iter().filter(|used| used.source.is_process()).count();
         let key = AllocationKey {
             claim: held.holding.claim.clone(),
             index: held.index,
@@ -346,6 +380,9 @@ impl DeviceTotals {
             totals.processes = totals.processes.saturating_add(count(processes));
             totals.source = source;
             totals.measuring = totals.measuring.with(&mine, whole && busy.is_some());
+            for used in &mine {
+                totals.add_engines(&used.engines);
+            }
         }
     }
 
@@ -361,6 +398,7 @@ impl DeviceTotals {
             if !stays {
                 let ended = Amount { busy: totals.busy, ..Amount::default() };
                 released.add(ended, totals.energy_mj);
+                released.add_engines(&totals.engines);
             }
             stays
         });

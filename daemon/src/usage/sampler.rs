@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 
 use super::{
     Agent, Meter,
-    meter::{Measured, Reading, Source, Used},
+    meter::{Engines, Measured, Reading, Source, Used},
     process::{Place, Processes},
     tenants::{Tenants, held},
 };
@@ -284,12 +284,13 @@ impl Sampler {
 }
 
 fn used(sample: Sample, owner: Owner, agent: Option<Agent>) -> Used {
-    let Sample { partition, memory, compute_busy, .. } = sample;
+    let Sample { partition, memory, compute_busy, engines, .. } = sample;
     let amount = Amount { memory, busy: compute_busy.unwrap_or_default() };
     Used {
         process: ProcessUse { owner, partition, amount },
         agent,
         has_busy: compute_busy.is_some(),
+        engines,
         source: Source::Process,
     }
 }
@@ -321,6 +322,7 @@ fn charge(report: &Report, device: &DeviceUuid, charged: &mut Charged, used: &mu
             process: ProcessUse { owner, partition: None, amount },
             agent: None,
             has_busy: true,
+            engines: Engines::new(),
             source: Source::Turns,
         });
     }
@@ -345,6 +347,7 @@ mod tests {
             process: ProcessUse { owner, partition: None, amount },
             agent: None,
             has_busy: false,
+            engines: Engines::new(),
             source: Source::Process,
         }
     }

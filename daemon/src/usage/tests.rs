@@ -8,7 +8,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{
     Agent, Meter,
-    meter::{DeviceTotals, Held, Measured, Reading, Source, Totals, Used},
+    meter::{DeviceTotals, Engines, Held, Measured, Reading, Source, Totals, Used},
 };
 
 fn agent(name: &str) -> Agent {
@@ -27,7 +27,7 @@ fn used(claim: &str, memory: u64, busy_ms: u64) -> Used {
         claim => Owner::Claims(vec![claim.parse().unwrap()]),
     };
     let process = ProcessUse { owner, partition: None, amount };
-    Used { process, agent: None, has_busy: true, source: Source::Process }
+    Used { process, agent: None, has_busy: true, engines: Engines::new(), source: Source::Process }
 }
 
 struct Bench {

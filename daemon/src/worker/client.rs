@@ -10,7 +10,7 @@ use std::{
 
 use accelpool_model::{
     Device, DeviceCounters, DeviceUuid, Link, ModeStep, Partition, PartitionStep, RecoveryAction,
-    Sample, VendorName,
+    Sample, Settings, VendorName,
 };
 use accelpool_proto::worker::{
     self as wire, next_event_response::Event, vendor_worker_client::VendorWorkerClient,
@@ -23,8 +23,10 @@ use tracing::{info, warn};
 use super::{
     convert, counters,
     error::WorkerError,
+    handles,
     pause::Pause,
     process::{Launch, Life},
+    traits,
 };
 use crate::{error::Chain, timing::Timings};
 
@@ -67,6 +69,8 @@ pub struct WorkerStatus {
     pub last_error: String,
     /// Why workers were given up, and how often.
     pub failures_by_reason: BTreeMap<&'static str, u64>,
+    /// Device nodes that the worker has open; none where that cannot be known.
+    pub handles_open: Option<u32>,
 }
 
 /// One vendor's worker. Cloned freely; all clones call the same process.
@@ -169,6 +173,10 @@ impl Worker {
             restarts: u32::try_from(state.starts.saturating_sub(1)).unwrap_or(u32::MAX),
             last_error: state.last_error.clone(),
             failures_by_reason: state.failures_by_reason.clone(),
+            handles_open: match &state.connection {
+                Some(connection) => connection.life.pid().and_then(handles::open),
+                None => Some(0),
+            },
         }
     }
 
@@ -208,6 +216,24 @@ impl Worker {
         let request = wire::SwitchModeRequest { device_uuid: step.uuid.to_string(), on: step.on };
         self.call("switch_mode", change, async |mut client: VendorWorkerClient<Channel>| {
             client.switch_mode(request).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Sets the driver for a device.
+    pub async fn configure(
+        &self,
+        device: &DeviceUuid,
+        settings: Settings,
+    ) -> Result<(), WorkerError> {
+        let change = self.shared.deadlines.change;
+        let request = wire::ConfigureRequest {
+            device_uuid: device.to_string(),
+            settings: Some(traits::settings_to_wire(settings)),
+        };
+        self.call("configure", change, async |mut client: VendorWorkerClient<Channel>| {
+            client.configure(request).await
         })
         .await?;
         Ok(())

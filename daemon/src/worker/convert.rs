@@ -10,6 +10,8 @@ use accelpool_model::{
 };
 use accelpool_proto::worker as wire;
 
+use super::traits;
+
 /// The most devices that a vendor may list; the largest known nodes have 16 to 64.
 const DEVICES_MAX: usize = 256;
 /// The most partitions, links, nodes, mounts or profiles in one list.
@@ -47,6 +49,7 @@ pub(super) fn device_to_wire(device: &Device) -> wire::Device {
         share_memory_enforcement: device.share_enforcement.memory.to_string(),
         share_compute_enforcement: device.share_enforcement.compute.to_string(),
         injection: Some(injection_to_wire(&device.injection)),
+        traits: Some(traits::to_wire(&device.traits)),
     }
 }
 
@@ -118,6 +121,7 @@ pub(super) fn sample_to_wire(sample: &Sample) -> wire::ProcessSample {
         compute_busy_ns: sample
             .compute_busy
             .map(|busy| u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX)),
+        engines_busy: super::counters::busy_to_wire(&sample.engines),
     }
 }
 
@@ -191,6 +195,7 @@ fn device_from_wire(device: wire::Device) -> Result<Device, BadAnswer> {
                 .map_err(|e| bad("compute enforcement")(&e))?,
         },
         injection: injection_from_wire(device.injection.unwrap_or_default())?,
+        traits: traits::from_wire(device.traits.unwrap_or_default())?,
     })
 }
 
@@ -309,6 +314,7 @@ pub(super) fn sample_from_wire(wire: wire::ProcessSample) -> Result<Sample, BadA
         partition: partition.map_err(|e| bad("sample partition")(&e))?,
         memory: MemoryBytes::new(wire.memory_bytes),
         compute_busy: wire.compute_busy_ns.map(std::time::Duration::from_nanos),
+        engines: super::counters::busy_from_wire(&wire.engines_busy)?,
     })
 }
 

@@ -54,6 +54,19 @@ fn figures<'a>(figures: impl Iterator<Item = (&'a str, u64)>) -> Vec<wire::Figur
     figures.map(|(of, value)| wire::Figure { of: of.to_owned(), value }).collect()
 }
 
+/// Time by engine, as a process used it.
+pub(super) fn busy_to_wire(engines: &BTreeMap<Engine, Duration>) -> Vec<wire::Figure> {
+    let nanoseconds = |busy: &Duration| u64::try_from(busy.as_nanos()).unwrap_or(u64::MAX);
+    figures(engines.iter().map(|(of, busy)| (of.as_str(), nanoseconds(busy))))
+}
+
+pub(super) fn busy_from_wire(
+    figures: &[wire::Figure],
+) -> Result<BTreeMap<Engine, Duration>, BadAnswer> {
+    let engines = known("engine", figures, Engine::ALL, Engine::as_str)?;
+    Ok(engines.into_iter().map(|(engine, busy)| (engine, Duration::from_nanos(busy))).collect())
+}
+
 fn throttle_to_wire((reason, throttle): (&ThrottleReason, &Throttle)) -> wire::Throttle {
     let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     wire::Throttle {

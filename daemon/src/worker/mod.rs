@@ -13,9 +13,11 @@ mod client;
 mod convert;
 mod counters;
 mod error;
+mod handles;
 mod pause;
 mod process;
 mod serve;
+mod traits;
 
 pub use self::client::{Deadlines, Discovery, Worker, WorkerStatus};
 pub use self::error::WorkerError;

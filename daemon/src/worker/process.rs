@@ -78,6 +78,14 @@ impl Launch {
 }
 
 impl Life {
+    /// The worker's process, if it is one that runs.
+    pub(super) fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Process(child) => child.id(),
+            Self::Task(_) => None,
+        }
+    }
+
     /// Kills the worker.
     pub(super) async fn end(self) {
         match self {

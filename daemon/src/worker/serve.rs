@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Response, Status, transport::Server};
 
-use super::{convert, counters};
+use super::{convert, counters, traits};
 
 /// Why a worker could not serve.
 #[derive(Debug, thiserror::Error)]
@@ -186,6 +186,18 @@ impl VendorWorker for Service {
         let device = argument(&device_uuid)?;
         self.call(move |vendor| vendor.switch_mode(&device, on)).await?;
         Ok(Response::new(wire::SwitchModeResponse {}))
+    }
+
+    async fn configure(
+        &self,
+        request: Request<wire::ConfigureRequest>,
+    ) -> Result<Response<wire::ConfigureResponse>, Status> {
+        let wire::ConfigureRequest { device_uuid, settings } = request.into_inner();
+        let device = argument(&device_uuid)?;
+        let settings = traits::settings_from_wire(&settings.unwrap_or_default());
+        let settings = settings.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.call(move |vendor| vendor.configure(&device, settings)).await?;
+        Ok(Response::new(wire::ConfigureResponse {}))
     }
 
     async fn create_partition(

@@ -28,6 +28,7 @@ fn device(pci: &str, numa_node: Option<u32>, pcie_root: Option<&str>) -> Device 
         fabric_clique: None,
         partitioning: None,
         share_enforcement: Enforcements::default(),
+        traits: accelpool_model::DeviceTraits::default(),
         injection: Injection::default(),
     }
 }

@@ -12,6 +12,7 @@ mod device_status;
 mod event;
 mod node_state;
 mod pace;
+mod pod;
 mod publisher;
 mod quantity;
 mod share_config;
@@ -34,6 +35,7 @@ pub use crate::{
         ExistingPartition, HeldPortion, Holding, NodeDevice, NodeState, Offer, SURFACE_DRA,
         SURFACE_LABEL,
     },
+    pod::ReadPodError,
     publisher::{PublishStatus, Publisher},
     quantity::BadQuantity,
     share_config::{CONFIG_API_VERSION, SHARE_CONFIG_KIND, ShareConfig, ShareConfigError},

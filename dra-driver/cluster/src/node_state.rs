@@ -39,6 +39,10 @@ pub struct NodeDevice {
     pub architecture: String,
     pub pci: Option<PciAddress>,
     pub driver_version: String,
+    /// Version of what programs are compiled for; empty if not known.
+    pub compute_capability: String,
+    /// Newest version of the vendor's programming interface that the driver serves.
+    pub runtime_version: String,
     pub memory: MemoryBytes,
     pub numa_node: Option<u32>,
     pub pcie_root: Option<String>,
@@ -137,6 +141,7 @@ fn node_device(
     let partitioning = device.partitioning.as_ref().map(partitioning).transpose()?;
     let taints = device.taints.iter().map(taint).collect::<Result<_, _>>()?;
     let pci = Some(&device.pci_address).filter(|address| !address.is_empty());
+    let traits = device.traits.clone().unwrap_or_default();
     let existing = existing_partitions(&device.name, state, refused);
     Ok(NodeDevice {
         name,
@@ -147,6 +152,8 @@ fn node_device(
         architecture: device.architecture.clone(),
         pci: pci.map(|address| parse(address)).transpose()?,
         driver_version: device.driver_version.clone(),
+        compute_capability: traits.compute_capability.unwrap_or_default(),
+        runtime_version: traits.runtime_version.unwrap_or_default(),
         memory: MemoryBytes::new(device.memory_bytes),
         numa_node: device.numa_node,
         pcie_root: device.pcie_root.clone(),

@@ -20,6 +20,8 @@ use super::{
     ask::{devices_of, request_for},
 };
 use crate::{
+    calls::{Call, Outcome},
+    labels,
     node::{NodeError, Observed, Trouble},
     sequence::Sequence,
 };
@@ -100,6 +102,16 @@ impl ClaimError {
     }
 }
 
+/// How a call ended, as far as this node is to blame.
+fn outcome<T>(result: &Result<T, ClaimError>) -> Outcome {
+    match result {
+        Ok(_) => Outcome::Done,
+        Err(ClaimError::Task(_)) => Outcome::Failed,
+        Err(error) if error.is_transient() => Outcome::Failed,
+        Err(_) => Outcome::Refused,
+    }
+}
+
 const NODE_AWAY: &str = "the kubelet tries again within 90 s; if it stays, ask the administrator \
                          to look at accelpoold on this node";
 
@@ -110,7 +122,9 @@ impl Claims {
         claim: ClaimReference,
         deadline: Instant,
     ) -> Result<Vec<PreparedDevice>, String> {
+        let started = std::time::Instant::now();
         let prepared = self.prepare_until(&claim, deadline).await;
+        self.calls.observe(Call::Prepare, outcome(&prepared), started);
         prepared.map_err(|error| self.explain(&claim, &error, ("PrepareFailed", "Prepare")))
     }
 
@@ -124,7 +138,9 @@ impl Claims {
             return Ok(()); // such a claim was never prepared
         }
         let sequence = self.sequences.unprepare(&claim.uid);
+        let started = std::time::Instant::now();
         let released = self.persist(deadline, || self.try_release(&claim, &sequence)).await;
+        self.calls.observe(Call::Unprepare, outcome(&released), started);
         released.map_err(|error| self.explain(&claim, &error, ("UnprepareFailed", "Unprepare")))
     }
 
@@ -182,7 +198,8 @@ impl Claims {
         sequence: &Arc<Sequence>,
     ) -> Result<Lease, ClaimError> {
         let snapshot = self.observed.borrow().snapshot.clone().ok_or(ClaimError::NoState)?;
-        let request = request_for(claim, &self.cluster.pool_name(), &snapshot.state)?;
+        let mut request = request_for(claim, &self.cluster.pool_name(), &snapshot.state)?;
+        request.labels.extend(self.agent_of(claim).await);
         let permit = sequence.permit().await;
         if !sequence.is_current() {
             return Err(ClaimError::Stale(claim.uid.clone()));
@@ -203,6 +220,23 @@ impl Claims {
                 Err(ClaimError::NoState)
             }
             lease => lease.map_err(|source| not_prepared(claim, source)),
+        }
+    }
+
+    /// Who is billed, where a label of the claim's first pod says so: a label of the lease. That
+    /// it cannot be read keeps no pod from starting; then the pod is billed.
+    async fn agent_of(&self, claim: &ClaimView) -> Option<(String, String)> {
+        let (key, pod) = (self.agent_label.as_ref()?, claim.pods.first()?);
+        match self.cluster.pod_labels(&claim.namespace, pod).await {
+            Ok(labels) => {
+                let agent = labels.get(key).filter(|agent| !agent.is_empty())?;
+                Some((labels::AGENT.to_owned(), agent.clone()))
+            }
+            Err(error) => {
+                let error = Chain(&error);
+                tracing::warn!(%error, label = key, "the pod is billed: its label is not known");
+                None
+            }
         }
     }
 

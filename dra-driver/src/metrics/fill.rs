@@ -3,7 +3,7 @@
 use accelpool_cluster::SURFACE_LABEL;
 use accelpool_proto::node::{
     Agent, AgentMetrics, AllocationMetrics, DaemonMetrics, DeviceMetrics, DeviceReadings,
-    GetMetricsResponse, VendorMetrics,
+    GateMetrics, GetMetricsResponse, VendorMetrics,
 };
 
 use super::{
@@ -34,6 +34,9 @@ pub(super) fn fill(page: &mut Page, metrics: &GetMetricsResponse, age_ms: u64) {
     }
     for vendor in &metrics.vendors {
         fill_vendor(page, vendor);
+    }
+    if let Some(gate) = &metrics.gate {
+        fill_gate(page, gate);
     }
     if let Some(daemon) = &metrics.daemon {
         fill_daemon(page, daemon);
@@ -89,6 +92,7 @@ fn fill_device(page: &mut Page, device: &DeviceMetrics, sample_age_ms: Option<u6
         page.number(&series::DEVICE_UTILIZATION, own.with("engine", "all"), ratio);
     }
     page.milli(&series::DEVICE_ENERGY, own.clone(), device.energy_mj);
+    engines(page, &series::DEVICE_ENGINE, &own, &device.engine_busy_ns);
     if let Some(mode) = &device.turns_mode {
         for known in TURNS {
             page.flag(&series::DEVICE_TURNS, own.with("mode", known), known == mode);
@@ -105,8 +109,10 @@ fn fill_device(page: &mut Page, device: &DeviceMetrics, sample_age_ms: Option<u6
     let busy = device.busy_unattributed_ns;
     page.nanoseconds(&series::UNATTRIBUTED_COMPUTE, own.clone(), busy);
     page.milli(&series::UNATTRIBUTED_ENERGY, own.clone(), device.energy_unattributed_mj);
+    engines(page, &series::UNATTRIBUTED_ENGINE, &own, &device.engine_unattributed_ns);
     page.nanoseconds(&series::RELEASED_COMPUTE, own.clone(), device.busy_released_ns);
-    page.milli(&series::RELEASED_ENERGY, own, device.energy_released_mj);
+    page.milli(&series::RELEASED_ENERGY, own.clone(), device.energy_released_mj);
+    engines(page, &series::RELEASED_ENGINE, &own, &device.engine_released_ns);
 }
 
 fn fill_readings(page: &mut Page, own: &Labels, readings: &DeviceReadings) {
@@ -157,6 +163,18 @@ fn fill_readings(page: &mut Page, own: &Labels, readings: &DeviceReadings) {
     }
 }
 
+/// Time by engine.
+fn engines(
+    page: &mut Page,
+    series: &'static series::Series,
+    own: &Labels,
+    busy_ns: &std::collections::HashMap<String, u64>,
+) {
+    for (engine, busy_ns) in sorted(busy_ns) {
+        page.nanoseconds(series, own.with("engine", engine), Some(*busy_ns));
+    }
+}
+
 /// Entries in the order of their words: a page that says the same looks the same.
 fn sorted<T>(map: &std::collections::HashMap<String, T>) -> Vec<(&String, &T)> {
     let mut entries: Vec<_> = map.iter().collect();
@@ -198,6 +216,7 @@ fn fill_allocation(page: &mut Page, allocation: &AllocationMetrics) {
     let limit = allocation.memory_limit_bytes;
     page.amount(&series::ALLOCATION_MEMORY_LIMIT, own.clone(), limit);
     page.nanoseconds(&series::ALLOCATION_COMPUTE, own.clone(), allocation.busy_ns);
+    engines(page, &series::ALLOCATION_ENGINE, &own, &allocation.engine_busy_ns);
     let requested = f64::from(allocation.compute_permille) / 1e3;
     page.number(&series::ALLOCATION_SHARE, own.with("kind", "requested"), requested);
     let turns = allocation.turns.as_ref();
@@ -224,12 +243,14 @@ fn fill_agent(page: &mut Page, row: &AgentMetrics) {
     page.known(&series::AGENT_MEMORY, own.clone(), row.memory_used_bytes);
     page.amount(&series::AGENT_MEMORY_LIMIT, own.clone(), row.memory_limit_bytes);
     page.nanoseconds(&series::AGENT_COMPUTE, own.clone(), row.busy_ns);
+    engines(page, &series::AGENT_ENGINE, &own, &row.engine_busy_ns);
     page.milli(&series::AGENT_ENERGY, own, row.energy_mj);
 }
 
 fn fill_vendor(page: &mut Page, vendor: &VendorMetrics) {
     let own = Labels::new([("vendor", vendor.vendor.as_str())]);
     page.flag(&series::WORKER_UP, own.clone(), vendor.running);
+    page.known(&series::HANDLES, own.clone(), vendor.handles_open.map(u64::from));
     for restarts in &vendor.restarts_by_reason {
         let labels = own.with("reason", &restarts.word);
         page.amount(&series::WORKER_RESTARTS, labels, restarts.count);
@@ -238,6 +259,28 @@ fn fill_vendor(page: &mut Page, vendor: &VendorMetrics) {
         if let Some(timing) = &call.timing {
             page.durations(&series::WORKER_CALL, own.with("call", &call.word), timing.clone());
         }
+    }
+}
+
+fn fill_gate(page: &mut Page, gate: &GateMetrics) {
+    let none = Labels::default;
+    page.flag(&series::GATE_UP, none(), gate.up);
+    for guarded in &gate.guarded {
+        page.amount(&series::GATE_GUARDED, none().with("mode", &guarded.word), guarded.count);
+    }
+    page.amount(&series::GATE_GRANTS, none(), gate.grants.into());
+    page.amount(&series::GATE_GRANTS_MAX, none(), gate.grants_max.into());
+    for opens in &gate.opens {
+        let own = Labels::new([("device", opens.device.as_str())]);
+        page.amount(&series::GATE_OPENS, own.with("outcome", "denied"), opens.denied);
+        page.amount(&series::GATE_OPENS, own.with("outcome", "audited"), opens.audited);
+    }
+    page.amount(&series::GATE_REPAIRS, none(), gate.repairs);
+    page.amount(&series::GATE_STALE, none(), gate.stale_holders.into());
+    page.amount(&series::GATE_STALE_KILLED, none(), gate.stale_holders_killed);
+    for verified in &gate.verified {
+        let labels = none().with("state", &verified.word);
+        page.amount(&series::CLAIMS_VERIFIED, labels, verified.count);
     }
 }
 

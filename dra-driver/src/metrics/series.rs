@@ -74,6 +74,7 @@ table! {
     DEVICE_SAMPLE_AGE: Gauge "accelpool_device_sample_age_seconds" ["seconds"] ("device", "vendor") "Time since the device was read last; its figures are as old";
     DEVICE_MEMORY: Gauge "accelpool_device_memory_bytes" ["bytes"] ("device", "vendor", "state") "Memory of the device: total, used, free, reserved";
     DEVICE_COMPUTE: Counter "accelpool_device_compute_seconds" ["seconds"] ("device", "vendor") "Compute time that was used: allocations, released and unattributed together";
+    DEVICE_ENGINE: Counter "accelpool_device_engine_seconds" ["seconds"] ("device", "vendor", "engine") "Time of engines beside the compute engine, where processes are told apart: allocations, released and unattributed together";
     DEVICE_UTILIZATION: Gauge "accelpool_device_utilization_ratio" ("device", "vendor", "engine") "The part of its time that an engine was busy lately, as the device tells it; all: as the processes add up";
     DEVICE_POWER: Gauge "accelpool_device_power_watts" ["watts"] ("device", "vendor") "What the device draws";
     DEVICE_POWER_LIMIT: Gauge "accelpool_device_power_limit_watts" ["watts"] ("device", "vendor") "What the device may draw";
@@ -88,10 +89,11 @@ table! {
     DEVICE_RETIREMENT: Gauge "accelpool_device_memory_retirement" ("device", "vendor", "state") "1 if faulty memory waits for a reset to be taken out of use (pending), or could not be (failed)";
     LINK_TRAFFIC: Counter "accelpool_link_bytes" ["bytes"] ("device", "vendor", "link_type", "direction") "Bytes over the device's links";
 
-    ALLOCATION: Info "accelpool_allocation" ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)", "(claim)", "(pod)", "(pod_uid)", "(partition)", "portion", "path", "memory_enforcement", "compute_enforcement", "(source)") "Who holds what: words to join with the other allocation series, and how their figures were made (source: process, device or turns)";
+    ALLOCATION: Info "accelpool_allocation" ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)", "(claim)", "(pod)", "(pod_uid)", "(partition)", "portion", "path", "memory_enforcement", "compute_enforcement", "(source)") "Who holds what: words to join with the other allocation series, and how their figures were made (source: process, fdinfo, kfd, device or turns)";
     ALLOCATION_MEMORY: Gauge "accelpool_allocation_memory_used_bytes" ["bytes"] ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Device memory in use";
     ALLOCATION_MEMORY_LIMIT: Gauge "accelpool_allocation_memory_limit_bytes" ["bytes"] ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Device memory that may be used";
     ALLOCATION_COMPUTE: Counter "accelpool_allocation_compute_seconds" ["seconds"] ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Compute time that was used; its rate is the part of the device";
+    ALLOCATION_ENGINE: Counter "accelpool_allocation_engine_seconds" ["seconds"] ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)", "engine") "Time of engines beside the compute engine that was used";
     ALLOCATION_SHARE: Gauge "accelpool_allocation_compute_share_ratio" ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)", "kind") "The part of the device's compute: requested, granted (what it is owed while all want the device), and measured over about ten seconds";
     ALLOCATION_THROTTLED: Counter "accelpool_allocation_throttled_seconds" ["seconds"] ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Time for which it wanted the device and was kept waiting for its turn";
     ALLOCATION_TURNS: Counter "accelpool_allocation_turns" ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Turns it was given";
@@ -103,12 +105,15 @@ table! {
     AGENT_MEMORY: Gauge "accelpool_agent_memory_used_bytes" ["bytes"] ("agent", "(namespace)", "device") "Device memory in use by all that the agent holds of the device";
     AGENT_MEMORY_LIMIT: Gauge "accelpool_agent_memory_limit_bytes" ["bytes"] ("agent", "(namespace)", "device") "Device memory that the agent may use";
     AGENT_COMPUTE: Counter "accelpool_agent_compute_seconds" ["seconds"] ("agent", "(namespace)", "device") "Compute time that the agent used";
+    AGENT_ENGINE: Counter "accelpool_agent_engine_seconds" ["seconds"] ("agent", "(namespace)", "device", "engine") "Time of engines beside the compute engine that the agent used";
     AGENT_ENERGY: Counter "accelpool_agent_energy_joules" ["joules"] ("agent", "(namespace)", "device") "Energy, divided by compute time";
 
     UNATTRIBUTED_MEMORY: Gauge "accelpool_unattributed_memory_bytes" ["bytes"] ("device") "Device memory in use that fits no lease";
     UNATTRIBUTED_COMPUTE: Counter "accelpool_unattributed_compute_seconds" ["seconds"] ("device") "Compute time that fits no lease";
+    UNATTRIBUTED_ENGINE: Counter "accelpool_unattributed_engine_seconds" ["seconds"] ("device", "engine") "Time of engines beside the compute engine that fits no lease";
     UNATTRIBUTED_ENERGY: Counter "accelpool_unattributed_energy_joules" ["joules"] ("device") "Energy that fits no lease";
     RELEASED_COMPUTE: Counter "accelpool_released_compute_seconds" ["seconds"] ("device") "Compute time of leases that have ended";
+    RELEASED_ENGINE: Counter "accelpool_released_engine_seconds" ["seconds"] ("device", "engine") "Time of engines beside the compute engine of leases that have ended";
     RELEASED_ENERGY: Counter "accelpool_released_energy_joules" ["joules"] ("device") "Energy of leases that have ended";
 
     LEDGER_ENTRIES: Gauge "accelpool_ledger_entries" ("state") "Leases by state";
@@ -119,6 +124,18 @@ table! {
     WORKER_UP: Gauge "accelpool_worker_up" ("vendor") "1 while the vendor's worker runs";
     WORKER_RESTARTS: Counter "accelpool_worker_restarts" ("vendor", "reason") "How often the vendor's worker was given up: deadline, died, start";
     WORKER_CALL: Histogram "accelpool_worker_call_duration_seconds" ["seconds"] ("vendor", "call") "Time that the vendor's library took";
+    HANDLES: Gauge "accelpool_handles_open" ("vendor") "Device nodes that the vendor's worker has open: what stands in the way of a driver's reload";
+
+    GATE_UP: Gauge "accelpool_gate_up" () "1 if the device gate stands; absent where every pool has it off";
+    GATE_GUARDED: Gauge "accelpool_gate_guarded" ("mode") "Ranges of device numbers that are guarded: audit, enforce";
+    GATE_GRANTS: Gauge "accelpool_gate_grants" () "Pairs of cgroup and device that the kernel admits";
+    GATE_GRANTS_MAX: Gauge "accelpool_gate_grants_max" () "How many there can be";
+    GATE_OPENS: Counter "accelpool_gate_opens" ("(device)", "outcome") "Opens without a grant: denied, or audited, which passed because of the mode alone";
+    GATE_REPAIRS: Counter "accelpool_gate_repairs" () "How often something of the gate was found changed by others and put right";
+    GATE_STALE: Gauge "accelpool_gate_stale_holders" () "Processes that have a device open without a right to";
+    GATE_STALE_KILLED: Counter "accelpool_gate_stale_holders_killed" () "How many were killed for that";
+    CLAIMS_VERIFIED: Gauge "accelpool_claims_verified" ("state") "Claims whose containers were compared with the ledger: verified, drifted, unused, unknown";
+
     DAEMON_START: Gauge "accelpool_daemon_start_time_seconds" ["seconds"] () "When the daemon started, since the Unix epoch";
     DAEMON_MEMORY: Gauge "accelpool_daemon_resident_memory_bytes" ["bytes"] () "Memory of the daemon, without its workers";
     DRIVER_READY: Gauge "accelpool_driver_ready" () "1 if the driver waits for nothing: what /readyz says";

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, env, fmt::Write as _, fs, path::Path};
 
 use accelpool_proto::node::{
     Agent, AgentMetrics, AllocationMetrics, CountByWord, DaemonMetrics, DeviceMetrics,
-    DeviceReadings, DeviceTaint, GetMetricsResponse, Histogram, LinkTraffic, Throttle,
-    TimingByWord, TurnsMetrics, VendorMetrics,
+    DeviceReadings, DeviceTaint, GateMetrics, GateOpens, GetMetricsResponse, Histogram,
+    LinkTraffic, Throttle, TimingByWord, TurnsMetrics, VendorMetrics,
 };
 
 use super::{page::Value, series::Kind, *};
@@ -23,6 +23,10 @@ fn timing(word: &str) -> TimingByWord {
         index_counts: vec![1, 1, 1],
     };
     TimingByWord { word: word.to_owned(), timing: Some(timing) }
+}
+
+fn encoder(busy_ns: u64) -> std::collections::HashMap<String, u64> {
+    [("encoder".to_owned(), busy_ns)].into()
 }
 
 fn device(number: usize) -> DeviceMetrics {
@@ -49,6 +53,9 @@ fn device(number: usize) -> DeviceMetrics {
         energy_unattributed_mj: Some(100_000),
         energy_released_mj: Some(200_000),
         compute_ratio: Some(0.35),
+        engine_busy_ns: encoder(600_000_000),
+        engine_unattributed_ns: encoder(100_000_000),
+        engine_released_ns: encoder(200_000_000),
         ..DeviceMetrics::default()
     }
 }
@@ -79,6 +86,7 @@ fn allocation(device: &str, number: usize) -> AllocationMetrics {
         energy_mj: Some(400_000),
         processes: Some(2),
         source: "process".into(),
+        engine_busy_ns: encoder(300_000_000),
         ..AllocationMetrics::default()
     }
 }
@@ -92,6 +100,26 @@ fn agent_of(allocation: &AllocationMetrics) -> AgentMetrics {
         busy_ns: allocation.busy_ns,
         energy_mj: allocation.energy_mj,
         memory_limit_bytes: allocation.memory_limit_bytes,
+        engine_busy_ns: allocation.engine_busy_ns.clone(),
+    }
+}
+
+/// A gate that has something of everything.
+fn gate() -> GateMetrics {
+    let count = |word: &str, count| CountByWord { word: word.into(), count };
+    GateMetrics {
+        up: true,
+        grants: 4,
+        grants_max: 65_536,
+        guarded: vec![count("audit", 0), count("enforce", 2)],
+        opens: vec![
+            GateOpens { device: String::new(), denied: 1, audited: 0 },
+            GateOpens { device: "gpu-0000-1b-00-0".into(), denied: 5, audited: 2 },
+        ],
+        repairs: 1,
+        stale_holders: 2,
+        stale_holders_killed: 1,
+        verified: vec![count("verified", 2), count("drifted", 0)],
     }
 }
 
@@ -135,6 +163,9 @@ fn node() -> GetMetricsResponse {
         energy_unattributed_mj: None,
         energy_released_mj: None,
         compute_ratio: None,
+        engine_busy_ns: [].into(),
+        engine_unattributed_ns: [].into(),
+        engine_released_ns: [].into(),
         present: false,
         ..device(0x43)
     };
@@ -156,6 +187,7 @@ fn node() -> GetMetricsResponse {
         energy_mj: None,
         processes: None,
         source: String::new(),
+        engine_busy_ns: [].into(),
         partition: format!("{}-mig-1g-10gb-0", second.device),
         portion: "partition".into(),
         share_id: Some("a".into()),
@@ -172,7 +204,9 @@ fn node() -> GetMetricsResponse {
             running: true,
             restarts_by_reason: vec![count("deadline", 2)],
             calls: vec![timing("sample")],
+            handles_open: Some(3),
         }],
+        gate: Some(gate()),
         daemon: Some(DaemonMetrics {
             version: "1.2.3".into(),
             started_unix_ms: 1_000,
@@ -277,9 +311,10 @@ fn a_full_node_is_bounded() {
         .collect();
     metrics.agents = metrics.allocations.iter().map(agent_of).collect();
     let page = page(&fetched(metrics));
-    // Thirteen series an allocation, four an agent; devices and daemon beside them.
+    // Thirteen series an allocation and four an agent, with one more for each engine; devices
+    // and daemon beside them.
     let sharers = 16 * 64;
-    assert!(page.len() <= sharers * (13 + 4) + 16 * 32 + 64, "{}", page.len());
+    assert!(page.len() <= sharers * (14 + 5) + 16 * 36 + 96, "{}", page.len());
     let mut seen = BTreeSet::new();
     for series in series::ALL {
         for sample in page.samples(series) {
@@ -361,6 +396,7 @@ fn reference() -> String {
     }
     // What parts of the driver count of themselves.
     let mut own = Registry::default();
+    crate::calls::CallTimes::new().register(&mut own);
     own.register_collector(Box::new(crate::nri::NriView::off()));
     let page = String::from_utf8(encode(Page::default(), "", &own, Form::Text)).unwrap();
     let lines: Vec<&str> = page.lines().collect();
@@ -368,7 +404,9 @@ fn reference() -> String {
         let help = pair[0].strip_prefix("# HELP ").and_then(|rest| rest.split_once(' '));
         let kind = pair[1].strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '));
         if let (Some((name, help)), Some((_, kind))) = (help, kind) {
-            writeln!(text, "| `{name}` | {kind} |  | {} |", help.trim_end_matches('.')).unwrap();
+            let labels = if kind == "histogram" { "`call`, `result`" } else { "" };
+            let help = help.trim_end_matches('.');
+            writeln!(text, "| `{name}` | {kind} | {labels} | {help} |").unwrap();
         }
     }
     text

@@ -1,7 +1,7 @@
 //! What the plugin answers to the runtime, and how long it takes for it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -9,10 +9,10 @@ use std::{
 use accelpool_nri::{About, Events, Plugin, Status};
 use accelpool_proto::{
     kubelet::v1::ListPodResourcesResponse,
-    node::{Lease, NumaNode, binding::Subject},
+    node::{Lease, NumaNode, allocation::Portion, binding::Subject},
     nri::{
         ConfigureRequest, Container as NriContainer, ContainerAdjustment, Event,
-        LinuxContainerAdjustment, LinuxCpu, PodSandbox, SynchronizeRequest,
+        LinuxContainerAdjustment, LinuxCpu, LinuxResources, PodSandbox, SynchronizeRequest,
     },
 };
 use tokio::{
@@ -265,43 +265,69 @@ impl Session {
             timeout_at(deadline, self.bind(&entry.pod, &held, &snapshot)),
         );
         let aligned = matches!(cpu, Ok(Ok(_)));
+        let mut resources = LinuxResources::default();
         if let Ok(Ok(Some(cpu))) = cpu {
             self.shared.counters.alignments.add_one();
             entry.is_free = false;
-            let resources = Some(near::resources(cpu));
-            adjust.linux = Some(LinuxContainerAdjustment { resources });
+            resources.cpu = Some(cpu);
         }
-        complete && aligned && bound.unwrap_or(false)
+        let Bound { settled, unified } = bound.unwrap_or_default();
+        resources.unified = unified.into_iter().collect();
+        if resources != LinuxResources::default() {
+            adjust.linux = Some(LinuxContainerAdjustment { resources: Some(resources) });
+        }
+        complete && aligned && settled
     }
 }
 
 impl Session {
     /// Binds what a container holds to its pod's cgroup, where the daemon does not have it bound
     /// already: it binds a claim to the pods that it was prepared for, so this is for pods that
-    /// share a claim later, and for extended resources. False if there is something to try again.
-    pub(super) async fn bind(&self, pod: &Pod, held: &BTreeSet<Held>, snapshot: &Snapshot) -> bool {
+    /// share a claim later, for extended resources, and for shares, of which it says which files
+    /// of the container's cgroup limit them (`dmem.max`).
+    pub(super) async fn bind(
+        &self,
+        pod: &Pod,
+        held: &BTreeSet<Held>,
+        snapshot: &Snapshot,
+    ) -> Bound {
         let subject = match &pod.cgroup {
             Some(cgroup) => Subject::Cgroup(cgroup.clone()),
             None => Subject::Workload(pod.uid.clone()),
         };
         let counters = &self.shared.counters;
         let claims: BTreeSet<&str> = held.iter().map(|held| held.claim.as_str()).collect();
-        let mut settled = true;
+        let mut bound = Bound { settled: true, ..Bound::default() };
         for claim in claims {
             let lease = snapshot.leases.iter().find(|lease| lease.claim == claim);
-            if lease.is_none_or(|lease| is_bound(lease, pod)) {
+            let Some(lease) = lease else { continue };
+            let known = bound_as(lease, pod);
+            if known.is_some() && !has_share(lease) {
                 continue;
             }
-            match self.shared.node.bind(claim, subject.clone()).await {
-                Ok(()) => counters.bindings.add_one(),
+            let asked = known.clone().unwrap_or_else(|| subject.clone());
+            match self.shared.node.bind(claim, asked).await {
+                Ok(unified) => {
+                    if known.is_none() {
+                        counters.bindings.add_one();
+                    }
+                    for (file, text) in unified {
+                        // A file of several claims has the lines of each.
+                        let lines: &mut String = bound.unified.entry(file).or_default();
+                        if !lines.is_empty() {
+                            lines.push('\n');
+                        }
+                        lines.push_str(&text);
+                    }
+                }
                 Err(error) => {
                     counters.binding_failures.add_one();
-                    settled &= matches!(error.trouble(), Trouble::Final);
+                    bound.settled &= matches!(error.trouble(), Trouble::Final);
                     tracing::debug!(claim, %error, "not bound to the pod's cgroup");
                 }
             }
         }
-        settled
+        bound
     }
 
     /// The last moment before a container's first process: what was not done when it was made is
@@ -321,22 +347,44 @@ impl Session {
         let (held, complete) = self.held(&mut entry, deadline).await;
         let Some(snapshot) = self.shared.snapshot() else { return };
         let bound = timeout_at(deadline, self.bind(&entry.pod, &held, &snapshot)).await;
-        if !complete || !bound.unwrap_or(false) {
+        if !complete || !bound.unwrap_or_default().settled {
             self.shared.counters.late.add_one();
         }
     }
 }
 
-/// True if the daemon lets the pod's processes use what `lease` holds, or will once they are.
-fn is_bound(lease: &Lease, pod: &Pod) -> bool {
-    lease.bindings.iter().any(|binding| {
+/// What became of binding.
+#[derive(Debug, Default)]
+pub(super) struct Bound {
+    /// Nothing is left to be tried again.
+    settled: bool,
+    /// What the runtime is to write into files of the container's cgroup.
+    unified: BTreeMap<String, String>,
+}
+
+impl Bound {
+    /// True if nothing is left to be tried again.
+    pub(super) const fn is_settled(&self) -> bool {
+        self.settled
+    }
+}
+
+/// True if `lease` has a part of a device that software separates.
+fn has_share(lease: &Lease) -> bool {
+    lease.allocations.iter().any(|held| matches!(held.portion, Some(Portion::Share(_))))
+}
+
+/// As what the daemon lets the pod's processes use what `lease` holds, or will once they are.
+fn bound_as(lease: &Lease, pod: &Pod) -> Option<Subject> {
+    let own = lease.bindings.iter().find(|binding| {
         let own = match &binding.subject {
             Some(Subject::Workload(uid)) => *uid == pod.uid,
             Some(Subject::Cgroup(path)) => pod.cgroup.as_ref() == Some(path),
             Some(Subject::Process(_)) | None => false,
         };
         own && binding.state != "gone"
-    })
+    });
+    own.and_then(|binding| binding.subject.clone())
 }
 
 impl Plugin for Session {

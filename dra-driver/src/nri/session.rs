@@ -129,7 +129,7 @@ impl Session {
                 }
             }
             let bound = timeout(MEND_PATIENCE, self.bind(&entry.pod, &held, &snapshot)).await;
-            settled &= bound.unwrap_or(false);
+            settled &= bound.is_ok_and(|bound| bound.is_settled());
             match self.update_for(&id, &entry, &held, &snapshot).await {
                 Ok(update) => updates.extend(update),
                 Err(_) => settled = false,

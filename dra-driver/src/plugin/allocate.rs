@@ -22,6 +22,7 @@ use tokio::{
 
 use super::offer::{Offered, Wanted, claim_of};
 use crate::{
+    calls::{Call, CallTimes, Outcome},
     labels,
     node::{Node, NodeError, Trouble},
     sequence::Sequences,
@@ -38,6 +39,7 @@ const RETRY: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub(super) struct Allocator {
     node: Node,
+    calls: CallTimes,
     sequences: Sequences,
     /// When each claim was last allocated by this process.
     allocated: Arc<Mutex<HashMap<String, Instant>>>,
@@ -56,12 +58,25 @@ pub(super) enum AllocateError {
     Task(#[source] tokio::task::JoinError),
 }
 
+impl AllocateError {
+    /// Whether the node is to blame.
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Node { source, .. } => match source.trouble() {
+                Trouble::Away | Trouble::Busy => Outcome::Failed,
+                Trouble::Final => Outcome::Refused,
+            },
+            Self::Slow { .. } | Self::NoCdiId { .. } | Self::Task(_) => Outcome::Failed,
+        }
+    }
+}
+
 impl Allocator {
     /// An allocator that asks `node`.
     #[must_use]
-    pub(super) fn new(node: Node) -> Self {
+    pub(super) fn new(node: Node, calls: CallTimes) -> Self {
         let allocated = Arc::new(Mutex::new(HashMap::new()));
-        Self { node, sequences: Sequences::default(), allocated }
+        Self { node, calls, sequences: Sequences::default(), allocated }
     }
 
     /// The daemon that is asked.
@@ -77,6 +92,21 @@ impl Allocator {
     ///
     /// One of them cannot be had.
     pub(super) async fn allocate(
+        &self,
+        resource: &str,
+        devices: Vec<Offered>,
+    ) -> Result<Vec<String>, AllocateError> {
+        let started = std::time::Instant::now();
+        let allocated = self.allocate_all(resource, devices).await;
+        let outcome = match &allocated {
+            Ok(_) => Outcome::Done,
+            Err(error) => error.outcome(),
+        };
+        self.calls.observe(Call::Allocate, outcome, started);
+        allocated
+    }
+
+    async fn allocate_all(
         &self,
         resource: &str,
         devices: Vec<Offered>,

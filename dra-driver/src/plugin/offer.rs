@@ -30,6 +30,8 @@ pub(super) struct Offered {
     pub(super) healthy: bool,
     /// Where it sits, if the platform says.
     pub(super) numa_node: Option<u32>,
+    /// In how many ways its device can be had: what is taken in one is lost to the others.
+    pub(super) ways: usize,
     /// What the daemon is asked for.
     pub(super) wanted: Wanted,
 }
@@ -62,21 +64,26 @@ pub(super) fn offers(snapshot: &Snapshot, replicas: &BTreeMap<PoolName, u32>) ->
             Exposure::Dra => continue,
             Exposure::DevicePlugin | Exposure::Both => {}
         }
-        if !device.parts_only {
-            add(&mut offers, device.kind.as_str(), [whole(device)]);
-        }
         let shared = !device.parts_only && pool.sharing.allows_shares();
-        if let Some(count) = replicas.get(&pool.pool).filter(|_| shared) {
-            let resource = format!("{}-share", device.kind);
-            add(&mut offers, &resource, shares(device, snapshot, *count));
+        let replicas = replicas.get(&pool.pool).copied().filter(|_| shared);
+        let scheme = device.partitioning.as_ref().map(|cut| cut.scheme.as_str());
+        let scheme = scheme.filter(|_| pool.sharing.allows_partitions());
+        let also_by_claims = pool.exposure == Exposure::Both;
+        let ways = [!device.parts_only, replicas.is_some(), scheme.is_some(), also_by_claims];
+        let ways = ways.into_iter().filter(|way| *way).count();
+        let in_ways = |offered: Offered| Offered { ways, ..offered };
+        if !device.parts_only {
+            add(&mut offers, device.kind.as_str(), [in_ways(whole(device))]);
         }
-        if pool.sharing.allows_partitions()
-            && let Some(scheme) = device.partitioning.as_ref().map(|cut| cut.scheme.as_str())
-        {
+        if let Some(count) = replicas {
+            let resource = format!("{}-share", device.kind);
+            add(&mut offers, &resource, shares(device, snapshot, count).into_iter().map(in_ways));
+        }
+        if let Some(scheme) = scheme {
             for partition in snapshot.partitions.iter().filter(|p| p.device == device.name.as_str())
             {
                 let resource = format!("{scheme}-{}", partition.profile);
-                add(&mut offers, &resource, [of_partition(device, partition)]);
+                add(&mut offers, &resource, [in_ways(of_partition(device, partition))]);
             }
         }
     }
@@ -108,6 +115,7 @@ fn whole(device: &NodeDevice) -> Offered {
     Offered {
         healthy: accepts_work(device) && free,
         numa_node: device.numa_node,
+        ways: 1,
         wanted: Wanted::Device { name: id.clone() },
         id,
     }
@@ -120,6 +128,7 @@ fn of_partition(device: &NodeDevice, partition: &Partition) -> Offered {
     Offered {
         healthy: accepts_work(device) && (own || free),
         numa_node: device.numa_node,
+        ways: 1,
         wanted: Wanted::Partition { name: id.clone() },
         id,
     }
@@ -149,7 +158,7 @@ fn shares(device: &NodeDevice, snapshot: &Snapshot, count: u32) -> Vec<Offered> 
         }
         let wanted = Wanted::Share { device: device.name.to_string(), memory, compute };
         let healthy = shareable && (own || fits);
-        offered.push(Offered { id, healthy, numa_node: device.numa_node, wanted });
+        offered.push(Offered { id, healthy, numa_node: device.numa_node, ways: 1, wanted });
     }
     offered
 }

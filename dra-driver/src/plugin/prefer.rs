@@ -1,7 +1,8 @@
 //! Which of the offered ids go best together.
 //!
-//! Devices and partitions are for the daemon's planner to compare; shares are put where
-//! least is left, so that whole devices stay whole. Never fails: the kubelet would refuse
+//! First those whose device can be had in the fewest other ways, since these are lost with it.
+//! Of the rest, devices and partitions are for the daemon's planner to compare; shares are put
+//! where least is left, so that whole devices stay whole. Never fails: the kubelet would refuse
 //! the pod for an answer that is only a preference.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ pub(super) struct Choice {
 
 /// Chooses `size` of the available ids, those that must be included among them.
 pub(super) async fn prefer(node: &Node, offered: &[Offered], choice: Choice) -> Vec<String> {
+    let choice = least_versatile(offered, choice);
     let shares = offered.iter().any(|device| match device.wanted {
         Wanted::Share { .. } => true,
         Wanted::Device { .. } | Wanted::Partition { .. } => false,
@@ -44,6 +46,23 @@ pub(super) async fn prefer(node: &Node, offered: &[Offered], choice: Choice) -> 
             first_fit(&choice)
         }
     }
+}
+
+/// Leaves out what can be had in more ways than must be touched for `size` of them.
+fn least_versatile(offered: &[Offered], mut choice: Choice) -> Choice {
+    let ways_of: BTreeMap<&str, usize> =
+        offered.iter().map(|offered| (offered.id.as_str(), offered.ways)).collect();
+    let ways = |id: &String| ways_of.get(id.as_str()).copied().unwrap_or(usize::MAX);
+    let included = |id: &String| choice.must_include.contains(id);
+    let free = choice.size.saturating_sub(choice.must_include.len());
+    let mut rest: Vec<usize> =
+        choice.available.iter().filter(|id| !included(id)).map(ways).collect();
+    rest.sort_unstable();
+    let Some(most) = free.checked_sub(1).and_then(|last| rest.get(last)) else { return choice };
+    let kept = |id: &String| included(id) || ways(id) <= *most;
+    let available = choice.available.iter().filter(|id| kept(id)).cloned().collect();
+    choice.available = available;
+    choice
 }
 
 /// True if `devices` are what was asked: so many, of the available, with those that must be.
@@ -91,7 +110,33 @@ mod tests {
     fn share(device: &str, index: u32) -> Offered {
         let (memory, compute) = (MemoryBytes::new(1), ComputePermille::WHOLE);
         let wanted = Wanted::Share { device: device.to_owned(), memory, compute };
-        Offered { id: format!("{device}-share-{index}"), healthy: true, numa_node: None, wanted }
+        let id = format!("{device}-share-{index}");
+        Offered { id, healthy: true, numa_node: None, ways: 2, wanted }
+    }
+
+    #[track_caller]
+    fn check_versatile(must_include: &[&str], size: usize, expected: &[&str]) {
+        let device = |(name, ways): (&str, usize)| {
+            let wanted = Wanted::Device { name: name.to_owned() };
+            Offered { id: name.to_owned(), healthy: true, numa_node: None, ways, wanted }
+        };
+        let offered: Vec<_> = [("any", 3), ("plain-1", 1), ("cut", 2), ("plain-2", 1)]
+            .into_iter()
+            .map(device)
+            .collect();
+        let available = offered.iter().map(|offered| offered.id.clone()).collect();
+        let choice = Choice { available, must_include: strings(must_include), size };
+        assert_eq!(least_versatile(&offered, choice).available, expected);
+    }
+
+    #[test]
+    fn what_can_be_had_in_one_way_alone_goes_first() {
+        check_versatile(&[], 1, &["plain-1", "plain-2"]);
+        check_versatile(&[], 2, &["plain-1", "plain-2"]);
+        check_versatile(&[], 3, &["plain-1", "cut", "plain-2"]);
+        check_versatile(&["any"], 2, &["any", "plain-1", "plain-2"]);
+        check_versatile(&["any"], 1, &["any", "plain-1", "cut", "plain-2"]);
+        check_versatile(&[], 9, &["any", "plain-1", "cut", "plain-2"]);
     }
 
     fn strings(ids: &[&str]) -> Vec<String> {

@@ -65,6 +65,42 @@ fn conditions_follow_lease_and_device() {
 }
 
 #[test]
+fn what_was_found_in_containers_is_a_condition() {
+    let found = |state: &str, deviations: &[&str]| Lease {
+        verification: Some(wire::Verification {
+            state: state.to_owned(),
+            deviations: deviations.iter().map(|&it| it.to_owned()).collect(),
+            unix_ms: 7,
+        }),
+        ..lease()
+    };
+    let sound = "Healthy Some(true) NoFault: no fault is known (5)";
+    for (lease, expected) in [
+        (
+            found("verified", &[]),
+            "Verified Some(true) Verified: its containers can open what was granted, and nothing \
+             else (7)",
+        ),
+        (found("drifted", &["x", "y"]), "Verified Some(false) Drifted: x; y (7)"),
+        (found("unused", &[]), "Verified None Unused: no process runs that was given it (7)"),
+        (found("unknown", &["no gate"]), "Verified None Unknown: no gate (7)"),
+    ] {
+        check(&lease, &state(None), &[READY_LINE, sound, expected]);
+    }
+    // Looked at again with the same outcome: nothing has changed, and nothing is written.
+    let of = |at: u64, outcome: &str| {
+        let mut lease = found(outcome, &[]);
+        lease.verification.as_mut().unwrap().unix_ms = at;
+        statuses(&lease, &state(None), "pool")
+    };
+    let (last, mut again, mut other) = (of(7, "verified"), of(9, "verified"), of(9, "unused"));
+    keep_times(&mut again, &last);
+    assert_eq!(again, last);
+    keep_times(&mut other, &last);
+    assert_eq!(other, of(9, "unused"));
+}
+
+#[test]
 fn only_prepared_claims_of_kubernetes_have_a_status() {
     let claim = claim_of(&lease()).unwrap();
     assert_eq!((claim.namespace.as_str(), claim.name.as_str()), ("team", "a"));

@@ -1,7 +1,7 @@
 //! A stand-in for accelpoold: it keeps leases in memory, and can be slow, absent or refuse.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -40,6 +40,7 @@ struct State {
     asked: BTreeMap<String, wire::PrepareClaimRequest>,
     waiting: usize,
     waiting_max: usize,
+    unified: HashMap<String, String>,
 }
 
 impl Daemon {
@@ -115,6 +116,11 @@ impl Daemon {
     pub(crate) fn change(&self, change: impl FnOnce(&mut wire::WatchNodeResponse)) {
         change(&mut self.shared.state().node);
         self.shared.publish();
+    }
+
+    /// Has a kernel that limits the memory of shares by this file of a cgroup.
+    pub(crate) fn set_unified(&self, file: &str, text: &str) {
+        self.shared.state().unified = [(file.to_owned(), text.to_owned())].into();
     }
 
     /// Changes the NUMA nodes of the host.
@@ -418,7 +424,7 @@ impl node_server::Node for Service {
     ) -> Result<Response<wire::BindClaimResponse>, Status> {
         self.wait().await;
         let wire::BindClaimRequest { claim, bindings } = request.into_inner();
-        let bindings = {
+        let (bindings, unified) = {
             let mut state = self.0.state();
             for binding in &bindings {
                 let words = match &binding.subject {
@@ -431,14 +437,15 @@ impl node_server::Node for Service {
             let Some(lease) = state.leases.get_mut(&claim) else {
                 return Err(coded(Code::NotFound, "AP0117", format!("no claim {claim}")));
             };
-            lease.bindings.extend(bindings);
-            lease.bindings.clone()
+            let new = bindings
+                .into_iter()
+                .filter(|it| !lease.bindings.iter().any(|known| known.subject == it.subject));
+            let new: Vec<_> = new.collect();
+            lease.bindings.extend(new);
+            (lease.bindings.clone(), state.unified.clone())
         };
         self.0.publish();
-        Ok(Response::new(wire::BindClaimResponse {
-            bindings,
-            ..wire::BindClaimResponse::default()
-        }))
+        Ok(Response::new(wire::BindClaimResponse { bindings, unified }))
     }
 
     async fn get_topology(
@@ -468,5 +475,6 @@ impl node_server::Node for Service {
         untaint_device, UntaintDeviceRequest, UntaintDeviceResponse;
         quiesce, QuiesceRequest, QuiesceResponse;
         resume, ResumeRequest, ResumeResponse;
+        reload_config, ReloadConfigRequest, ReloadConfigResponse;
     }
 }

@@ -109,6 +109,7 @@ impl Bench {
             listen: Some("127.0.0.1:0".parse().unwrap()),
             nri: self.nri.clone(),
             tls: None,
+            agent_label: None,
             replicas,
         };
         let settings = Settings {

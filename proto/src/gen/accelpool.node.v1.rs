@@ -255,6 +255,44 @@ pub struct NodeVerification {
     #[prost(string, tag = "4")]
     pub answer: ::prost::alloc::string::String,
 }
+/// What a vendor tells of a device beyond what every device has; absent is not known.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeviceTraits {
+    /// What programs are compiled for, such as 9.0 of CUDA.
+    #[prost(string, optional, tag = "1")]
+    pub compute_capability: ::core::option::Option<::prost::alloc::string::String>,
+    /// The newest version of the vendor's programming interface that the driver serves.
+    #[prost(string, optional, tag = "2")]
+    pub runtime_version: ::core::option::Option<::prost::alloc::string::String>,
+    /// How other devices of the vendor and this one reach each other's memory.
+    #[prost(message, repeated, tag = "3")]
+    pub peers: ::prost::alloc::vec::Vec<Peer>,
+    #[prost(message, optional, tag = "4")]
+    pub settings: ::core::option::Option<DriverSettings>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Peer {
+    /// The other device's name.
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    /// pcie, link, switch; empty if they do not
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    /// ok, or why they do not
+    #[prost(string, tag = "3")]
+    pub status: ::prost::alloc::string::String,
+}
+/// How the driver is set for a device.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DriverSettings {
+    /// default, exclusive-process, prohibited
+    #[prost(string, optional, tag = "1")]
+    pub compute_mode: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(bool, optional, tag = "2")]
+    pub persistence: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "3")]
+    pub accounting: ::core::option::Option<bool>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetTurnsRequest {
     /// A device's name; empty for all.
@@ -351,6 +389,48 @@ pub struct GetMetricsResponse {
     pub vendors: ::prost::alloc::vec::Vec<VendorMetrics>,
     #[prost(message, optional, tag = "6")]
     pub daemon: ::core::option::Option<DaemonMetrics>,
+    /// Absent where every pool has the gate off.
+    #[prost(message, optional, tag = "7")]
+    pub gate: ::core::option::Option<GateMetrics>,
+}
+/// How the device gate stands, and what it counted since it was put up.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GateMetrics {
+    #[prost(bool, tag = "1")]
+    pub up: bool,
+    /// Pairs of cgroup and device that the kernel admits, and how many there can be.
+    #[prost(uint32, tag = "2")]
+    pub grants: u32,
+    #[prost(uint32, tag = "3")]
+    pub grants_max: u32,
+    /// Ranges of device numbers, by mode.
+    #[prost(message, repeated, tag = "4")]
+    pub guarded: ::prost::alloc::vec::Vec<CountByWord>,
+    #[prost(message, repeated, tag = "5")]
+    pub opens: ::prost::alloc::vec::Vec<GateOpens>,
+    /// How often something of the gate was found changed by others and put right.
+    #[prost(uint64, tag = "6")]
+    pub repairs: u64,
+    #[prost(uint32, tag = "7")]
+    pub stale_holders: u32,
+    #[prost(uint64, tag = "8")]
+    pub stale_holders_killed: u64,
+    /// Claims whose containers were compared with the ledger, by what was found: verified, drifted,
+    /// unused, unknown.
+    #[prost(message, repeated, tag = "9")]
+    pub verified: ::prost::alloc::vec::Vec<CountByWord>,
+}
+/// Opens without a grant.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GateOpens {
+    /// Empty for nodes that several devices share, and for numbers that no device has.
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub denied: u64,
+    /// Passed because of the mode alone.
+    #[prost(uint64, tag = "3")]
+    pub audited: u64,
 }
 /// Who the usage is billed to.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -425,6 +505,20 @@ pub struct DeviceMetrics {
     /// The measured cost of a hand-over; absent until there was one.
     #[prost(uint64, optional, tag = "27")]
     pub hand_over_ns: ::core::option::Option<u64>,
+    /// Time by engine, as far as processes were told apart: allocations, released and unattributed
+    /// together.
+    #[prost(map = "string, uint64", tag = "28")]
+    pub engine_busy_ns: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
+    #[prost(map = "string, uint64", tag = "29")]
+    pub engine_unattributed_ns: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        u64,
+    >,
+    #[prost(map = "string, uint64", tag = "30")]
+    pub engine_released_ns: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        u64,
+    >,
 }
 /// Gauges of the moment, and counts since the driver was loaded or over the device's life.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -538,14 +632,18 @@ pub struct AllocationMetrics {
     pub energy_mj: ::core::option::Option<u64>,
     #[prost(uint32, optional, tag = "17")]
     pub processes: ::core::option::Option<u32>,
-    /// How it was measured: process (what the vendor says of each process), device (what it says
-    /// of the whole device, which this has alone) or turns (compute time as the arbiter charged
-    /// it, memory from the vendor); empty before the first measurement.
+    /// How it was measured: process (what the vendor says of each process), fdinfo or kfd (what the
+    /// kernel says of each process), device (what the vendor says of the whole device, which this
+    /// has alone) or turns (compute time as the arbiter charged it, memory from the vendor); empty
+    /// before the first measurement.
     #[prost(string, tag = "18")]
     pub source: ::prost::alloc::string::String,
     /// What the arbiter says of it; absent where it takes no turns.
     #[prost(message, optional, tag = "20")]
     pub turns: ::core::option::Option<TurnsMetrics>,
+    /// Time of engines other than the compute engine, where it is measured by process.
+    #[prost(map = "string, uint64", tag = "21")]
+    pub engine_busy_ns: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TurnsMetrics {
@@ -566,7 +664,7 @@ pub struct TurnsMetrics {
     #[prost(uint64, tag = "6")]
     pub memory_peak_bytes: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMetrics {
     #[prost(message, optional, tag = "1")]
     pub agent: ::core::option::Option<Agent>,
@@ -583,6 +681,8 @@ pub struct AgentMetrics {
     /// What the agent's leases may use of the device together.
     #[prost(uint64, tag = "7")]
     pub memory_limit_bytes: u64,
+    #[prost(map = "string, uint64", tag = "8")]
+    pub engine_busy_ns: ::std::collections::HashMap<::prost::alloc::string::String, u64>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct VendorMetrics {
@@ -595,6 +695,9 @@ pub struct VendorMetrics {
     /// By call: discover, sample, ...
     #[prost(message, repeated, tag = "4")]
     pub calls: ::prost::alloc::vec::Vec<TimingByWord>,
+    /// Device nodes that the worker has open; absent where it is no process, or cannot be looked at.
+    #[prost(uint32, optional, tag = "5")]
+    pub handles_open: ::core::option::Option<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DaemonMetrics {
@@ -761,6 +864,8 @@ pub struct Device {
     /// on or off; empty for a device without such a mode
     #[prost(string, tag = "20")]
     pub partitioning_mode: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "21")]
+    pub traits: ::core::option::Option<DeviceTraits>,
 }
 /// What the leases of a device hold of it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1344,6 +1449,17 @@ pub struct ResumeResponse {
     /// Those that were paused.
     #[prost(string, repeated, tag = "1")]
     pub vendors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReloadConfigRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReloadConfigResponse {
+    /// What is otherwise than before, one sentence each.
+    #[prost(string, repeated, tag = "1")]
+    pub changes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The file differs elsewhere too from what the daemon was started with.
+    #[prost(bool, tag = "2")]
+    pub restart_needed: bool,
 }
 /// Generated client implementations.
 pub mod node_client {
@@ -2036,6 +2152,33 @@ pub mod node_client {
                 .insert(GrpcMethod::new("accelpool.node.v1.Node", "Resume"));
             self.inner.unary(req, path, codec).await
         }
+        /// Reads the daemon's configuration again, and takes over what can change while it runs: how
+        /// pools are guarded (`gate`, `on_stale_holder`) and which cgroups are exempt. The kernel
+        /// agrees with it when it answers.
+        pub async fn reload_config(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReloadConfigRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReloadConfigResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.node.v1.Node/ReloadConfig",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.node.v1.Node", "ReloadConfig"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2243,6 +2386,16 @@ pub mod node_server {
             &self,
             request: tonic::Request<super::ResumeRequest>,
         ) -> std::result::Result<tonic::Response<super::ResumeResponse>, tonic::Status>;
+        /// Reads the daemon's configuration again, and takes over what can change while it runs: how
+        /// pools are guarded (`gate`, `on_stale_holder`) and which cgroups are exempt. The kernel
+        /// agrees with it when it answers.
+        async fn reload_config(
+            &self,
+            request: tonic::Request<super::ReloadConfigRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReloadConfigResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct NodeServer<T> {
@@ -3349,6 +3502,49 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ResumeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.node.v1.Node/ReloadConfig" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReloadConfigSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::ReloadConfigRequest>
+                    for ReloadConfigSvc<T> {
+                        type Response = super::ReloadConfigResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReloadConfigRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::reload_config(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReloadConfigSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -48,6 +48,8 @@ pub struct Device {
     /// Whose device it is: the adapter's own name, or the vendor that a simulation imitates.
     #[prost(string, tag = "16")]
     pub vendor: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "17")]
+    pub traits: ::core::option::Option<DeviceTraits>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Partitioning {
@@ -165,7 +167,7 @@ pub struct SampleResponse {
     #[prost(message, repeated, tag = "1")]
     pub samples: ::prost::alloc::vec::Vec<ProcessSample>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProcessSample {
     #[prost(uint32, tag = "1")]
     pub pid: u32,
@@ -176,6 +178,9 @@ pub struct ProcessSample {
     /// Absent where not measured.
     #[prost(uint64, optional, tag = "4")]
     pub compute_busy_ns: ::core::option::Option<u64>,
+    /// Nanoseconds by engine, but for the compute engine; those that are not measured are absent.
+    #[prost(message, repeated, tag = "5")]
+    pub engines_busy: ::prost::alloc::vec::Vec<Figure>,
 }
 /// `DeviceCounters` of core/model. What is not measured is absent, which is not zero.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -302,6 +307,48 @@ pub struct QuiesceRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QuiesceResponse {}
+/// What a vendor tells of a device beyond what every device has.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeviceTraits {
+    #[prost(string, optional, tag = "1")]
+    pub compute_capability: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "2")]
+    pub runtime_version: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "3")]
+    pub peers: ::prost::alloc::vec::Vec<Peer>,
+    #[prost(message, optional, tag = "4")]
+    pub settings: ::core::option::Option<Settings>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Peer {
+    #[prost(string, tag = "1")]
+    pub device: ::prost::alloc::string::String,
+    /// pcie, link, switch; empty if there is no way
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub status: ::prost::alloc::string::String,
+}
+/// The driver's own settings; absent is not known, or not to be changed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Settings {
+    /// default, exclusive-process, prohibited
+    #[prost(string, optional, tag = "1")]
+    pub compute_mode: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(bool, optional, tag = "2")]
+    pub persistence: ::core::option::Option<bool>,
+    #[prost(bool, optional, tag = "3")]
+    pub accounting: ::core::option::Option<bool>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfigureRequest {
+    #[prost(string, tag = "1")]
+    pub device_uuid: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub settings: ::core::option::Option<Settings>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConfigureResponse {}
 /// Generated client implementations.
 pub mod vendor_worker_client {
     #![allow(
@@ -642,6 +689,32 @@ pub mod vendor_worker_client {
                 .insert(GrpcMethod::new("accelpool.worker.v1.VendorWorker", "Quiesce"));
             self.inner.unary(req, path, codec).await
         }
+        pub async fn configure(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ConfigureRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConfigureResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.worker.v1.VendorWorker/Configure",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("accelpool.worker.v1.VendorWorker", "Configure"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -717,6 +790,13 @@ pub mod vendor_worker_server {
             &self,
             request: tonic::Request<super::QuiesceRequest>,
         ) -> std::result::Result<tonic::Response<super::QuiesceResponse>, tonic::Status>;
+        async fn configure(
+            &self,
+            request: tonic::Request<super::ConfigureRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ConfigureResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct VendorWorkerServer<T> {
@@ -1229,6 +1309,51 @@ pub mod vendor_worker_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = QuiesceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.worker.v1.VendorWorker/Configure" => {
+                    #[allow(non_camel_case_types)]
+                    struct ConfigureSvc<T: VendorWorker>(pub Arc<T>);
+                    impl<
+                        T: VendorWorker,
+                    > tonic::server::UnaryService<super::ConfigureRequest>
+                    for ConfigureSvc<T> {
+                        type Response = super::ConfigureResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ConfigureRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as VendorWorker>::configure(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ConfigureSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

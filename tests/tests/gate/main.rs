@@ -5,3 +5,4 @@ mod leases;
 mod looking;
 mod meddling;
 mod scene;
+mod switching;

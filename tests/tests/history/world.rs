@@ -134,6 +134,7 @@ impl World {
                 sharing: Sharing::default(),
                 switch_mode: false,
                 mps: false,
+                settings: accelpool_model::Settings::default(),
                 gate: GateMode::default(),
                 on_stale_holder: OnStaleHolder::default(),
                 compute: ComputeRule::default(),

@@ -134,7 +134,7 @@ fn scribbling_hurts_the_scribbler_alone() {
         progress.lines_len.store(u32::try_from(random() >> 32).unwrap(), Ordering::SeqCst);
         progress.want.store(u32::try_from(random() >> 32).unwrap(), Ordering::SeqCst);
         let words: [&AtomicU64; 3] =
-            [&progress.completed, &progress.completed_us, &progress.oldest_submit_ns];
+            [&progress.completed, &progress.completed_us, &progress.waited_ns];
         let row = &ledger.devices[0];
         for word in words.into_iter().chain([&row.used, &row.peak, &row.denied]) {
             word.store(random(), Ordering::SeqCst);

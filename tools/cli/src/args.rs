@@ -148,6 +148,8 @@ pub(crate) enum Command {
     Quiesce(QuiesceArguments),
     /// End a pause that `quiesce --for` began
     Resume(ResumeArguments),
+    /// Have the daemon read its configuration again: the gate's modes change at once
+    Reload,
     /// Copy the ledger out of, or into, its file while the daemon is down
     #[command(subcommand)]
     Ledger(LedgerCommand),

@@ -24,6 +24,7 @@ use crate::{
     document::{
         ClaimVerification, Device, ExplainClaimResponse, Finding, GetGateResponse, GetNodeResponse,
         GetTopologyResponse, GetTurnsResponse, Lease, ListHoldersResponse, Partition, Pool,
+        ReloadConfigResponse,
     },
     failure::Failure,
     output::Progress,
@@ -219,6 +220,12 @@ impl Client {
         let mut node = self.node.clone();
         let vendor = vendor.unwrap_or_default();
         Ok(self.change(node.resume(node::ResumeRequest { vendor })).await?.vendors)
+    }
+
+    /// Has the daemon read its configuration again.
+    pub(crate) async fn reload_config(&self) -> Result<ReloadConfigResponse, Failure> {
+        let mut node = self.node.clone();
+        Ok(self.change(node.reload_config(node::ReloadConfigRequest {})).await?.into())
     }
 
     async fn read<T>(

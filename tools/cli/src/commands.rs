@@ -12,6 +12,7 @@ mod ledger;
 mod partitions;
 mod pools;
 mod quiesce;
+mod reload;
 mod run;
 mod snapshot;
 mod status;
@@ -71,6 +72,7 @@ pub(crate) async fn run(arguments: Arguments, console: &Console) -> Result<ExitC
             quiesce::run(&connect().await?, console, wanted.vendor, wanted.length).await
         }
         Command::Resume(wanted) => quiesce::resume(&connect().await?, console, wanted.vendor).await,
+        Command::Reload => reload::run(&connect().await?, console).await,
         Command::Ledger(command) => Err(ledger::run(command)),
         Command::Completion(wanted) => completion::run(wanted.shell),
     };

@@ -99,6 +99,25 @@ nouns! {
         usage: Usage,
         parts_only: bool,
         partitioning_mode: String,
+        traits: DeviceTraits,
+    }
+
+    /// What a vendor tells of a device beyond what every device has.
+    DeviceTraits {
+        compute_capability: Option<String>,
+        runtime_version: Option<String>,
+        peers: Vec<Peer>,
+        settings: DriverSettings,
+    }
+
+    /// How another device and this one reach each other's memory.
+    Peer { device: String, path: String, status: String }
+
+    /// How the driver is set for a device.
+    DriverSettings {
+        compute_mode: Option<String>,
+        persistence: Option<bool>,
+        accounting: Option<bool>,
     }
 
     /// What the leases of a device hold of it.
@@ -139,6 +158,8 @@ nouns! {
         exposure: String,
         sharing: String,
         devices: Vec<String>,
+        gate: String,
+        on_stale_holder: String,
         align_cpus: bool,
     }
 
@@ -210,7 +231,7 @@ nouns! {
     Taint { key: String, effect: String, reason: String, since_unix_ms: u64 }
 
     /// What keeps a tenant inside its grant.
-    Enforcements { memory: String, compute: String }
+    Enforcements { memory: String, compute: String, access: String }
 
     /// One device of a lease, or a part of it.
     Allocation {
@@ -232,6 +253,8 @@ nouns! {
         labels: BTreeMap<String, String>,
         trouble: String,
         boot_id: String,
+        bindings: Vec<Binding>,
+        verification: Option<Verification>,
     }
 
     /// Something that happened to a claim.
@@ -307,11 +330,40 @@ nouns! {
         unclassified: u64,
     }
 
+    /// What became of a configuration that was read again.
+    ReloadConfigResponse { changes: Vec<String>, restart_needed: bool }
+
     /// Something that was looked at, and how it is.
     Finding { severity: String, check: String, message: String, remedy: String }
 
     /// The story of one claim.
     ExplainClaimResponse { lease: Option<Lease>, events: Vec<Event>, devices: Vec<Device> }
+}
+
+/// Processes of this host that may use what a claim holds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct Binding {
+    /// workload or cgroup; empty if this program is too old to know
+    pub(crate) kind: String,
+    /// The workload's id, or the cgroup's path.
+    pub(crate) subject: String,
+    /// armed, waiting, gone, outside or ungated
+    pub(crate) state: String,
+    /// Where the cgroup is, once it is found.
+    pub(crate) cgroup_path: String,
+}
+
+impl FromWire<node::Binding> for Binding {
+    fn from_wire(wire: node::Binding) -> Self {
+        let node::Binding { subject, state, cgroup_path } = wire;
+        let (kind, subject) = match subject {
+            Some(node::binding::Subject::Workload(id)) => ("workload", id),
+            Some(node::binding::Subject::Cgroup(path)) => ("cgroup", path),
+            Some(node::binding::Subject::Process(id)) => ("process", id.to_string()),
+            None => ("", String::new()),
+        };
+        Self { kind: kind.to_owned(), subject, state, cgroup_path }
+    }
 }
 
 /// Which part of a device an allocation is.

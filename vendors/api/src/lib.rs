@@ -13,7 +13,8 @@ mod error;
 use std::time::Duration;
 
 use accelpool_model::{
-    Device, DeviceCounters, DeviceUuid, Fault, Link, Partition, ProfileName, RecoveryAction, Sample,
+    Device, DeviceCounters, DeviceUuid, Fault, Link, Partition, ProfileName, RecoveryAction,
+    Sample, Settings,
 };
 
 pub use crate::error::VendorError;
@@ -69,6 +70,20 @@ pub trait Vendor: Send + Sync {
     /// [`VendorError::UnknownDevice`], [`VendorError::Unsupported`] where there is no such mode,
     /// [`VendorError::InUse`] while the device has partitions or a process uses it.
     fn switch_mode(&self, device: &DeviceUuid, on: bool) -> Result<(), VendorError>;
+
+    /// Sets the driver as `settings` says; what is absent there stays as it is.
+    ///
+    /// Called where the operator's configuration wants it, with what is otherwise in
+    /// [`Device::traits`]. After it, [`Vendor::discover`] tells the new settings.
+    ///
+    /// # Errors
+    ///
+    /// [`VendorError::UnknownDevice`], [`VendorError::Unsupported`] where the driver has no such
+    /// settings, which is the answer of a vendor that has none at all.
+    fn configure(&self, device: &DeviceUuid, settings: Settings) -> Result<(), VendorError> {
+        let words = format!("{device} has no settings: {settings}");
+        Err(VendorError::Unsupported(words))
+    }
 
     /// Creates the partition of `profile` that begins at slice `start`.
     ///

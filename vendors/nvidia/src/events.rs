@@ -14,12 +14,15 @@ use accelpool_model::{DeviceUuid, Fault, FaultClass, PciAddress, RecoveryAction}
 use accelpool_vendor_api::{VendorError, VendorEvent};
 
 use crate::{
-    fallback, inventory,
+    fallback,
+    health::Health,
+    inventory,
     kmsg::{Kmsg, Line},
     library::{Caller, Library},
     locked,
     roots::Roots,
-    sys::{CallError, Event, EventSet, Gpu, Nvml},
+    sys::{CallError, Event, EventSet, Gpu, Nvml, SystemEvents},
+    uevent::Uevents,
     xid,
 };
 
@@ -28,6 +31,9 @@ const TURN: Duration = Duration::from_millis(200);
 
 /// How often the bus and the list of devices are looked at.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// How often devices are asked about conditions that no event tells of.
+const EXAMINE: Duration = Duration::from_secs(3);
 
 /// More than a storm of errors brings between two calls; what is beyond is told again by NVML
 /// or by the next look.
@@ -59,8 +65,14 @@ pub(crate) struct Watch {
     set: Option<EventSet>,
     /// Devices whose events come through the set.
     registered: BTreeSet<DeviceUuid>,
+    /// Tells of the driver taking and leaving devices, where the library does so.
+    system: Option<SystemEvents>,
     kmsg: Option<Kmsg>,
+    uevents: Option<Uevents>,
     looked: Option<Instant>,
+    examined: Option<Instant>,
+    /// Conditions of devices; what is known of one that is away stays.
+    health: BTreeMap<DeviceUuid, Health>,
     /// Every device that was seen: one that is lost no longer says who it is.
     known: BTreeMap<PciAddress, DeviceUuid>,
     /// The devices of the last look.
@@ -122,13 +134,18 @@ impl Watch {
     /// Lets go of the library. What was seen stays known.
     pub(crate) fn close(&mut self) {
         self.set = None;
+        self.system = None;
         self.registered.clear();
         self.looked = None;
+        self.examined = None;
     }
 
     /// Looks at everything that does not tell of itself, at its pace.
     fn look(&mut self, roots: &Roots, nvml: Option<&Arc<Nvml>>) {
         self.read_log(roots);
+        if self.read_uevents() {
+            self.change();
+        }
         if self.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
             return;
         }
@@ -140,6 +157,10 @@ impl Watch {
                 self.looked = Some(Instant::now());
             }
             self.register(nvml);
+            if self.examined.is_none_or(|examined| examined.elapsed() >= EXAMINE) {
+                self.examined = Some(Instant::now());
+                self.examine(nvml);
+            }
         }
         let described = fallback::devices(roots);
         let mut present: BTreeSet<DeviceUuid> = self.registered.clone();
@@ -148,8 +169,7 @@ impl Watch {
             self.known.entry(device.pci).or_insert(device.uuid);
         }
         if self.present.as_ref().is_some_and(|last| *last != present) {
-            self.push(VendorEvent::DevicesChanged);
-            self.stale = true;
+            self.change();
         }
         self.present = Some(present);
         let known: Vec<_> = self.known.iter().map(|(pci, uuid)| (*pci, uuid.clone())).collect();
@@ -162,8 +182,42 @@ impl Watch {
         }
     }
 
+    /// Devices came or went: whoever lists them does so anew, with a library that is loaded anew.
+    fn change(&mut self) {
+        self.push(VendorEvent::DevicesChanged);
+        self.stale = true;
+        self.looked = None;
+    }
+
+    /// True if the kernel told of a device that came or went.
+    fn read_uevents(&mut self) -> bool {
+        if self.uevents.is_none() {
+            self.uevents = Uevents::open();
+        }
+        self.uevents.as_ref().is_some_and(Uevents::concern_us)
+    }
+
+    /// Why a device that answers is not sound, if it is not.
+    pub(crate) fn ailment(&self, device: &DeviceUuid) -> Option<String> {
+        self.health.get(device)?.ailment().map(str::to_owned)
+    }
+
+    /// Looks at each device for what no event tells.
+    fn examine(&mut self, nvml: &Nvml) {
+        let Ok(known) = inventory::known(nvml) else { return };
+        for device in known {
+            let health = self.health.entry(device.uuid.clone()).or_default();
+            for fault in health.examine(device.gpu, &device.uuid) {
+                self.push(VendorEvent::Fault(fault));
+            }
+        }
+    }
+
     /// Has the library tell of every device that it answers for.
     fn register(&mut self, nvml: &Arc<Nvml>) {
+        if self.system.is_none() {
+            self.system = SystemEvents::new(Arc::clone(nvml)).ok();
+        }
         let Ok(known) = inventory::known(nvml) else { return };
         let uuids: BTreeSet<DeviceUuid> = known.iter().map(|it| it.uuid.clone()).collect();
         self.registered.retain(|uuid| uuids.contains(uuid));
@@ -184,6 +238,10 @@ impl Watch {
 
     /// Waits in the library. False if it cannot wait, and the caller has to.
     fn wait(&mut self, nvml: &Arc<Nvml>, turn: Duration) -> Result<bool, VendorError> {
+        if self.system.as_mut().is_some_and(|system| matches!(system.poll(), Ok(true))) {
+            self.change();
+            return Ok(true);
+        }
         let Some(set) = &mut self.set else { return Ok(false) };
         let timeout_ms = u32::try_from(turn.as_millis()).unwrap_or(u32::MAX);
         match set.wait(timeout_ms) {
@@ -219,7 +277,7 @@ impl Watch {
         if class == FaultClass::FellOffBus {
             self.told_lost.insert(uuid.clone());
         }
-        self.push(VendorEvent::Fault(Fault { device: uuid, class, code, message }));
+        self.tell_fault(uuid, class, code, message);
     }
 
     /// Tells of every registered device that the library no longer answers for.
@@ -255,7 +313,7 @@ impl Watch {
                     };
                     let (class, words) = xid::classify(number);
                     let (code, message) = (format!("xid-{number}"), words.to_owned());
-                    self.push(VendorEvent::Fault(Fault { device: uuid, class, code, message }));
+                    self.tell_fault(uuid, class, code, message);
                 }
             }
         }
@@ -265,8 +323,7 @@ impl Watch {
     fn lost(&mut self, device: DeviceUuid, code: &str, message: &str) {
         if self.told_lost.insert(device.clone()) {
             let (class, code) = (FaultClass::FellOffBus, code.to_owned());
-            let message = message.to_owned();
-            self.push(VendorEvent::Fault(Fault { device, class, code, message }));
+            self.tell_fault(device, class, code, message.to_owned());
         }
     }
 
@@ -284,6 +341,12 @@ impl Watch {
                 message: error.to_string(),
             }));
         }
+    }
+
+    /// Tells of a fault; what it leaves behind on the device is then told of by no look.
+    fn tell_fault(&mut self, device: DeviceUuid, class: FaultClass, code: String, message: String) {
+        self.health.entry(device.clone()).or_default().blame(class);
+        self.push(VendorEvent::Fault(Fault { device, class, code, message }));
     }
 
     fn push(&mut self, event: VendorEvent) {
@@ -362,9 +425,9 @@ pub(crate) fn probe(roots: &Roots, gpu: Gpu<'_>, device: &DeviceUuid) -> Result<
     }
     needed(gpu.memory_total().map(drop))?;
     needed(gpu.processes().map(drop))?;
-    match gpu.remap_failed() {
-        Ok(true) => Err(failed("faulty memory could not be remapped")),
-        Ok(false) => Ok(()),
+    match gpu.remapped_rows() {
+        Ok(rows) if rows.failed => Err(failed("faulty memory could not be remapped")),
+        Ok(_) => Ok(()),
         Err(error) => needed(Err(error)),
     }
 }

@@ -68,6 +68,11 @@ pub(crate) fn numa_node(roots: &Roots, pci: PciAddress) -> Option<u32> {
     read(&bus_path(roots, pci).join("numa_node")).ok()?.trim().parse().ok()
 }
 
+/// True if the kernel shows the device at all.
+pub(crate) fn is_on_bus(roots: &Roots, pci: PciAddress) -> bool {
+    bus_path(roots, pci).exists()
+}
+
 /// The PCIe root complex above a device, such as `pci0000:15`.
 pub(crate) fn pcie_root(roots: &Roots, pci: PciAddress) -> Option<String> {
     let target = std::fs::canonicalize(bus_path(roots, pci)).ok()?;

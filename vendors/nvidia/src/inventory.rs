@@ -6,14 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use accelpool_model::{
-    Device, DeviceKind, DeviceUuid, Enforcements, Injection, MemoryBytes, PciAddress,
+    Device, DeviceKind, DeviceTraits, DeviceUuid, Enforcements, Injection, MemoryBytes, PciAddress,
 };
 use accelpool_vendor_api::VendorError;
 
 use crate::{
     fallback::{self, Described},
-    files, mig, nodes,
+    files, links, mig, nodes,
     roots::Roots,
+    settings,
     sys::{CallError, Gpu, Nvml},
 };
 
@@ -85,12 +86,20 @@ pub(crate) fn devices(roots: &Roots, nvml: Option<&Nvml>) -> Result<Vec<Device>,
         .and_then(|nvml| nvml.driver_version().ok())
         .or_else(|| fallback::driver_version(roots))
         .map_or_else(|| "unknown".to_owned(), |text| plain(&text));
-    let machine = Machine { roots, mounts: files::mounts(roots, &driver_version), driver_version };
+    // `CUDA_VERSION` of `cuda.h`: 13000 is 13.0.
+    let cuda = nvml.and_then(|nvml| nvml.cuda_version().ok()).filter(|it| *it > 0);
+    let cuda_version = cuda.map(|it| format!("{}.{}", it / 1000, it % 1000 / 10));
+    let mounts = files::mounts(roots, &driver_version);
+    let machine = Machine { roots, mounts, driver_version, cuda_version };
+    let mut peers = links::peers(&known);
     let mut devices: BTreeMap<PciAddress, Device> = BTreeMap::new();
     for device in known {
         let described = described.iter().find(|it| it.pci == device.pci);
         if let Some(minor) = device.gpu.minor().ok().or(described.map(|it| it.minor)) {
-            devices.insert(device.pci, machine.device(&device, minor, described));
+            let peers = peers.remove(&device.pci).unwrap_or_default();
+            let traits = DeviceTraits { peers, ..machine.traits(&device) };
+            let listed = machine.device(&device, minor, described);
+            devices.insert(device.pci, Device { traits, ..listed });
         }
     }
     let mut uuids: BTreeSet<DeviceUuid> = devices.values().map(|it| it.uuid.clone()).collect();
@@ -112,6 +121,8 @@ struct Machine<'a> {
     roots: &'a Roots,
     mounts: Vec<accelpool_model::Mount>,
     driver_version: String,
+    /// Such as `13.0`; absent where the library does not say.
+    cuda_version: Option<String>,
 }
 
 impl Machine<'_> {
@@ -125,7 +136,26 @@ impl Machine<'_> {
             memory,
             fabric_clique: fabric_clique(gpu),
             partitioning: mig::partitioning(gpu, memory).unwrap_or_default(),
+            numa_node: self.numa_node(known),
             ..self.bare(known.uuid.clone(), known.pci, minor)
+        }
+    }
+
+    /// Where the kernel shows the device it knows best, and -1 is an answer too.
+    fn numa_node(&self, known: &Known<'_>) -> Option<u32> {
+        if fallback::is_on_bus(self.roots, known.pci) {
+            return fallback::numa_node(self.roots, known.pci);
+        }
+        known.gpu.nearest_numa_node().ok().flatten()
+    }
+
+    fn traits(&self, known: &Known<'_>) -> DeviceTraits {
+        let capability = known.gpu.compute_capability().ok();
+        DeviceTraits {
+            compute_capability: capability.map(|(major, minor)| format!("{major}.{minor}")),
+            runtime_version: self.cuda_version.clone(),
+            peers: Vec::new(),
+            settings: settings::settings(known.gpu),
         }
     }
 
@@ -154,6 +184,7 @@ impl Machine<'_> {
             partitioning: None,
             // The driver has no quotas: it keeps processes on one device apart, and no more.
             share_enforcement: Enforcements::default(),
+            traits: DeviceTraits::default(),
             injection: injection(nodes::of_device(self.roots, pci, minor), &self.mounts),
         }
     }

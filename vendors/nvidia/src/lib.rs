@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod fallback;
 mod files;
+mod health;
 mod inventory;
 mod kmsg;
 mod library;
@@ -17,7 +18,11 @@ mod links;
 mod mig;
 mod nodes;
 mod roots;
+mod settings;
+#[cfg(feature = "snapshot")]
+mod snapshot;
 mod sys;
+mod uevent;
 mod usage;
 mod xid;
 
@@ -29,6 +34,7 @@ use std::{
 
 use accelpool_model::{
     Device, DeviceCounters, DeviceUuid, Link, Partition, ProfileName, RecoveryAction, Sample,
+    Settings,
 };
 use accelpool_vendor_api::{Vendor, VendorError, VendorEvent};
 
@@ -68,6 +74,22 @@ impl Nvidia {
             watch: Mutex::default(),
             sampled: Mutex::default(),
         }
+    }
+
+    /// All that the library says, in the form that the stand-in reads; none without a driver.
+    ///
+    /// # Errors
+    ///
+    /// If the library cannot be loaded, or cannot say what devices there are.
+    #[cfg(feature = "snapshot")]
+    pub fn snapshot(&self) -> Result<Option<serde_json::Value>, VendorError> {
+        self.with(
+            || Ok(None),
+            |nvml| match snapshot::machine(nvml) {
+                Ok(machine) => Ok(Some(machine)),
+                Err(error) => Err(error.about_nobody()),
+            },
+        )
     }
 
     /// Runs `call` with the library; `none` is the answer of a machine without driver.
@@ -123,6 +145,14 @@ impl Vendor for Nvidia {
             let _alone = locked(&self.changes);
             let gpu = inventory::find(&self.roots, nvml, device)?;
             mig::switch_mode(gpu, device, on)
+        })
+    }
+
+    fn configure(&self, device: &DeviceUuid, settings: Settings) -> Result<(), VendorError> {
+        self.with(unknown(device), |nvml| {
+            let _alone = locked(&self.changes);
+            let gpu = inventory::find(&self.roots, nvml, device)?;
+            settings::configure(gpu, device, settings)
         })
     }
 
@@ -184,7 +214,12 @@ impl Vendor for Nvidia {
         self.with(unknown(device), |nvml| {
             let gpu = inventory::find(&self.roots, nvml, device)?;
             events::probe(&self.roots, gpu, device)
-        })
+        })?;
+        // Not inside the library: whoever waits there has the watch.
+        match locked(&self.watch).ailment(device) {
+            Some(detail) => Err(VendorError::Failed { call: "probe", detail }),
+            None => Ok(()),
+        }
     }
 
     fn quiesce(&self, _device: Option<&DeviceUuid>) -> Result<(), VendorError> {

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use accelpool_model::{Bandwidth, Device, DeviceKind, Link, LinkKind, PciAddress};
+use accelpool_model::{Bandwidth, Device, DeviceKind, Link, LinkKind, PciAddress, Peer, PeerPath};
 use accelpool_vendor_api::VendorError;
 
 use crate::{
     inventory::{self, Known, parse_pci},
-    sys::{CallError, Gpu, LinkEnd, Nvml},
+    sys::{CallError, Gpu, LinkEnd, Nvml, PeerUse},
 };
 
 /// `NVML_NVLINK_MAX_LINKS` of the newest `nvml.h`; older ones say 18.
@@ -41,6 +41,56 @@ pub(crate) fn links(nvml: &Nvml) -> Result<Vec<Link>, VendorError> {
         }
     }
     Ok(links)
+}
+
+/// How each device and the others reach each other's memory, by the device's address.
+///
+/// Every pair is asked about once: the answer is the same from both ends.
+pub(crate) fn peers(known: &[Known<'_>]) -> BTreeMap<PciAddress, Vec<Peer>> {
+    /// A machine with more has more pairs than are worth a call each.
+    const DEVICES_MAX: usize = 64;
+    let mut peers: BTreeMap<PciAddress, Vec<Peer>> = BTreeMap::new();
+    let known = known.get(..DEVICES_MAX).unwrap_or(known);
+    for (index, a) in known.iter().enumerate() {
+        for b in known.iter().skip(index + 1) {
+            let Ok(status) = a.gpu.peer_status(b.gpu, PeerUse::Read) else { continue };
+            let path = (status == P2P_OK).then(|| path(a, b));
+            for (one, other) in [(a, b), (b, a)] {
+                let status = status_words(status).to_owned();
+                let peer = Peer { device: name(other), path, status };
+                peers.entry(one.pci).or_default().push(peer);
+            }
+        }
+    }
+    for of_device in peers.values_mut() {
+        of_device.sort_by(|a, b| a.device.cmp(&b.device));
+    }
+    peers
+}
+
+fn path(a: &Known<'_>, b: &Known<'_>) -> PeerPath {
+    if !a.gpu.reaches(b.gpu).unwrap_or(false) {
+        return PeerPath::Pcie;
+    }
+    let mut up = (0..LINKS_MAX).filter(|link| a.gpu.link_is_up(*link).unwrap_or(false));
+    let end = up.next().and_then(|link| a.gpu.link_end(link).ok());
+    if end == Some(LinkEnd::Switch) { PeerPath::Switch } else { PeerPath::Link }
+}
+
+/// `NVML_P2P_STATUS_OK`.
+const P2P_OK: u32 = 0;
+
+/// `nvmlGpuP2PStatus_t` of `nvml.h` in words.
+fn status_words(status: u32) -> &'static str {
+    match status {
+        P2P_OK => "ok",
+        1 => "chipset not supported",
+        2 => "GPU not supported",
+        3 => "topology not supported",
+        4 => "disabled by the driver's configuration",
+        5 => "not supported",
+        _ => "unknown",
+    }
 }
 
 fn name(device: &Known<'_>) -> accelpool_model::DeviceName {

@@ -42,10 +42,14 @@ pub(crate) fn partitioning(
     memory: MemoryBytes,
 ) -> Result<Option<Partitioning>, CallError> {
     let Some(on) = mode(gpu)? else { return Ok(None) };
-    let offered = offered(gpu, memory)?;
+    let offered = match offered(gpu, memory) {
+        Err(error) if !on => return Err(error),
+        answer => answer.unwrap_or_default(),
+    };
     let slices = offered.iter().flat_map(|it| &it.places);
     let slices = slices.filter_map(|place| place.start.checked_add(place.size)).max();
-    let Some(slices) = slices else { return Ok(None) };
+    // In the mode, and no profile told of: it serves no parts, and still nobody as a whole.
+    let Some(slices) = slices.or(on.then_some(0)) else { return Ok(None) };
     let most = offered.iter().map(|it| it.profile.multiprocessors).max().unwrap_or(0);
     let profiles = offered.into_iter().map(|it| it.describe(memory, most)).collect();
     let mode = Some(PartitioningMode { on, switchable: is_switchable(gpu) });

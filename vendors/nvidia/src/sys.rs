@@ -10,6 +10,7 @@ mod event;
 mod figures;
 mod gpu;
 mod mig;
+mod settings;
 
 use std::{ffi::c_char, ffi::c_uint, path::Path};
 
@@ -17,9 +18,9 @@ use nvml_wrapper::error::{NvmlError, nvml_try};
 use nvml_wrapper_sys::bindings::{NvmlLib, nvmlDevice_t, nvmlReturn_t};
 
 pub(crate) use self::{
-    event::{Event, EventSet},
+    event::{Event, EventSet, SystemEvents},
     figures::{Clock, Field, Utilizer},
-    gpu::{Accounting, Gpu, LinkEnd, Process, Utilization},
+    gpu::{Accounting, Gpu, LinkEnd, PeerUse, Process, Utilization},
     mig::{ComputeInstance, GpuInstance, GpuInstancePlace, MigDevice, Profile, ProfileKind},
 };
 
@@ -88,6 +89,17 @@ impl Nvml {
             // SAFETY: `buffer` has `len` bytes and outlives the call.
             unsafe { function(buffer, len) }
         })
+    }
+
+    /// The newest CUDA that the driver serves: major times 1000, minor times 10.
+    pub(crate) fn cuda_version(&self) -> Result<u32, CallError> {
+        const CALL: &str = "nvmlSystemGetCudaDriverVersion_v2";
+        let function = found(CALL, &self.raw().nvmlSystemGetCudaDriverVersion_v2)?;
+        let mut version = 0;
+        // SAFETY: `version` outlives the call.
+        check(CALL, unsafe { function(&raw mut version) })?;
+        let nonsense = |_| CallError::Nonsense { call: CALL, detail: version.to_string() };
+        u32::try_from(version).map_err(nonsense)
     }
 
     pub(crate) fn device_count(&self) -> Result<u32, CallError> {

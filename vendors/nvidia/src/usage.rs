@@ -52,14 +52,20 @@ pub(crate) fn sample(
         .map(|((pid, partition), memory)| {
             let compute_busy =
                 busy.as_ref().map(|busy| busy.get(&pid).copied().unwrap_or_default());
-            Sample { pid, partition, memory, compute_busy }
+            Sample { pid, partition, memory, compute_busy, engines: BTreeMap::new() }
         })
         .collect();
     // Those who are no longer listed still used something.
     for (pid, compute_busy) in busy.unwrap_or_default() {
         if pid > 0 && !compute_busy.is_zero() && samples.iter().all(|sample| sample.pid != pid) {
             let compute_busy = Some(compute_busy);
-            samples.push(Sample { pid, partition: None, memory: MemoryBytes::ZERO, compute_busy });
+            samples.push(Sample {
+                pid,
+                partition: None,
+                memory: MemoryBytes::ZERO,
+                compute_busy,
+                engines: BTreeMap::new(),
+            });
         }
     }
     Ok((samples, now))

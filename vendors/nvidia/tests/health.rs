@@ -4,11 +4,17 @@
 
 mod machine;
 
-use std::{fs, thread, time::Duration};
+use std::{fs, os::fd::AsRawFd, thread, time::Duration};
 
 use accelpool_model::{Fault, FaultClass, RecoveryAction};
 use accelpool_vendor_api::{Vendor, VendorError, VendorEvent};
 use accelpool_vendor_nvidia::Nvidia;
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket,
+    },
+};
 use serde_json::json;
 
 use crate::machine::{DGX_H100, Machine, uuid};
@@ -152,6 +158,165 @@ fn a_device_that_came_is_told() {
     assert_eq!(vendor.discover().unwrap().len(), 9);
 }
 
+/// What the kernel sends when something happens to a PCI device, sent by the kernel itself to
+/// all who listen in this thread's network namespace.
+fn send_uevent(action: &str, maker: &str) {
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkKObjectUEvent,
+    )
+    .unwrap();
+    let path = "/devices/pci0000:15/0000:1b:00.0";
+    let text = format!("{action}@{path}\0ACTION={action}\0SUBSYSTEM=pci\0PCI_ID={maker}:2330\0");
+    // `nlmsghdr`: length, type (the first that is no control), NLM_F_REQUEST, number, sender.
+    let mut message = u32::try_from(16 + text.len()).unwrap().to_ne_bytes().to_vec();
+    message.extend(16_u16.to_ne_bytes());
+    message.extend(1_u16.to_ne_bytes());
+    message.extend([0; 8]);
+    message.extend(text.as_bytes());
+    let kernel = NetlinkAddr::new(0, 0);
+    sendto(socket.as_raw_fd(), &message, &kernel, MsgFlags::empty()).unwrap();
+}
+
+#[test]
+fn the_kernel_tells_at_once_of_a_device_that_is_bound_anew() {
+    // In a namespace of its own no daemon of this machine hears it.
+    unshare(CloneFlags::CLONE_NEWNET).expect("namespaces need CAP_SYS_ADMIN");
+    let machine = Machine::new(DGX_H100);
+    let vendor = machine.vendor();
+    check_quiet(&vendor);
+    for action in ["unbind", "bind", "remove", "add"] {
+        send_uevent("change", "10DE");
+        send_uevent(action, "8086");
+        check_quiet(&vendor);
+        assert!(is_loaded(&machine));
+        send_uevent(action, "10DE");
+        assert_eq!(vendor.next_event(Duration::ZERO).unwrap(), Some(VendorEvent::DevicesChanged));
+        // The library that was loaded before does not know devices that came.
+        assert!(!is_loaded(&machine), "{action}");
+        check_quiet(&vendor);
+    }
+}
+
+#[test]
+fn the_library_tells_of_a_driver_that_leaves_a_device() {
+    let machine = Machine::new(DGX_H100);
+    let vendor = machine.vendor();
+    check_quiet(&vendor);
+    for events in [json!([1]), json!([1, 2])] {
+        machine.change(|described| described["system_events"] = events);
+        assert_eq!(event(&vendor), VendorEvent::DevicesChanged);
+        check_quiet(&vendor);
+    }
+}
+
+/// A change to the machine that no event tells of is found, holds a taint while it lasts, and is
+/// told once.
+#[track_caller]
+fn check_found(
+    change: impl Fn(&mut serde_json::Value),
+    expected: (FaultClass, &str, &str),
+    lasts: bool,
+) {
+    let machine = Machine::new(DGX_H100);
+    machine.change(|described| described["figures"]["h100"]["fields"]["4"] = 7.into());
+    machine.change(|described| described["figures"]["h100"]["fields"]["59"] = 0.into());
+    machine.change(|described| described["devices"].as_array_mut().unwrap().truncate(1));
+    for bus in ["43", "52", "61", "9d", "c3", "d1", "df"] {
+        fs::remove_dir_all(machine.path(&format!("proc/driver/nvidia/gpus/0000:{bus}:00.0")))
+            .unwrap();
+    }
+    let vendor = machine.vendor();
+    check_quiet(&vendor);
+    vendor.probe(&uuid(1)).unwrap();
+    machine.change(&change);
+    let told = fault(&vendor);
+    assert_eq!((told.class, told.code.as_str(), told.message.as_str()), expected);
+    assert_eq!(told.device, uuid(1));
+    assert_eq!(vendor.probe(&uuid(1)).is_err(), lasts, "{expected:?}");
+}
+
+#[test]
+fn conditions_that_no_event_tells_of_are_found() {
+    let memory = FaultClass::MemoryUncorrectable;
+    let field = |id: &'static str, value: u64| {
+        move |described: &mut serde_json::Value| {
+            described["figures"]["h100"]["fields"][id] = value.into();
+        }
+    };
+    let of_device = |key: &'static str, value: serde_json::Value| {
+        move |described: &mut serde_json::Value| described["devices"][0][key] = value.clone()
+    };
+    let failed = "faulty memory could not be remapped";
+    let pending = "faulty memory rows are replaced at the next reset";
+    let asks = "the driver asks for recovery: reset-device";
+    let retired = "faulty memory pages are retired at the next reset";
+    let (throttled, reset) = (FaultClass::Throttled, FaultClass::ResetRequired);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let expected = (memory, "row-remap-failed", failed);
+            check_found(of_device("row_remap", "failed".into()), expected, true);
+        });
+        scope.spawn(|| {
+            let expected = (throttled, "row-remap-pending", pending);
+            check_found(of_device("row_remap", "pending".into()), expected, true);
+        });
+        scope.spawn(|| {
+            let expected = (throttled, "page-retirement-pending", retired);
+            check_found(field("31", 1), expected, true);
+        });
+        scope.spawn(|| {
+            let expected = (reset, "recovery-action", asks);
+            check_found(of_device("recovery_action", 1.into()), expected, true);
+        });
+        scope.spawn(|| {
+            let expected = (memory, "ecc-uncorrected", "uncorrectable ECC errors were counted");
+            check_found(field("4", 8), expected, false);
+        });
+        scope.spawn(|| {
+            let words = "an NVLink failed and was trained anew";
+            check_found(field("59", 1), (FaultClass::Link, "nvlink-recovery", words), false);
+        });
+        scope.spawn(|| {
+            let down = |described: &mut serde_json::Value| {
+                let links = &mut described["devices"][0]["links"];
+                let mut lost = links[0].clone();
+                let count = lost["count"].as_u64().unwrap();
+                links[0]["count"] = (count - 1).into();
+                (lost["count"], lost["down"]) = (1.into(), true.into());
+                links.as_array_mut().unwrap().insert(1, lost);
+            };
+            check_found(down, (FaultClass::Link, "nvlink-down", "NVLink 17 is down"), true);
+        });
+    });
+}
+
+/// What an event told of is not told of again by its traces, so that one fault has one reason.
+#[test]
+fn the_traces_of_a_fault_are_no_second_fault() {
+    let machine = Machine::new(DGX_H100);
+    machine.change(|described| described["figures"]["h100"]["fields"]["4"] = 0.into());
+    let vendor = machine.vendor();
+    check_quiet(&vendor);
+    machine.change(|described| {
+        described["events"] = json!([{ "device": 0, "kind": 8, "value": 79 }]);
+    });
+    assert_eq!(fault(&vendor).code, "xid-79");
+    machine.change(|described| described["devices"][0]["recovery_action"] = 1.into());
+    // Another device's own condition shows that all were looked at since.
+    machine.change(|described| described["devices"][1]["row_remap"] = "pending".into());
+    let told = fault(&vendor);
+    assert_eq!((told.device, told.code.as_str()), (uuid(2), "row-remap-pending"));
+    // Once the driver asked for nothing, what it asks for is news.
+    machine.change(|described| described["devices"][0]["recovery_action"] = 0.into());
+    machine.change(|described| described["devices"][2]["row_remap"] = "pending".into());
+    assert_eq!(fault(&vendor).device, uuid(3));
+    machine.change(|described| described["devices"][0]["recovery_action"] = 2.into());
+    assert_eq!(fault(&vendor).message, "the driver asks for recovery: reboot-node");
+}
+
 #[test]
 fn a_library_out_of_use_is_told_once_of_each_device() {
     let machine = Machine::new(DGX_H100);
@@ -193,7 +358,7 @@ fn a_probe_finds_memory_that_cannot_be_repaired() {
     let machine = Machine::new(DGX_H100);
     let vendor = machine.vendor();
     vendor.probe(&uuid(1)).unwrap();
-    machine.change(|described| described["devices"][0]["remap_failed"] = true.into());
+    machine.change(|described| described["devices"][0]["row_remap"] = "failed".into());
     assert!(vendor.probe(&uuid(1)).unwrap_err().to_string().contains("remapped"));
 }
 

@@ -5,7 +5,7 @@ mod machine;
 
 use std::{fmt::Write, path::Path};
 
-use accelpool_model::{Device, Injection, Link, Partition};
+use accelpool_model::{Device, DeviceTraits, Injection, Link, Partition, Peer, PeerPath};
 use accelpool_vendor_api::Vendor;
 
 use crate::machine::{DGX_H100, DGX_H100_MIG, Machine, V100_535, uuid};
@@ -46,6 +46,14 @@ fn describe(out: &mut String, device: &Device) {
     let numa = device.numa_node;
     let memory = device.memory;
     writeln!(out, "  {pci} root {root} numa {numa:?} memory {memory} clique {clique}").unwrap();
+    let DeviceTraits { compute_capability, runtime_version, peers, settings } = &device.traits;
+    let capability = compute_capability.as_deref().unwrap_or("-");
+    let runtime = runtime_version.as_deref().unwrap_or("-");
+    writeln!(out, "  capability {capability}, CUDA {runtime}, {settings}").unwrap();
+    for Peer { device, path, status } in peers {
+        let path = path.map_or("-", PeerPath::as_str);
+        writeln!(out, "    peer {device} by {path}: {status}").unwrap();
+    }
     describe_injection(out, &device.injection);
     if let Some(cut) = &device.partitioning {
         let mode = cut.mode.map(|mode| (mode.on, mode.switchable));
@@ -168,11 +176,74 @@ fn a_clique_is_that_of_the_cluster() {
     assert_eq!(cliques(), expected);
 }
 
+/// Devices without a link of their own reach each other over the bus, if the driver lets them.
+#[test]
+fn the_way_to_another_device_is_told_or_why_there_is_none() {
+    let machine = Machine::new(DGX_H100);
+    let ways = || {
+        let devices = machine.vendor().discover().unwrap();
+        let first = devices.into_iter().next().unwrap();
+        let told = |peer: Peer| (peer.path.map(PeerPath::as_str), peer.status);
+        first.traits.peers.into_iter().map(told).take(2).collect::<Vec<_>>()
+    };
+    let ok = |way| (Some(way), "ok".to_owned());
+    assert_eq!(ways(), [ok("switch"), ok("switch")]);
+    machine.change(|described| {
+        let direct = serde_json::json!([{ "count": 4, "end": "0000:43:00.0", "version": 6 }]);
+        described["devices"][0]["links"] = direct;
+        described["devices"][2]["peer_status"] = 4.into();
+    });
+    let refused = (None, "disabled by the driver's configuration".to_owned());
+    assert_eq!(ways(), [ok("link"), refused]);
+    machine.change(|described| described["devices"][0]["links"] = serde_json::json!([]));
+    assert_eq!(ways()[0], ok("pcie"));
+}
+
+/// A profile with media engines and one without are two, whose partitions have two names.
+#[test]
+fn profiles_that_differ_in_one_sign_have_names_of_their_own() {
+    let machine = Machine::new(DGX_H100_MIG);
+    machine.change(|described| {
+        let profiles = described["profiles"]["h100"].as_array_mut().unwrap();
+        let mut without = profiles.iter().find(|it| it["name"] == "1g.10gb+me").unwrap().clone();
+        (without["kind"], without["id"], without["name"]) =
+            (13.into(), 77.into(), "1g.10gb-me".into());
+        profiles.push(without);
+    });
+    let vendor = machine.vendor();
+    let devices = vendor.discover().unwrap();
+    let cut = devices.iter().find(|it| it.uuid == uuid(8)).unwrap();
+    let names: Vec<String> = ["1g.10gb+me", "1g.10gb-no-me"]
+        .iter()
+        .map(|profile| {
+            let profile = profile.parse().unwrap();
+            assert!(cut.profile(&profile).is_some(), "{profile}");
+            Partition::name_at(&cut.name, "mig", &profile, 0).unwrap().to_string()
+        })
+        .collect();
+    assert_ne!(names[0], names[1]);
+    let made = vendor.create_partition(&uuid(8), &"1g.10gb-no-me".parse().unwrap(), 2).unwrap();
+    assert_eq!(made.profile.as_str(), "1g.10gb-no-me");
+    assert_eq!(vendor.partitions(&uuid(8)).unwrap(), [made]);
+}
+
 /// Symbols that came with a driver, by its major version: an older one lacks them.
-const CAME_WITH: [(u32, &[&str]); 3] = [
+///
+/// From the headers of NVML 12.2 (driver 535), 12.4 (550), 12.5, 12.6 (560), 12.8 (570), 12.9
+/// (575) and 13.0 (580) in NVIDIA/go-nvml, and the names that nvidia-ml-py of 12.535, 12.550,
+/// 12.560, 12.570, 12.575 and 13.580 looks up. All others that the adapter asks for are in 535.
+/// Field 230 (recovery action) is not in the headers before 12.8.
+const CAME_WITH: [(u32, &[&str]); 2] = [
     (550, &["nvmlDeviceGetGpuFabricInfoV"]),
-    (570, &["nvmlDeviceGetGpuInstanceProfileInfoV"]),
-    (580, &["nvmlDeviceGetCurrentClocksEventReasons"]),
+    (
+        575,
+        &[
+            "nvmlSystemEventSetCreate",
+            "nvmlSystemEventSetFree",
+            "nvmlSystemEventSetWait",
+            "nvmlSystemRegisterEvents",
+        ],
+    ),
 ];
 
 /// The same program lists the same devices whatever the driver lacks.
@@ -188,7 +259,7 @@ fn drivers_from_535_to_580_list_the_same_devices() {
     };
     let newest = list(&Machine::new(DGX_H100_MIG));
     assert_eq!(newest.len(), 8);
-    for driver in [535, 550, 570, 580] {
+    for driver in [535, 550, 560, 570, 575, 580] {
         let machine = Machine::new(DGX_H100_MIG);
         let lacks = CAME_WITH.iter().filter(|(came, _)| *came > driver);
         let lacks: Vec<&str> = lacks.flat_map(|(_, symbols)| symbols.iter().copied()).collect();
@@ -196,7 +267,45 @@ fn drivers_from_535_to_580_list_the_same_devices() {
         assert_eq!(list(&machine), newest, "driver {driver}");
         let told = machine.vendor().counters(&uuid(1)).unwrap();
         assert!(!told.throttles.is_empty(), "driver {driver}");
+        assert_eq!(machine.vendor().next_event(std::time::Duration::ZERO).unwrap(), None);
     }
+}
+
+/// NVIDIA's own stand-in has MIG mode and no profiles: CUDA finds nothing on such a device as a
+/// whole, so that it must not be given to anybody.
+#[test]
+fn a_device_in_mig_mode_without_profiles_is_not_whole() {
+    let check = |change: &dyn Fn(&mut serde_json::Value)| {
+        let machine = Machine::new(DGX_H100_MIG);
+        machine.change(|described| change(&mut described["devices"][7]));
+        let devices = machine.vendor().discover().unwrap();
+        let cut = devices.iter().find(|it| it.uuid == uuid(8)).unwrap();
+        assert!(cut.mode().is_some_and(|mode| mode.on) && !cut.serves_whole(false), "{cut:?}");
+        assert_eq!(cut.partitioning.as_ref().unwrap().profiles, []);
+    };
+    check(&|gpu| drop(gpu.as_object_mut().unwrap().remove("profiles")));
+    check(&|gpu| {
+        gpu["errors"] = serde_json::json!({
+            "nvmlDeviceGetGpuInstanceProfileInfoV": 999, "nvmlDeviceGetGpuInstanceProfileInfo": 999
+        });
+    });
+}
+
+/// Where sysfs is hidden, as on NVIDIA's own stand-in, the library tells the NUMA node.
+#[test]
+fn without_sysfs_the_library_tells_the_numa_node() {
+    let machine = Machine::new(DGX_H100);
+    machine.change(|described| {
+        described["devices"][0]["numa_node"] = 1.into();
+        described["devices"][1]["numa_node"] = 70.into();
+    });
+    let nodes = || {
+        let devices = machine.vendor().discover().unwrap();
+        devices.into_iter().map(|it| it.numa_node).take(3).collect::<Vec<_>>()
+    };
+    assert_eq!(nodes(), [Some(0), Some(0), Some(0)]);
+    std::fs::remove_dir_all(machine.path("sys")).unwrap();
+    assert_eq!(nodes(), [Some(1), Some(70), None]);
 }
 
 /// A library with few symbols, as other stand-ins for NVML have, on a machine whose kernel shows
@@ -214,6 +323,7 @@ fn a_library_with_few_symbols_lists_devices_without_procfs() {
         "nvmlDeviceGetGpuInstanceProfileInfoV",
         "nvmlDeviceGetGpuInstanceProfileInfo",
         "nvmlDeviceGetMigMode",
+        "nvmlDeviceGetMemoryAffinity",
         "nvmlDeviceGetNvLinkState",
         "nvmlDeviceGetP2PStatus",
         "nvmlDeviceGetComputeRunningProcesses_v3",

@@ -5,6 +5,7 @@ mod machine;
 
 use std::time::Duration;
 
+use accelpool_model::{ComputeMode, Settings};
 use accelpool_vendor_api::{
     Vendor, VendorError,
     conformance::{self, Options, Verdict},
@@ -15,7 +16,7 @@ use serde_json::json;
 use crate::machine::{DGX_H100_MIG, Machine, V100_535, uuid};
 
 /// Every symbol that the adapter asks for and can do without.
-const SYMBOLS: [&str; 61] = [
+const SYMBOLS: [&str; 71] = [
     "nvmlComputeInstanceDestroy",
     "nvmlComputeInstanceGetInfo_v2",
     "nvmlDeviceCreateGpuInstanceWithPlacement",
@@ -25,9 +26,11 @@ const SYMBOLS: [&str; 61] = [
     "nvmlDeviceGetArchitecture",
     "nvmlDeviceGetClockInfo",
     "nvmlDeviceGetComputeInstanceId",
+    "nvmlDeviceGetComputeMode",
     "nvmlDeviceGetComputeRunningProcesses_v2",
     "nvmlDeviceGetComputeRunningProcesses_v3",
     "nvmlDeviceGetCount_v2",
+    "nvmlDeviceGetCudaComputeCapability",
     "nvmlDeviceGetCurrentClocksEventReasons",
     "nvmlDeviceGetCurrentClocksThrottleReasons",
     "nvmlDeviceGetDecoderUtilization",
@@ -60,6 +63,7 @@ const SYMBOLS: [&str; 61] = [
     "nvmlDeviceGetOfaUtilization",
     "nvmlDeviceGetP2PStatus",
     "nvmlDeviceGetPciInfo_v3",
+    "nvmlDeviceGetPersistenceMode",
     "nvmlDeviceGetPowerUsage",
     "nvmlDeviceGetProcessUtilization",
     "nvmlDeviceGetRemappedRows",
@@ -68,7 +72,10 @@ const SYMBOLS: [&str; 61] = [
     "nvmlDeviceGetUUID",
     "nvmlDeviceGetUtilizationRates",
     "nvmlDeviceRegisterEvents",
+    "nvmlDeviceSetAccountingMode",
+    "nvmlDeviceSetComputeMode",
     "nvmlDeviceSetMigMode",
+    "nvmlDeviceSetPersistenceMode",
     "nvmlEventSetCreate",
     "nvmlEventSetWait_v2",
     "nvmlGpuInstanceCreateComputeInstance",
@@ -76,13 +83,21 @@ const SYMBOLS: [&str; 61] = [
     "nvmlGpuInstanceGetComputeInstanceProfileInfo",
     "nvmlGpuInstanceGetComputeInstances",
     "nvmlGpuInstanceGetInfo",
+    "nvmlSystemGetCudaDriverVersion_v2",
+    "nvmlSystemEventSetCreate",
+    "nvmlSystemEventSetWait",
     "nvmlSystemGetDriverVersion",
+    "nvmlSystemRegisterEvents",
 ];
 
 /// Every code of `nvml.h`, and some that it has not.
 fn codes() -> impl Iterator<Item = u32> {
     (1..=31).chain([999, 1000, u32::MAX])
 }
+
+/// One code of each meaning: not initialized, not supported, gone, lost, in use, a wrong version
+/// of a structure, and unknown.
+const SOME_CODES: [u32; 7] = [1, 3, 6, 15, 19, 25, 999];
 
 /// A machine of one device, which can be cut: enough for every call.
 fn machine() -> Machine {
@@ -109,6 +124,16 @@ fn exercise(vendor: &Nvidia, what: &str) {
     for device in &devices {
         let _ = vendor.partitions(&device.uuid);
         let _ = vendor.switch_mode(&device.uuid, true);
+        for on in [true, false] {
+            let compute_mode =
+                if on { ComputeMode::ExclusiveProcess } else { ComputeMode::Default };
+            let settings = Settings {
+                compute_mode: Some(compute_mode),
+                persistence: Some(on),
+                accounting: Some(on),
+            };
+            let _ = vendor.configure(&device.uuid, settings);
+        }
         let _ = vendor.create_partition(&device.uuid, &profile, 0);
         let _ = vendor.sample(&device.uuid);
         let _ = vendor.counters(&device.uuid);
@@ -130,6 +155,10 @@ fn every_code_from_every_call_is_survived() {
     for symbol in SYMBOLS {
         for code in codes() {
             machine.change(|described| described["errors"] = json!({ symbol: code }));
+            if SOME_CODES.contains(&code) {
+                // Everything that is done when the library is opened is done again.
+                let _ = vendor.quiesce(None);
+            }
             exercise(&vendor, &format!("{symbol} says {code}"));
         }
     }

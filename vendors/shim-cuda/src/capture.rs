@@ -12,6 +12,7 @@ use crate::{
     fence::Stream,
     map::{Map, Value},
     surface::{self, SUCCESS},
+    timing::ESTIMATES,
 };
 
 /// Graphs that were instantiated, with the number of their nodes.
@@ -78,6 +79,8 @@ pub(crate) fn nodes(exec: u64) -> u64 {
 }
 
 pub(crate) fn destroyed(exec: u64) {
+    // The next graph may get the same handle.
+    ESTIMATES.forget(exec, 0);
     GRAPHS.remove(exec);
 }
 

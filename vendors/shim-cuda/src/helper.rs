@@ -20,6 +20,7 @@ use crate::{
     device::{self, Device},
     libc, process, registration, surface,
     thread::thread,
+    timing,
 };
 
 /// Between two looks at work that is under way. An event takes the driver half a microsecond,
@@ -97,6 +98,7 @@ unsafe extern "C" fn run(_: *mut c_void) -> *mut c_void {
             }
             is_busy |= follow(device);
         }
+        is_busy |= timing::collect();
         let now_ns = sys::now_ns();
         if now_ns >= next_look_ns {
             let rest_ns = process::claims().map(registration::look).min().unwrap_or(REST_NS);

@@ -31,6 +31,7 @@ mod registration;
 mod submit;
 mod surface;
 mod thread;
+mod timing;
 mod wrap;
 
 /// The name that the library is installed under.

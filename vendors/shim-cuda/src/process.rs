@@ -24,6 +24,7 @@ use crate::{
     lock::Lock,
     memory, registration, submit,
     thread::{Thread, thread},
+    timing,
 };
 
 /// A container has one claim for each request for devices; more than some are never seen.
@@ -123,6 +124,7 @@ unsafe extern "C" fn forked() {
     }
     helper::forget();
     submit::forget_lines();
+    timing::forget();
     device::forget_all();
     memory::forget();
     context::forget();
@@ -299,6 +301,14 @@ impl Claim {
     pub(crate) fn take_pages(&self, ledger: Mapping<LedgerPage>, process: Mapping<ProcessPage>) {
         self.ledger.store(from_ref(ledger.leak()).cast_mut(), Ordering::Release);
         self.process.store(from_ref(process.leak()).cast_mut(), Ordering::Release);
+    }
+
+    /// Says in the ledger page whose row it is; once there are pages.
+    pub(crate) fn sign_row(&self) {
+        let index = self.process_index.load(Ordering::Acquire) as usize;
+        if let Some(row) = self.ledger().and_then(|it| it.rows.get(index)) {
+            row.process_id.store(sys::process_id().into(), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn take_welcome(&self, process_index: u32, eventfd: i32, clock_offset_ns: i64) {

@@ -115,19 +115,20 @@ impl Registration {
         let returns = self.client.welcomed().filter(|_| self.pages.is_some());
         let returns =
             returns.map(|(incarnation, process_index)| Returns { incarnation, process_index });
+        let asked_ns = sys::now_ns();
         let hello = Record::Hello(Hello {
             layout_hash: LAYOUT_HASH,
             shim_version: shim_version(),
             api_version: api_version(),
             process_id: sys::process_id(),
-            monotonic_ns: sys::now_ns(),
+            monotonic_ns: asked_ns,
             returns,
         });
         connection.send(&hello, self.pages.filter(|_| returns.is_some()))?;
         let Received { record, mut descriptors } = connection.receive(ANSWER_NS)?;
         match record {
             Record::Welcome(welcome) => {
-                let offset_ns = clock_offset_ns(welcome.monotonic_ns, sys::now_ns());
+                let offset_ns = clock_offset_ns(asked_ns, welcome.monotonic_ns, sys::now_ns());
                 let eventfd = descriptors.pop().ok_or(Errno::INVALID)?;
                 claim.take_welcome(welcome.process_index, eventfd, offset_ns);
                 if !welcome.keeps_pages {
@@ -135,6 +136,7 @@ impl Registration {
                     let ledger = descriptors.pop();
                     self.take_pages(claim, ledger, process)?;
                 }
+                claim.sign_row();
                 self.connection = Some(connection);
                 self.said = Said::default();
                 Ok(Event::Welcomed(Welcome { ..welcome }))

@@ -9,7 +9,7 @@ use core::{
 };
 
 use accelpool_shim::{
-    estimate::{Estimates, UNKNOWN_US},
+    estimate::UNKNOWN_US,
     gate::Grant,
     layout::{DeviceControl, OVERFLOW_LINE, OWN_LINES, Progress},
     sys,
@@ -26,6 +26,7 @@ use crate::{
     process,
     surface::{NOT_PERMITTED, SUCCESS},
     thread::{Thread, thread},
+    timing::{self, Subject},
 };
 
 /// A thread over its window looks up as often, should nobody tell it of progress.
@@ -45,8 +46,6 @@ pub(crate) enum Cost {
         exec: u64,
     },
 }
-
-pub(crate) static ESTIMATES: Estimates = Estimates::new();
 
 /// Passes the gate with `call`, which submits to `stream`.
 #[inline]
@@ -125,8 +124,14 @@ fn submit_in_turn(
         Ok(Passed::Granted(_) | Passed::FailedOpen) => {}
         Err(Revoked) => return NOT_PERMITTED,
     }
-    let outcome = thread.inside(call);
     let cost_us = cost.estimate_us();
+    let is_alone = Grant(control.grant.load(Ordering::Relaxed)).has(Grant::EXCLUSIVE);
+    let subject = cost.subject().filter(|_| is_alone);
+    let timing = subject.and_then(|it| timing::begin(thread, stream, it));
+    let outcome = thread.inside(call);
+    if let Some(timing) = timing {
+        timing.end(thread, stream, outcome == SUCCESS);
+    }
     if outcome == SUCCESS {
         device.fences.mark(thread, stream);
         device.fences.record_own(thread, stream);
@@ -159,15 +164,23 @@ fn wait_for_window(control: &DeviceControl, progress: &Progress) {
 }
 
 impl Cost {
-    fn estimate_us(self) -> u64 {
+    /// What of it can be timed.
+    fn subject(self) -> Option<Subject> {
         match self {
-            Self::Unknown => UNKNOWN_US,
+            Self::Unknown => None,
             Self::Kernel { function, grid } => {
                 let blocks = grid.iter().fold(1_u64, |all, &it| all.saturating_mul(it.into()));
-                ESTIMATES.estimate_us(function as u64, blocks)
+                Some(Subject { function: function as u64, blocks: blocks.max(1) })
             }
-            Self::Graph { exec } => UNKNOWN_US.saturating_mul(capture::nodes(exec).max(1)),
+            Self::Graph { exec } => Some(Subject { function: exec, blocks: 0 }),
         }
+    }
+
+    fn estimate_us(self) -> u64 {
+        self.subject().and_then(Subject::estimate_us).unwrap_or_else(|| match self {
+            Self::Unknown | Self::Kernel { .. } => UNKNOWN_US,
+            Self::Graph { exec } => UNKNOWN_US.saturating_mul(capture::nodes(exec).max(1)),
+        })
     }
 }
 

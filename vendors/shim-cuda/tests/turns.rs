@@ -204,3 +204,80 @@ fn a_killed_process_gives_back_what_it_held() {
     until("its bytes are back", || keeper.used() == 0 && keeper.registered() == 0);
     node.started(&keeper).must(&format!("alloc {}", 64 * MIB));
 }
+
+/// Launches once and waits for it; gives what the launch was estimated to take.
+fn estimated_us(tenant: &mut Tenant, keeper: &Keeper, command: &str) -> u64 {
+    let us = || keeper.with_process(0, |it| it.page.devices[0].submitted().1);
+    let before = us();
+    tenant.must(command);
+    tenant.must("sync");
+    us() - before
+}
+
+#[test]
+fn what_a_kernel_takes_is_learnt_and_the_window_is_of_that() {
+    let node = Node::new();
+    let keeper = node.claim("claim", MIB, 0);
+    let mut tenant = node.started(&keeper);
+    assert_eq!(estimated_us(&mut tenant, &keeper, "launch 4000 1"), 0, "an open gate asks nobody");
+    keeper.open(2, Grant::EXCLUSIVE);
+    let first = estimated_us(&mut tenant, &keeper, "launch 4000 1");
+    assert_eq!(first, 50, "it was never timed");
+    // The second launch is timed, and read by the helper some time later.
+    until("it is learnt", || estimated_us(&mut tenant, &keeper, "launch 4000 1") >= 4000);
+    assert_eq!(estimated_us(&mut tenant, &keeper, "launch 10 1"), 50, "another size of grid");
+    // Room for one of them and a part of the next: by their number it would be all at once.
+    keeper.control().devices[0].window_us.store(6000, Ordering::SeqCst);
+    let (before, _) = keeper.progress(0);
+    tenant.send("launch 4000 10");
+    let mut most = 0;
+    until("all were submitted", || {
+        let (submitted, completed) = keeper.progress(0);
+        most = most.max(submitted - completed);
+        submitted == before + 10
+    });
+    assert_eq!(tenant.answer(), "ok");
+    assert!(most <= 2, "{most} of four milliseconds were under way at once");
+}
+
+#[test]
+fn a_parked_claim_waits_and_goes_on_where_it_was() {
+    let node = Node::new();
+    let keeper = node.claim("claim", MIB, 0);
+    let mut tenant = node.started(&keeper);
+    let held = tenant.must("alloc 1000");
+    keeper.open(2, Grant::PARK);
+    send_to_gate(&mut tenant, &keeper, "launch 10 1");
+    assert_eq!(keeper.progress(0).0, 0, "it wants, and submits nothing");
+    keeper.open(3, Grant::OPEN);
+    assert_eq!(tenant.answer(), "ok");
+    tenant.must(&format!("free {held}"));
+}
+
+#[test]
+fn in_a_time_namespace_a_turn_ends_when_it_ends() {
+    let node = Node::new();
+    let keeper = node.claim("claim", MIB, 0);
+    // The tenant's clock is a day ahead: compared as it is, each deadline would lie behind it.
+    let unshare = std::path::Path::new("/usr/bin/unshare");
+    let mut command = node.command(unshare, &keeper);
+    command.env_remove("LD_PRELOAD");
+    command.args(["--user", "--map-root-user", "--time", "--fork", "--kill-child"]);
+    command.args(["--monotonic", "86400", "env"]);
+    command.arg(format!("LD_PRELOAD={}", accelpool_shim_cuda::BUILT_AT));
+    command.arg(node::tenant_program());
+    let mut tenant = Tenant::spawn(command);
+    tenant.must("start 0");
+    let shift = keeper.with_process(0, |it| it.hello.monotonic_ns) / 1_000_000_000;
+    let own = accelpool_shim::sys::now_ns() / 1_000_000_000;
+    assert!(shift >= own + 86_000, "it is in a time namespace: {shift} beside {own}");
+    let hour_ns = 3_600_000_000_000;
+    let deadline_ns = accelpool_shim::sys::now_ns() + hour_ns;
+    keeper.control().devices[0].open(Grant::new(2, Grant::EXCLUSIVE), deadline_ns);
+    tenant.must("launch 10 1");
+    // And a turn that is over by the daemon's clock is over.
+    keeper.control().devices[0].open(Grant::new(3, Grant::EXCLUSIVE), 1);
+    send_to_gate(&mut tenant, &keeper, "launch 10 1");
+    keeper.open(4, Grant::OPEN);
+    assert_eq!(tenant.answer(), "ok");
+}

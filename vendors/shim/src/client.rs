@@ -133,16 +133,17 @@ impl Client {
     }
 }
 
-/// What to add to the daemon's times to get times of this process.
+/// What to add to the daemon's times to get times of this process, which asked and was answered
+/// at two times of its own clock.
 ///
-/// A time namespace shifts them by seconds at the least; less than one is the time that the
-/// answer took.
+/// A daemon with the same clock has read it in between. Another time namespace shifts it by
+/// anything, a fraction of a second too: then it is the middle, off by half the answer's time
+/// at most.
 #[must_use]
-pub fn clock_offset_ns(daemon_ns: u64, own_ns: u64) -> i64 {
-    const NAMESPACE_MIN_NS: u64 = 1_000_000_000;
-    if own_ns.abs_diff(daemon_ns) < NAMESPACE_MIN_NS {
+pub fn clock_offset_ns(asked_ns: u64, daemon_ns: u64, answered_ns: u64) -> i64 {
+    if (asked_ns..=answered_ns).contains(&daemon_ns) {
         return 0;
     }
     let half = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);
-    half(own_ns).saturating_sub(half(daemon_ns))
+    half(asked_ns.midpoint(answered_ns)).saturating_sub(half(daemon_ns))
 }

@@ -17,6 +17,15 @@ const ENTRIES: usize = 1024;
 /// Each new sample counts for one in this many.
 const SMOOTHING: u64 = 4;
 
+/// One launch in so many of a kernel that was timed before is timed again.
+pub const TIMED_ONE_IN: u32 = 64;
+
+/// The bits of a mean.
+const MEAN: u64 = 0xffff_ffff;
+
+/// The mark of a kernel that was seen and not timed yet; above [`LONGEST_US`].
+const SEEN: u64 = 1 << 31;
+
 /// The table. Racing samples may lose one of them, never more.
 #[derive(Debug)]
 pub struct Estimates {
@@ -37,12 +46,28 @@ impl Estimates {
         Self { entries: [const { AtomicU64::new(0) }; ENTRIES] }
     }
 
-    /// The estimate of a kernel, by its function and the number of its blocks.
+    /// The estimate of a kernel, by its function and the number of its blocks; `None` for one
+    /// that was never timed.
     #[must_use]
-    pub fn estimate_us(&self, function: u64, blocks: u64) -> u64 {
+    pub fn estimate_us(&self, function: u64, blocks: u64) -> Option<u64> {
         let (index, tag) = place(function, blocks);
         let entry = self.entries[index].load(Ordering::Relaxed);
-        if entry >> 32 == tag { entry & 0xffff_ffff } else { UNKNOWN_US }
+        (entry >> 32 == tag && entry & SEEN == 0).then_some(entry & MEAN)
+    }
+
+    /// Whether the coming launch of a kernel is one to time, `untimed` launches after the last.
+    ///
+    /// The first launch loads the kernel, which is none of its time: the second one is timed,
+    /// and then one in [`TIMED_ONE_IN`].
+    #[must_use]
+    pub fn is_due(&self, function: u64, blocks: u64, untimed: u32) -> bool {
+        let (index, tag) = place(function, blocks);
+        let entry = self.entries[index].load(Ordering::Relaxed);
+        if entry >> 32 != tag {
+            self.entries[index].store(tag << 32 | SEEN, Ordering::Relaxed);
+            return false;
+        }
+        entry & SEEN != 0 || untimed >= TIMED_ONE_IN
     }
 
     /// Learns from a kernel that was timed.
@@ -50,13 +75,21 @@ impl Estimates {
         let (index, tag) = place(function, blocks);
         let entry = self.entries[index].load(Ordering::Relaxed);
         let took_us = took_us.min(LONGEST_US);
-        let mean_us = if entry >> 32 == tag {
-            let old_us = entry & 0xffff_ffff;
+        let mean_us = if entry >> 32 == tag && entry & SEEN == 0 {
+            let old_us = entry & MEAN;
             (old_us * (SMOOTHING - 1) + took_us).div_ceil(SMOOTHING)
         } else {
             took_us
         };
         self.entries[index].store(tag << 32 | mean_us, Ordering::Relaxed);
+    }
+
+    /// Forgets what was under this name: it names something else from now on.
+    pub fn forget(&self, function: u64, blocks: u64) {
+        let (index, tag) = place(function, blocks);
+        if self.entries[index].load(Ordering::Relaxed) >> 32 == tag {
+            self.entries[index].store(0, Ordering::Relaxed);
+        }
     }
 }
 

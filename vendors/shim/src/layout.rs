@@ -146,7 +146,8 @@ impl LedgerRow {
         Self {
             begun: AtomicU64::new(0),
             done: AtomicU64::new(0),
-            reserved: [const { AtomicU64::new(0) }; 6],
+            process_id: AtomicU64::new(0),
+            reserved: [const { AtomicU64::new(0) }; 5],
             bytes: [const { AtomicU64::new(0) }; DEVICES_MAX],
         }
     }
@@ -160,7 +161,9 @@ pub struct LedgerRow {
     pub begun: AtomicU64,
     /// Changes that were finished.
     pub done: AtomicU64,
-    reserved: [AtomicU64; 6],
+    /// The id of the process as it sees it itself, for the claim's own list; 0 for none.
+    pub process_id: AtomicU64,
+    reserved: [AtomicU64; 5],
     /// Bytes on each device.
     pub bytes: [AtomicU64; DEVICES_MAX],
 }
@@ -197,11 +200,10 @@ pub struct Progress {
     pub lines_len: AtomicU32,
     /// Changes when `completed` does: what a thread over its window sleeps on.
     pub progress: AtomicU32,
-    /// Tenant's monotonic time of the oldest unfinished submission, 0 for none.
-    pub oldest_submit_ns: AtomicU64,
+    reserved: AtomicU64,
     /// Time that threads spent waiting for a turn, in all.
     pub waited_ns: AtomicU64,
-    reserved: [AtomicU64; 2],
+    spare: [AtomicU64; 2],
     /// One for each thread, and the overflow line.
     pub lines: [ThreadLine; LINES],
 }

@@ -81,6 +81,7 @@ impl LedgerPage {
                 subtract(&self.devices[index].used, *bytes);
             }
         }
+        row.process_id.store(0, Ordering::SeqCst);
         row.done.store(begun, Ordering::SeqCst);
         Ended { bytes, is_exact }
     }

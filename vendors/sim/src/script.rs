@@ -192,6 +192,8 @@ pub(crate) struct Process {
     pub(crate) memory: MemoryBytes,
     /// Thousandths of the device's time that it keeps busy; absent where not measured.
     pub(crate) compute_permille: Option<u32>,
+    /// Likewise of its encoder's time.
+    pub(crate) encoder_permille: Option<u32>,
 }
 
 /// Why a text is no script for a profile.

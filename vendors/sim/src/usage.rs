@@ -78,5 +78,10 @@ pub(crate) fn usage(process: &Process, state: &State, elapsed_ns: u64) -> Option
         partition,
         memory: process.memory,
         compute_busy: process.compute_permille.map(busy),
+        engines: process
+            .encoder_permille
+            .map(|it| (Engine::Encoder, busy(it)))
+            .into_iter()
+            .collect(),
     })
 }

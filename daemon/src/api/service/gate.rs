@@ -1,16 +1,24 @@
 //! Whom a request means, as the gate must know it; what the gate finds wrong with itself.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
-use accelpool_model::Binding;
-use accelpool_proto::node::Finding;
+use accelpool_model::{Binding, ClaimId, GateMode, Lease};
+use accelpool_proto::node::{
+    Finding, GateMetrics, GateOpens, ListHoldersResponse, VerifyClaimsResponse,
+};
 use tonic::Status;
 
-use super::diagnose::finding;
+use super::{Service, diagnose::finding, metrics::counts};
 use crate::{
-    api::request::Subject,
+    api::{
+        request::{self, Subject},
+        response,
+    },
     error,
-    gate::{CgroupError, GateStatus, Hierarchy, dmem},
+    gate::{CgroupError, GateStatus, Hierarchy, Keeper, dmem},
     node::NodeError,
 };
 
@@ -34,6 +42,31 @@ pub(super) async fn find(subjects: Vec<Subject>) -> Result<Vec<Binding>, Status>
     found.await.map_err(|error| error::status(&NodeError::UnknownCgroup(Arc::new(error))))
 }
 
+impl Service {
+    /// Who has `device` open, or any.
+    pub(super) async fn holders(&self, device: &str) -> Result<ListHoldersResponse, Status> {
+        if !device.is_empty() {
+            self.device(device).await?;
+        }
+        let keeper = self.gate.clone();
+        let found = blocking(move || keeper.holders()).await;
+        Ok(response::holders(found, device))
+    }
+
+    /// What the containers of `claim` can do, or of all.
+    pub(super) async fn verify(&self, claim: &str) -> Result<VerifyClaimsResponse, Status> {
+        let claim = (!claim.is_empty()).then(|| request::claim_id(claim)).transpose()?;
+        if let Some(claim) = &claim
+            && !self.state().await?.leases.contains_key(claim)
+        {
+            return Err(error::status(&NodeError::UnknownClaim(claim.clone())));
+        }
+        let found = self.gate.verify(claim).await;
+        let claims = found.into_iter().map(response::verification_of_claim).collect();
+        Ok(VerifyClaimsResponse { claims })
+    }
+}
+
 /// What a container's runtime should write into the cgroups of containers with these shares.
 pub(super) fn unified(shares: &dmem::Shares) -> HashMap<String, String> {
     let Ok(hierarchy) = Hierarchy::find() else { return HashMap::new() };
@@ -42,6 +75,48 @@ pub(super) fn unified(shares: &dmem::Shares) -> HashMap<String, String> {
         return HashMap::new();
     }
     [(dmem::FILE.to_owned(), dmem::text(&limits))].into()
+}
+
+/// What is counted of the gate; nothing where no pool wants one.
+pub(super) async fn metrics(
+    keeper: &Keeper,
+    leases: &BTreeMap<ClaimId, Lease>,
+) -> Option<GateMetrics> {
+    let asked = keeper.clone();
+    // The kernel's maps are read, which may wait for others that change them.
+    let (status, view) = blocking(move || (asked.status(), asked.view())).await;
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    if status.state == "off" {
+        return None;
+    }
+    let mut opens: BTreeMap<String, GateOpens> = BTreeMap::new();
+    for (device, _, found) in status.counts {
+        let sum = opens.entry(device.clone()).or_default();
+        sum.device = device;
+        sum.denied = sum.denied.saturating_add(found.denied);
+        sum.audited = sum.audited.saturating_add(found.audited);
+    }
+    let guarded = [GateMode::Audit, GateMode::Enforce].map(|mode| {
+        let ranges = status.guarded.iter().filter(|(_, found, _)| *found == mode);
+        (mode.as_str(), u64::try_from(ranges.count()).unwrap_or(u64::MAX))
+    });
+    let verified = ["verified", "drifted", "unused", "unknown"].map(|word| {
+        let claims = leases
+            .keys()
+            .filter(|claim| view.verification(claim).is_some_and(|found| found.state == word));
+        (word, u64::try_from(claims.count()).unwrap_or(u64::MAX))
+    });
+    Some(GateMetrics {
+        up: status.state == "up",
+        grants: number(status.grants),
+        grants_max: accelpool_gate::Gate::GRANTS_MAX,
+        guarded: counts(guarded),
+        opens: opens.into_values().collect(),
+        repairs: status.repairs,
+        stale_holders: number(status.stale_holders),
+        stale_holders_killed: status.stale_holders_killed,
+        verified: counts(verified),
+    })
 }
 
 /// What is wrong with the gate, or that nothing is.

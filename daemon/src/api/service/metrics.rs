@@ -3,13 +3,18 @@
 //! Only leases on record are listed, so a released one takes its figures along. Nothing here
 //! asks a vendor.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use accelpool_arbiter::Report;
-use accelpool_model::{Allocation, ClaimId, Device, DeviceUuid, Lease, LeaseState, Portion, Taint};
+use accelpool_model::{
+    Allocation, ClaimId, Device, DeviceUuid, Engine, Lease, LeaseState, Portion, Taint,
+};
 use accelpool_proto::node as wire;
 
-use super::{Service, readings::readings};
+use super::{Service, gate, readings::readings};
 use crate::{
     api::response,
     node::{EventKind, State, now_ms},
@@ -33,6 +38,7 @@ impl Service {
                 running: status.running,
                 restarts_by_reason: counts(status.failures_by_reason),
                 calls: timings(worker.timings()),
+                handles_open: status.handles_open,
             });
         }
         let report = self.turns.report();
@@ -51,8 +57,10 @@ impl Service {
             drifts: counts([("cdi", drifts)]),
             resident_bytes: resident_bytes(),
         };
+        let gate = gate::metrics(&self.gate, &state.leases).await;
         wire::GetMetricsResponse {
             unix_ms: now_ms(),
+            gate,
             devices,
             allocations,
             agents,
@@ -138,6 +146,11 @@ fn devices(state: &State, totals: &ByDevice) -> Vec<wire::DeviceMetrics> {
             readings: known.and_then(|known| known.counters.as_ref()).map(readings),
             turns_mode: None,
             hand_over_ns: None,
+            engine_busy_ns: known.map(|known| engines(&known.device)).unwrap_or_default(),
+            engine_unattributed_ns: known
+                .map(|known| engines(&known.unattributed))
+                .unwrap_or_default(),
+            engine_released_ns: known.map(|known| engines(&known.released)).unwrap_or_default(),
         }
     };
     state.inventory.devices().map(of).collect()
@@ -255,6 +268,7 @@ fn measured(
         energy_mj: totals.energy_mj,
         processes: Some(totals.processes),
         source: totals.source.as_str().to_owned(),
+        engine_busy_ns: engines(totals),
         ..row
     }
 }
@@ -292,6 +306,7 @@ fn agents(state: &State, totals: &ByDevice) -> Vec<wire::AgentMetrics> {
                 memory_used_bytes: Some(totals.memory_bytes),
                 busy_ns: totals.measured_busy().map(nanoseconds),
                 energy_mj: totals.energy_mj,
+                engine_busy_ns: engines(totals),
                 memory_limit_bytes: limits.iter().fold(0, |sum, limit| sum.saturating_add(*limit)),
             });
         }
@@ -310,7 +325,9 @@ fn leases(leases: &BTreeMap<ClaimId, Lease>) -> Vec<wire::CountByWord> {
     counts(states.map(|state| (state.as_str(), u64::try_from(number(state)).unwrap_or(u64::MAX))))
 }
 
-fn counts(counts: impl IntoIterator<Item = (&'static str, u64)>) -> Vec<wire::CountByWord> {
+pub(super) fn counts(
+    counts: impl IntoIterator<Item = (&'static str, u64)>,
+) -> Vec<wire::CountByWord> {
     counts
         .into_iter()
         .map(|(word, count)| wire::CountByWord { word: word.to_owned(), count })
@@ -335,6 +352,12 @@ fn histogram(histogram: &Histogram) -> wire::Histogram {
         indexes: histogram.exponential.keys().copied().collect(),
         index_counts: histogram.exponential.values().copied().collect(),
     }
+}
+
+/// Time by engine, as it stands on the wire.
+fn engines(totals: &Totals) -> HashMap<String, u64> {
+    let of = |(engine, busy): (&Engine, &Duration)| (engine.to_string(), nanoseconds(*busy));
+    totals.engines.iter().map(of).collect()
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

@@ -1,13 +1,18 @@
 //! The kernel compared with what is to be true, twice a second: put up, repaired, taken down.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use accelpool_gate::{Access, Defect, Gate, GateError};
 use accelpool_model::{CgroupId, ClaimId};
 use accelpool_planner::NodeView;
 use tracing::{info, warn};
 
-use super::{Keeper, State};
+use super::{Keeper, State, Wish};
 use crate::{
     error::Chain,
     gate::{Hierarchy, Verification, cgroups::id_of, guarded},
@@ -22,7 +27,8 @@ pub const INTERVAL: Duration = Duration::from_millis(500);
 const IMPATIENT: Duration = Duration::from_mins(1);
 
 impl Keeper {
-    /// Takes over what vendors list and pools say, then does as [`Keeper::tick`] does.
+    /// Takes over what vendors list and pools say, then does as [`Keeper::tick`] does. A state
+    /// older than one that was taken over is left alone.
     #[must_use]
     pub fn observe(&self, observed: &node::State) -> bool {
         let view = NodeView {
@@ -35,6 +41,11 @@ impl Keeper {
         let guarded = guarded::guarded(view, &self.0.families, adapter_of);
         {
             let mut state = self.lock();
+            if observed.revision < state.revision {
+                return false;
+            }
+            state.revision = observed.revision;
+            state.wish = state.wish.again(&observed.pools);
             state.complete |= observed.settled;
             state.watch_again(&guarded);
             state.guarded = guarded;
@@ -71,13 +82,16 @@ impl Keeper {
     pub fn tick(&self) -> bool {
         let mut state = self.lock();
         state.ticks = state.ticks.wrapping_add(1);
-        if !self.0.wanted {
-            return self.take_down(&mut state);
-        }
         let had_gate = state.gate.is_some();
         let reason = state.trouble.clone();
+        if state.wish != Wish::Up {
+            self.take_down(&mut state);
+            self.publish(&state);
+            return had_gate || reason != state.trouble;
+        }
         match self.put_up(&mut state) {
-            Ok(()) => state.sync(&self.0.config.exempt),
+            // Who is to be let has to be known before anybody is refused.
+            Ok(()) => state.sync(!had_gate),
             Err(trouble) => {
                 if trouble != state.trouble {
                     if state.waiting {
@@ -89,7 +103,13 @@ impl Keeper {
                 }
             }
         }
+        self.publish(&state);
         had_gate != state.gate.is_some() || reason != state.trouble
+    }
+
+    /// Lets other cgroups open everything from the next look on.
+    pub fn set_exempt(&self, paths: Vec<String>) {
+        self.lock().exempted = paths;
     }
 
     fn put_up(&self, state: &mut State) -> Result<(), String> {
@@ -114,7 +134,8 @@ impl Keeper {
                 .to_owned());
         }
         let gate = Gate::open(&config).map_err(words)?;
-        self.watch(gate.denials().map_err(words)?);
+        state.read = Arc::new(true.into());
+        self.watch(gate.denials().map_err(words)?, Arc::clone(&state.read));
         info!(root = %config.root.display(), "the device gate is up");
         state.gate = Some(gate);
         state.root = config.root;
@@ -122,20 +143,42 @@ impl Keeper {
         Ok(())
     }
 
-    /// Every pool has the gate off: what an earlier configuration put up goes.
-    fn take_down(&self, state: &mut State) -> bool {
-        if state.ticks > 1 || !self.0.config.pins.is_dir() {
-            return false;
+    /// Every pool has the gate off: the one that stands goes, also one that an earlier daemon
+    /// has left.
+    fn take_down(&self, state: &mut State) {
+        if state.wish == Wish::Done {
+            return;
         }
-        let Some(root) = self.0.config.root.clone().or_else(Hierarchy::pod_root) else {
-            return false;
+        let gate = if let Some(gate) = state.gate.take() {
+            Ok(gate)
+        } else {
+            let root = self.0.config.root.clone().or_else(Hierarchy::pod_root);
+            let pins = self.0.config.pins.clone();
+            let Some(root) = root.filter(|_| pins.is_dir()) else { return };
+            Gate::open(&accelpool_gate::GateConfig { root, pins })
         };
-        let config = accelpool_gate::GateConfig { root, pins: self.0.config.pins.clone() };
-        match Gate::open(&config).and_then(Gate::remove) {
-            Ok(()) => info!("the device gate is off in every pool, and was taken down"),
-            Err(error) => warn!(error = %Chain(&error), "a device gate could not be taken down"),
+        state.read.store(false, Ordering::Relaxed);
+        // What the kernel was told went with the gate.
+        (state.granted, state.told, state.synced) = (BTreeSet::new(), None, false);
+        state.exempt.clear();
+        state.defects.clear();
+        state.programs.clear();
+        state.verifications.clear();
+        match gate.and_then(Gate::remove) {
+            Ok(()) => {
+                info!("the device gate is off in every pool, and was taken down");
+                (state.wish, state.trouble) = (Wish::Done, String::new());
+            }
+            // Where no pin can be, no gate is.
+            Err(GateError::NotBpffs(_)) => state.wish = Wish::Done,
+            Err(error) => {
+                let trouble = format!("a gate cannot be taken down: {}", Chain(&error));
+                if trouble != state.trouble {
+                    warn!(reason = trouble, "no pool wants a device gate");
+                    state.trouble = trouble;
+                }
+            }
         }
-        false
     }
 }
 
@@ -149,9 +192,9 @@ impl State {
         }
     }
 
-    fn sync(&mut self, exempt: &[String]) {
-        self.resolve();
-        if let Err(error) = self.try_sync(exempt) {
+    fn sync(&mut self, all: bool) {
+        self.resolve(all);
+        if let Err(error) = self.try_sync() {
             let words = Chain(&error).to_string();
             if self.defects != [words.clone()] {
                 warn!(error = words, "the device gate is not as it should be");
@@ -163,11 +206,12 @@ impl State {
         }
     }
 
-    fn resolve(&mut self) {
+    /// Looks for the cgroups of claims: of those that have none, or of `all`.
+    fn resolve(&mut self, all: bool) {
         let Self { claims, root, ticks, .. } = self;
         let mut found = Vec::new();
         for armed in claims.values_mut() {
-            let patient = armed.since.elapsed() > IMPATIENT && !ticks.is_multiple_of(10);
+            let patient = !all && armed.since.elapsed() > IMPATIENT && !ticks.is_multiple_of(10);
             if !patient {
                 let before: BTreeSet<CgroupId> = armed.cgroups.keys().copied().collect();
                 armed.resolve(root);
@@ -177,8 +221,8 @@ impl State {
         self.limit(&found);
     }
 
-    fn try_sync(&mut self, exempt: &[String]) -> Result<(), GateError> {
-        let exempt = self.exemptions(exempt);
+    fn try_sync(&mut self) -> Result<(), GateError> {
+        let exempt = self.exemptions(&self.exempted);
         let wanted: BTreeSet<_> = self.claims.values().flat_map(super::Armed::pairs).collect();
         let Some(gate) = &mut self.gate else { return Ok(()) };
         let mut repairs = 0;

@@ -12,7 +12,7 @@ use accelpool_model::{
     ClaimId, ComputeRule, DeviceUuid, Inventory, Lease, ModeStep, OwedPartition, Partition,
     PartitionName, PartitionStep, Pool, Taint, VendorName,
 };
-use accelpool_planner::{NodeView, Outcome, PrepareError};
+use accelpool_planner::{Convalescence, NodeView, Outcome, PrepareError};
 use tokio::sync::oneshot;
 
 use super::{Owner, WAITING_MAX, now_ms, round::Round};
@@ -47,6 +47,12 @@ pub(super) struct Memory {
     pub(super) settling: BTreeSet<PartitionName>,
     /// Devices that are being probed.
     pub(super) probing: BTreeSet<DeviceUuid>,
+    /// Devices whose driver is being set.
+    pub(super) configuring: BTreeSet<DeviceUuid>,
+    /// Why the driver could not be set as a pool wants it.
+    pub(super) setting_troubles: BTreeMap<DeviceUuid, String>,
+    /// How far tainted devices have come on their way back.
+    pub(super) convalescent: BTreeMap<DeviceUuid, Convalescence>,
     pub(super) history: History,
     pub(super) started: bool,
     pub(super) draining: bool,
@@ -89,6 +95,7 @@ impl InFlight {
             | Request::Untaint { .. }
             | Request::Read { .. }
             | Request::Gate { .. }
+            | Request::Pools { .. }
             | Request::Violated { .. }
             | Request::Drain { .. } => {}
         }
@@ -116,11 +123,26 @@ impl Memory {
             owed: owed.into_iter().collect(),
             settling: BTreeSet::new(),
             probing: BTreeSet::new(),
+            configuring: BTreeSet::new(),
+            setting_troubles: BTreeMap::new(),
+            convalescent: BTreeMap::new(),
             history: History::default(),
             started: false,
             draining: false,
             drained: Vec::new(),
         }
+    }
+
+    /// What vendors could not say, and what could not be set, by adapter.
+    pub(super) fn vendor_troubles(&self) -> BTreeMap<VendorName, Vec<String>> {
+        let mut troubles = self.vendor_troubles.clone();
+        let adapters = self.adapters();
+        for (device, words) in &self.setting_troubles {
+            if let Some(adapter) = adapters.get(device) {
+                troubles.entry(adapter.clone()).or_default().push(words.clone());
+            }
+        }
+        troubles
     }
 
     pub(super) fn view<'a>(&'a self, pools: &'a [Pool]) -> NodeView<'a> {

@@ -7,7 +7,7 @@ use accelpool_model::{
     Device, DeviceName, DeviceUuid, Fault, Inventory, RecoveryAction, Taint, TaintEffect,
     VendorName,
 };
-use accelpool_planner::{is_recovered, taint_for, taint_for_loss};
+use accelpool_planner::{taint_for, taint_for_loss};
 use tracing::{debug, info, warn};
 
 use super::{Owner, now_ms, round::Round};
@@ -57,6 +57,9 @@ impl Owner {
         self.memory.discoveries.insert(adapter.clone(), discovery);
         self.rebuild(adapter, partitions, round);
         self.probe_tainted(adapter);
+        if self.memory.started {
+            self.configure(adapter);
+        }
     }
 
     /// Asks the vendors again whose last list of partitions was out of date.
@@ -147,6 +150,8 @@ impl Owner {
             debug!(device = %name, code = fault.code, "a workload's own error");
             return;
         };
+        // Whatever was sound before this fault proves nothing about what comes after it.
+        self.memory.convalescent.remove(&fault.device);
         let known = self.memory.taints.get(&fault.device).is_some_and(|taints| {
             taints.iter().any(|old| old.key == taint.key && old.reason == taint.reason)
         });
@@ -166,9 +171,12 @@ impl Owner {
     ) {
         self.memory.probing.remove(uuid);
         let Some(taints) = self.memory.taints.get(uuid) else { return };
+        let progress = self.memory.convalescent.entry(uuid.clone()).or_default();
+        *progress = progress.looked(action, probed);
         let (gone, kept): (Vec<Taint>, Vec<Taint>) =
-            taints.clone().into_iter().partition(|taint| is_recovered(taint, action, probed));
+            taints.clone().into_iter().partition(|taint| progress.frees_of(taint));
         if !gone.is_empty() {
+            self.memory.convalescent.remove(uuid);
             info!(device = %uuid, "device recovered, taint taken away");
             self.put_taints(uuid.clone(), kept, round);
         }
@@ -224,6 +232,7 @@ impl Owner {
         round.writes.push(Write::PutTaints(uuid.clone(), taints.clone()));
         if taints.is_empty() {
             self.memory.taints.remove(&uuid);
+            self.memory.convalescent.remove(&uuid);
         } else {
             self.memory.taints.insert(uuid, taints);
         }

@@ -73,6 +73,8 @@ pub(super) fn attributes(device: &NodeDevice, form: &Form) -> BTreeMap<String, D
         ("parent", text(name)),
         ("profile", text(&form.profile())),
         ("driverVersion", version(&device.driver_version)),
+        ("computeCapability", version(&device.compute_capability)),
+        ("runtimeVersion", version(&device.runtime_version)),
         ("numaNode", number(numa_node.unwrap_or(-1))),
         ("fabricClique", text(clique.unwrap_or(name))),
         ("memoryEnforcement", text(Enforcement::as_str(memory))),

@@ -89,6 +89,11 @@ pub(crate) fn dgx_h100(count: u32) -> wire::WatchNodeResponse {
         driver_version: "580.159.04".to_owned(),
         memory_bytes: 81_559 << 20,
         fabric_clique: Some("6a3c.0".to_owned()),
+        traits: Some(wire::DeviceTraits {
+            compute_capability: Some("9.0".to_owned()),
+            runtime_version: Some("13.0".to_owned()),
+            ..wire::DeviceTraits::default()
+        }),
         partitioning: Some(wire::Partitioning {
             scheme: "mig".to_owned(),
             slices: 8,

@@ -138,3 +138,21 @@ fn an_id_that_is_too_long_for_the_kubelet_is_left_out() {
     long.devices[1].name = "g".repeat(61);
     check(long, 0, &["accelpool.dev/gpu: gpu-0"]);
 }
+
+#[test]
+fn a_devices_ways_are_counted() {
+    let ways = |node: wire::WatchNodeResponse, replicas: bool| -> Vec<usize> {
+        let replicas = replicas.then(|| ("p".parse().unwrap(), 2)).into_iter().collect();
+        let offers = offers(&Snapshot::from(node), &replicas);
+        offers["accelpool.dev/gpu"].iter().map(|offered| offered.ways).collect()
+    };
+    assert_eq!(ways(node(), false), [1, 1]);
+    assert_eq!(ways(node(), true), [2, 2]);
+    let mut both = node();
+    both.pools[0].exposure = "both".to_owned();
+    assert_eq!(ways(both, true), [3, 3]);
+    let mut cut = node();
+    cut.devices[0].partitioning =
+        Some(wire::Partitioning { scheme: "mig".to_owned(), ..wire::Partitioning::default() });
+    assert_eq!(ways(cut, false), [2, 1]);
+}

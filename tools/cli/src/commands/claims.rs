@@ -42,6 +42,9 @@ fn table(leases: &[Lease], now_ms: u64) -> Table {
         Column::narrow("ENFORCED BY", 8),
         Column::wide("MEMORY BY"),
         Column::wide("COMPUTE BY"),
+        Column::wide("ACCESS BY"),
+        Column::wide("BOUND TO"),
+        Column::wide("VERIFIED"),
         Column::wide("TROUBLE"),
         Column::wide("REQUEST"),
         Column::wide("LABELS"),
@@ -65,6 +68,9 @@ fn table(leases: &[Lease], now_ms: u64) -> Table {
                 enforced_cell(allocation),
                 enforcement_cell(&allocation.enforcement.memory),
                 enforcement_cell(&allocation.enforcement.compute),
+                enforcement_cell(&allocation.enforcement.access),
+                bound(lease).into(),
+                verified_cell(lease),
                 Cell::toned(&lease.trouble, Tone::Bad),
                 allocation.request.as_str().into(),
                 labels(lease).into(),
@@ -75,6 +81,23 @@ fn table(leases: &[Lease], now_ms: u64) -> Table {
         }
     }
     table
+}
+
+/// Whose processes the gate lets use it, each with how that stands.
+fn bound(lease: &Lease) -> String {
+    let words = lease.bindings.iter().map(|it| format!("{} ({})", it.subject, it.state));
+    words.collect::<Vec<_>>().join(", ")
+}
+
+/// What was found when its containers were last compared with it.
+fn verified_cell(lease: &Lease) -> Cell {
+    let Some(found) = &lease.verification else { return "".into() };
+    let tone = match found.state.as_str() {
+        "verified" => Tone::Good,
+        "drifted" => Tone::Bad,
+        _ => Tone::Plain,
+    };
+    Cell::toned(&found.state, tone)
 }
 
 /// Which part of a device an allocation is, as short as can be.

@@ -1,10 +1,12 @@
 //! `accelpool devices`
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::{
     client::Client,
-    document::{Device, Taint, Usage},
+    document::{Device, Peer, Taint, Usage},
     failure::Failure,
     output::{Cell, Column, Console, Table, Tone, list, memory, note, permille},
 };
@@ -48,6 +50,12 @@ pub(super) fn table(devices: &[Device]) -> Table {
         Column::wide("SHARE MEMORY BY"),
         Column::wide("SHARE COMPUTE BY"),
         Column::wide("CLIQUE"),
+        Column::wide("PEERS"),
+        Column::wide("CAPABILITY"),
+        Column::wide("RUNTIME"),
+        Column::wide("COMPUTE MODE"),
+        Column::wide("PERSISTENCE"),
+        Column::wide("ACCOUNTING"),
         Column::wide("PCI"),
         Column::wide("UUID"),
     ]);
@@ -74,11 +82,36 @@ pub(super) fn table(devices: &[Device]) -> Table {
             enforcement.memory.as_str().into(),
             enforcement.compute.as_str().into(),
             device.fabric_clique.as_deref().unwrap_or_default().into(),
+            peers(&device.traits.peers).into(),
+            device.traits.compute_capability.as_deref().unwrap_or_default().into(),
+            device.traits.runtime_version.as_deref().unwrap_or_default().into(),
+            device.traits.settings.compute_mode.as_deref().unwrap_or_default().into(),
+            switch(device.traits.settings.persistence).into(),
+            switch(device.traits.settings.accounting).into(),
             device.pci_address.as_str().into(),
             device.uuid.as_str().into(),
         ]);
     }
     table
+}
+
+/// How many other devices are reached by each way, such as `7 by switch`.
+fn peers(peers: &[Peer]) -> String {
+    let mut ways: BTreeMap<&str, usize> = BTreeMap::new();
+    for peer in peers.iter().filter(|peer| !peer.path.is_empty()) {
+        *ways.entry(&peer.path).or_default() += 1;
+    }
+    let words: Vec<String> =
+        ways.into_iter().map(|(way, count)| format!("{count} by {way}")).collect();
+    words.join(", ")
+}
+
+fn switch(on: Option<bool>) -> &'static str {
+    match on {
+        Some(true) => "on",
+        Some(false) => "off",
+        None => "",
+    }
 }
 
 /// How a device can be cut, and whether it is in the mode for it.

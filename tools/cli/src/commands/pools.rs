@@ -6,7 +6,7 @@ use crate::{
     client::Client,
     document::Pool,
     failure::Failure,
-    output::{Column, Console, Table, note},
+    output::{Cell, Column, Console, Table, Tone, note},
 };
 
 #[derive(Serialize)]
@@ -27,6 +27,7 @@ pub(super) async fn run(client: &Client, console: &Console) -> Result<(), Failur
             Column::new("NAME"),
             Column::new("EXPOSURE"),
             Column::new("SHARING"),
+            Column::new("GATE"),
             Column::new("COUNT").right(),
             Column::elastic("DEVICES", 20),
         ]);
@@ -35,10 +36,16 @@ pub(super) async fn run(client: &Client, console: &Console) -> Result<(), Failur
                 pool.name.as_str().into(),
                 pool.exposure.as_str().into(),
                 pool.sharing.as_str().into(),
+                gate_cell(pool),
                 pool.devices.len().to_string().into(),
                 pool.devices.join(", ").into(),
             ]);
         }
         page.table(&table);
     })
+}
+
+/// How the device gate guards the pool's devices.
+fn gate_cell(pool: &Pool) -> Cell {
+    Cell::toned(&pool.gate, if pool.gate == "enforce" { Tone::Good } else { Tone::Attention })
 }

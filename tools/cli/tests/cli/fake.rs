@@ -335,4 +335,13 @@ impl Node for Service {
         self.change("", format!("{:?}", request.into_inner())).await?;
         Ok(Response::new(node::ResumeResponse { vendors: vec!["sim".into()] }))
     }
+
+    async fn reload_config(
+        &self,
+        request: Request<node::ReloadConfigRequest>,
+    ) -> Answer<node::ReloadConfigResponse> {
+        self.change("", format!("{:?}", request.into_inner())).await?;
+        let changes = vec!["pool `gpus`: gate is enforce, was audit".to_owned()];
+        Ok(Response::new(node::ReloadConfigResponse { changes, restart_needed: true }))
+    }
 }

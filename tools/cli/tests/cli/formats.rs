@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// Commands with the names of their golden files.
-const COMMANDS: [(&str, &str); 28] = [
+const COMMANDS: [(&str, &str); 29] = [
     ("devices", "devices"),
     ("partitions", "partitions"),
     ("partitions-possible", "partitions --possible"),
@@ -36,6 +36,7 @@ const COMMANDS: [(&str, &str); 28] = [
     ("top", "top --once"),
     ("quiesce-for", "quiesce --for 10m"),
     ("resume", "resume"),
+    ("reload", "reload"),
     ("usage", "usage"),
     ("usage-of-agent", "usage --agent notebook"),
 ];

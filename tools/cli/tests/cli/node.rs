@@ -6,11 +6,12 @@ use std::{
 };
 
 use accelpool_proto::node::{
-    AdminPortion, Agent, Allocation, ClaimTurns, Device, DeviceTurns, Enforcements, Event,
-    ExplainClaimResponse, Finding, GetNodeResponse, GetTopologyResponse, GetTurnsResponse,
-    GetUsageResponse, Lease, Link, NumaNode, Partition, PartitionPortion, Partitioning, PcieNode,
-    Pool, Profile, SharePortion, Taint, Usage, UsageBucket, UsageEntry, VendorStatus, Whole,
-    allocation::Portion, usage_entry::Who,
+    AdminPortion, Agent, Allocation, Binding, ClaimTurns, Device, DeviceTraits, DeviceTurns,
+    DriverSettings, Enforcements, Event, ExplainClaimResponse, Finding, GetNodeResponse,
+    GetTopologyResponse, GetTurnsResponse, GetUsageResponse, Lease, Link, NumaNode, Partition,
+    PartitionPortion, Partitioning, PcieNode, Peer, Pool, Profile, SharePortion, Taint, Usage,
+    UsageBucket, UsageEntry, VendorStatus, Verification, Whole, allocation::Portion,
+    binding::Subject, usage_entry::Who,
 };
 
 const GIB: u64 = 1 << 30;
@@ -87,6 +88,20 @@ fn device(index: usize) -> Device {
         usage: Some(Usage { mode: "free".into(), ..Usage::default() }),
         parts_only: false,
         partitioning_mode: String::new(),
+        traits: Some(DeviceTraits {
+            compute_capability: Some("9.0".into()),
+            runtime_version: Some("12.4".into()),
+            peers: vec![Peer {
+                device: "gpu-0000-df-00-0".into(),
+                path: "switch".into(),
+                status: "ok".into(),
+            }],
+            settings: Some(DriverSettings {
+                compute_mode: Some("default".into()),
+                persistence: Some(true),
+                accounting: None,
+            }),
+        }),
     }
 }
 
@@ -178,6 +193,16 @@ fn leases() -> Vec<Lease> {
         lease("train", vec![whole("train", "r0", "1b"), whole("train", "r0", "c3")], HOUR * 26);
     train.labels = labels(&[("team", "vision"), ("owner", "ada@example.org")]);
     train.trouble = "device gpu-0000-c3-00-0 fell off the bus while held".into();
+    train.bindings = vec![Binding {
+        subject: Some(Subject::Workload("6b1f0c9e-1d7c-4c56-9c2e-0d7f3a4b5c6d".into())),
+        state: "armed".into(),
+        cgroup_path: "/kubepods/pod6b1f0c9e-1d7c-4c56-9c2e-0d7f3a4b5c6d".into(),
+    }];
+    train.verification = Some(Verification {
+        state: "drifted".into(),
+        deviations: vec!["`/kubepods/pod6/0a`: c 195:0 (/dev/nvidia0) is refused".into()],
+        unix_ms: ago(MINUTE),
+    });
     let mut dev_a = lease("dev-a", vec![share("dev-a", 10, 250)], MINUTE * 12);
     dev_a.labels = labels(&[("pod", "dev/agent-a-0"), ("\u{1b}[31mred", "a\nb")]);
     let dev_b = lease("dev-b", vec![share("dev-b", 10, 250)], MINUTE * 3);
@@ -379,6 +404,8 @@ pub(crate) fn eight_gpus() -> State {
         exposure: exposure.into(),
         sharing: sharing.into(),
         devices: buses.iter().map(|bus| self::name(bus)).collect(),
+        gate: if sharing == "any" { "enforce" } else { "audit" }.into(),
+        on_stale_holder: "report".into(),
         ..Pool::default()
     };
     let vendor = |name: &str, state: &str, restarts, last_error: &str, devices| VendorStatus {

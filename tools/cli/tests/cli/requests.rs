@@ -27,6 +27,7 @@ fn words_become_requests() {
         "quiesce",
         "quiesce sim --for 10m",
         "resume sim",
+        "reload",
     ];
     for command in commands {
         let outcome = Outcome::of(fake.socket(), command);

@@ -76,7 +76,7 @@ const SUITES: &[&str] = &[
 ];
 
 /// Every crate, those that are still to come too.
-const PLACES: [Place; 29] = [
+const PLACES: [Place; 30] = [
     place(MODEL, "core/model", &[], "nouns stand on nothing"),
     place(PLANNER, "core/planner", &[MODEL], "decisions know nouns alone"),
     place(TURNS, "core/turns", &[MODEL], "time-slicing policy knows nouns alone"),
@@ -124,6 +124,12 @@ const PLACES: [Place; 29] = [
     place(BENCHES, "benches", SUITES, "it measures libraries, and programs from outside"),
     place("accelpool-deploy", "deploy", &[], "it compares the manifests with the programs"),
     place("accelpool-fuzz", "fuzz", SUITES, "it feeds the parsers of every library"),
+    place(
+        "accelpool-hw",
+        "tests/hw",
+        &[MODEL, VENDOR_API, VENDOR_NVIDIA],
+        "it drives an adapter, and programs from outside",
+    ),
     place("accelpool-tests", "tests", SUITES, "it drives libraries, and programs from outside"),
 ];
 

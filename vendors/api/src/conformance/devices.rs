@@ -35,6 +35,8 @@ pub(super) fn attributes_fit(subject: &Subject<'_>) -> Result<(), Stop> {
             ("driver version", Some(&device.driver_version)),
             ("PCIe root", device.pcie_root.as_ref()),
             ("fabric clique", device.fabric_clique.as_ref()),
+            ("compute capability", device.traits.compute_capability.as_ref()),
+            ("runtime version", device.traits.runtime_version.as_ref()),
         ];
         for (what, text) in present {
             let Some(text) = text else { continue };

@@ -3,9 +3,14 @@
 use std::sync::Arc;
 
 use nvml_wrapper::error::NvmlError;
-use nvml_wrapper_sys::bindings::{nvmlDevice_t, nvmlEventData_t, nvmlEventSet_t};
+use nvml_wrapper_sys::bindings::{
+    nvmlDevice_t, nvmlEventData_t, nvmlEventSet_t, nvmlSystemEventData_v1_t, nvmlSystemEventSet_t,
+    nvmlSystemEventSetCreateRequest_t, nvmlSystemEventSetFreeRequest_t,
+    nvmlSystemEventSetWaitRequest_t, nvmlSystemEventTypeGpuDriverBind,
+    nvmlSystemEventTypeGpuDriverUnbind, nvmlSystemRegisterEventRequest_t,
+};
 
-use super::{CallError, Gpu, Nvml, Plain, check, found, get, zeroed};
+use super::{CallError, Gpu, Nvml, Plain, check, found, get, struct_version, zeroed};
 
 // SAFETY: a handle, which may be null, and numbers.
 unsafe impl Plain for nvmlEventData_t {}
@@ -102,6 +107,82 @@ impl Drop for EventSet {
         if let Ok(function) = &self.nvml.raw().nvmlEventSetFree {
             // SAFETY: the set is live, and nobody uses it after this.
             let _ = unsafe { function(self.set) };
+        }
+    }
+}
+
+/// A set that tells of the driver taking devices and leaving them. Keeps the library loaded.
+///
+/// Came with driver 575 (NVML 12.9 of NVIDIA/go-nvml's headers).
+#[derive(Debug)]
+pub(crate) struct SystemEvents {
+    nvml: Arc<Nvml>,
+    set: nvmlSystemEventSet_t,
+}
+
+// SAFETY: as for `EventSet`.
+unsafe impl Send for SystemEvents {}
+
+impl SystemEvents {
+    pub(crate) fn new(nvml: Arc<Nvml>) -> Result<Self, CallError> {
+        const CREATE: &str = "nvmlSystemEventSetCreate";
+        const REGISTER: &str = "nvmlSystemRegisterEvents";
+        let function = found(CREATE, &nvml.raw().nvmlSystemEventSetCreate)?;
+        let version = struct_version::<nvmlSystemEventSetCreateRequest_t>(1);
+        let mut request = nvmlSystemEventSetCreateRequest_t { version, set: std::ptr::null_mut() };
+        // SAFETY: `request` outlives the call.
+        check(CREATE, unsafe { function(&raw mut request) })?;
+        if request.set.is_null() {
+            let detail = "a null handle".to_owned();
+            return Err(CallError::Nonsense { call: CREATE, detail });
+        }
+        // From here on dropping it frees the set.
+        let events = Self { nvml, set: request.set };
+        let function = found(REGISTER, &events.nvml.raw().nvmlSystemRegisterEvents)?;
+        let wanted = nvmlSystemEventTypeGpuDriverUnbind | nvmlSystemEventTypeGpuDriverBind;
+        let mut request = nvmlSystemRegisterEventRequest_t {
+            version: struct_version::<nvmlSystemRegisterEventRequest_t>(1),
+            eventTypes: wanted.into(),
+            set: events.set,
+        };
+        // SAFETY: the set is live; `request` outlives the call.
+        check(REGISTER, unsafe { function(&raw mut request) })?;
+        Ok(events)
+    }
+
+    /// True if the driver took a device or left one since the last call. Does not wait.
+    pub(crate) fn poll(&mut self) -> Result<bool, CallError> {
+        /// Which devices they are is asked anew in any case, so that one event says as much as
+        /// many.
+        const ROOM: u32 = 8;
+        const CALL: &str = "nvmlSystemEventSetWait";
+        let function = found(CALL, &self.nvml.raw().nvmlSystemEventSetWait)?;
+        let mut data = [nvmlSystemEventData_v1_t { eventType: 0, gpuId: 0 }; ROOM as usize];
+        let mut request = nvmlSystemEventSetWaitRequest_t {
+            version: struct_version::<nvmlSystemEventSetWaitRequest_t>(1),
+            timeoutms: 0,
+            set: self.set,
+            data: data.as_mut_ptr(),
+            dataSize: ROOM,
+            numEvent: 0,
+        };
+        // SAFETY: the set is live; `data` has room for as many as are said, and outlives the call
+        // with `request`.
+        match check(CALL, unsafe { function(&raw mut request) }) {
+            Ok(()) => Ok(request.numEvent > 0),
+            Err(CallError::Refused { error: NvmlError::Timeout, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for SystemEvents {
+    fn drop(&mut self) {
+        if let Ok(function) = &self.nvml.raw().nvmlSystemEventSetFree {
+            let version = struct_version::<nvmlSystemEventSetFreeRequest_t>(1);
+            let mut request = nvmlSystemEventSetFreeRequest_t { version, set: self.set };
+            // SAFETY: the set is live, and nobody uses it after this.
+            let _ = unsafe { function(&raw mut request) };
         }
     }
 }

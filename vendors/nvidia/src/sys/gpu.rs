@@ -1,12 +1,13 @@
 //! Calls about one device.
 
-use std::ffi::c_uint;
+use std::ffi::{c_uint, c_ulong};
 
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper_sys::bindings::{
     NVML_GPU_FABRIC_STATE_COMPLETED, field_id, nvmlAccountingStats_t, nvmlDevice_t,
     nvmlGpuFabricInfo_t, nvmlGpuFabricInfo_v2_t, nvmlGpuFabricInfoV_t,
-    nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_NVLINK, nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_OK,
+    nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_NVLINK,
+    nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_READ, nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_OK,
     nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_GPU,
     nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_SWITCH, nvmlPciInfo_t, nvmlProcessInfo_t,
     nvmlProcessUtilizationSample_t, nvmlReturn_t,
@@ -51,6 +52,24 @@ pub(crate) struct Fabric {
     pub(crate) clique: u32,
     /// True if it has joined the fabric.
     pub(crate) joined: bool,
+}
+
+/// What became of faulty rows of a device's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RemappedRows {
+    /// Some are replaced at the next reset.
+    pub(crate) pending: bool,
+    /// Some cannot be, so that the device has to go.
+    pub(crate) failed: bool,
+}
+
+/// What one device may do with another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PeerUse {
+    /// Read its memory, by whichever way.
+    Read,
+    /// Reach it over NVLink.
+    NvLink,
 }
 
 /// What is at the other end of an NVLink.
@@ -149,6 +168,21 @@ impl<'nvml> Gpu<'nvml> {
         unsafe { get("nvmlDeviceGetArchitecture", symbol, self.handle, 0) }
     }
 
+    /// The first of the NUMA nodes whose memory is nearest.
+    pub(crate) fn nearest_numa_node(self) -> Result<Option<u32>, CallError> {
+        /// `NVML_AFFINITY_SCOPE_NODE`, and nodes as the largest kernel counts them.
+        const SCOPE_NODE: u32 = 0;
+        const NODES_MAX: usize = 1024;
+        const CALL: &str = "nvmlDeviceGetMemoryAffinity";
+        let function = found(CALL, &self.nvml.raw().nvmlDeviceGetMemoryAffinity)?;
+        let mut words = [0; NODES_MAX / c_ulong::BITS as usize];
+        let len = c_uint::try_from(words.len()).expect("the array is short");
+        // SAFETY: the handle is live; there is room for as many words as are said.
+        check(CALL, unsafe { function(self.handle, len, words.as_mut_ptr(), SCOPE_NODE) })?;
+        let node = |(word, set): (u32, &c_ulong)| word * c_ulong::BITS + set.trailing_zeros();
+        Ok((0..).zip(&words).find(|(_, set)| **set != 0).map(node))
+    }
+
     /// All of its memory, in bytes.
     pub(crate) fn memory_total(self) -> Result<u64, CallError> {
         self.memory().map(|memory| memory.total)
@@ -218,15 +252,37 @@ impl<'nvml> Gpu<'nvml> {
         read_text(call, field).map(LinkEnd::Gpu)
     }
 
+    /// Major and minor of CUDA's compute capability.
+    pub(crate) fn compute_capability(self) -> Result<(u32, u32), CallError> {
+        const CALL: &str = "nvmlDeviceGetCudaComputeCapability";
+        let function = found(CALL, &self.nvml.raw().nvmlDeviceGetCudaComputeCapability)?;
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: the handle is live; both numbers outlive the call.
+        check(CALL, unsafe { function(self.handle, &raw mut major, &raw mut minor) })?;
+        match (u32::try_from(major), u32::try_from(minor)) {
+            (Ok(major), Ok(minor)) if major < 100 && minor < 100 => Ok((major, minor)),
+            _ => Err(CallError::Nonsense { call: CALL, detail: format!("{major}.{minor}") }),
+        }
+    }
+
     /// Whether the two reach each other over NVLink.
     pub(crate) fn reaches(self, other: Gpu<'_>) -> Result<bool, CallError> {
+        let status = self.peer_status(other, PeerUse::NvLink)?;
+        Ok(status == nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_OK)
+    }
+
+    /// `nvmlGpuP2PStatus_t`: whether one can use the other so, or why not.
+    pub(crate) fn peer_status(self, other: Gpu<'_>, of: PeerUse) -> Result<u32, CallError> {
         const CALL: &str = "nvmlDeviceGetP2PStatus";
         let function = found(CALL, &self.nvml.raw().nvmlDeviceGetP2PStatus)?;
-        let index = nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_NVLINK;
+        let index = match of {
+            PeerUse::Read => nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_READ,
+            PeerUse::NvLink => nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_NVLINK,
+        };
         let mut status = 0;
         // SAFETY: both handles are live; `status` outlives the call.
         check(CALL, unsafe { function(self.handle, other.handle, index, &raw mut status) })?;
-        Ok(status == nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_OK)
+        Ok(status)
     }
 
     /// `NVML_FI_DEV_GET_GPU_RECOVERY_ACTION`.
@@ -244,15 +300,14 @@ impl<'nvml> Gpu<'nvml> {
         self.field(field_id::NVML_FI_DEV_NVLINK_SPEED_MBPS_COMMON, 0)
     }
 
-    /// Whether rows were remapped without success, so that the device has to go.
-    pub(crate) fn remap_failed(self) -> Result<bool, CallError> {
+    pub(crate) fn remapped_rows(self) -> Result<RemappedRows, CallError> {
         const CALL: &str = "nvmlDeviceGetRemappedRows";
         let function = found(CALL, &self.nvml.raw().nvmlDeviceGetRemappedRows)?;
         let (mut correctable, mut uncorrectable, mut pending, mut failed) = (0, 0, 0, 0);
         let at = (&raw mut correctable, &raw mut uncorrectable, &raw mut pending, &raw mut failed);
         // SAFETY: the handle is live; the four numbers outlive the call.
         check(CALL, unsafe { function(self.handle, at.0, at.1, at.2, at.3) })?;
-        Ok(failed != 0)
+        Ok(RemappedRows { pending: pending != 0, failed: failed != 0 })
     }
 
     fn field(self, field: u32, scope: u32) -> Result<u64, CallError> {

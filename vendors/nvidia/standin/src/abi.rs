@@ -29,6 +29,13 @@ pub(crate) type Handle = usize;
 #[repr(transparent)]
 pub(crate) struct Out<T>(*mut T);
 
+impl<T> Out<T> {
+    /// What a pointer inside a structure points at.
+    pub(crate) fn at(pointer: *mut T) -> Self {
+        Self(pointer)
+    }
+}
+
 impl<T: Copy> Out<T> {
     pub(crate) fn put(&self, value: T) -> Result<(), Code> {
         if self.0.is_null() {
@@ -290,4 +297,41 @@ pub(crate) struct EventData {
     pub(crate) value: u64,
     pub(crate) gpu_instance: c_uint,
     pub(crate) compute_instance: c_uint,
+}
+
+/// `nvmlSystemEventSetCreateRequest_v1_t`, and `...Free...`, which is the same.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct SystemEventSetRequest {
+    pub(crate) version: c_uint,
+    pub(crate) set: Handle,
+}
+
+/// `nvmlSystemRegisterEventRequest_v1_t`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct SystemRegisterRequest {
+    pub(crate) version: c_uint,
+    pub(crate) kinds: u64,
+    pub(crate) set: Handle,
+}
+
+/// `nvmlSystemEventData_v1_t`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct SystemEventData {
+    pub(crate) kind: u64,
+    pub(crate) gpu: c_uint,
+}
+
+/// `nvmlSystemEventSetWaitRequest_v1_t`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct SystemWaitRequest {
+    pub(crate) version: c_uint,
+    pub(crate) timeout_ms: c_uint,
+    pub(crate) set: Handle,
+    pub(crate) data: *mut SystemEventData,
+    pub(crate) room: c_uint,
+    pub(crate) count: c_uint,
 }

@@ -5,6 +5,7 @@ mod event;
 mod figures;
 mod link;
 mod mig;
+mod settings;
 mod system;
 mod usage;
 

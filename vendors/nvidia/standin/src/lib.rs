@@ -11,3 +11,4 @@ mod calls;
 mod machine;
 mod partition;
 mod place;
+mod settings;

@@ -11,6 +11,9 @@ use crate::abi::Code;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Machine {
     pub(crate) driver_version: String,
+    /// As `cuda.h` counts: 13000 is 13.0.
+    #[serde(default)]
+    pub(crate) cuda_version: Option<i32>,
     /// Codes that calls answer with, by their symbols.
     #[serde(default)]
     pub(crate) errors: BTreeMap<String, Code>,
@@ -33,6 +36,9 @@ pub(crate) struct Machine {
     /// What happens, in order; each event set tells all of it from the beginning.
     #[serde(default)]
     pub(crate) events: Vec<Event>,
+    /// What happens to the driver, in order: `nvmlSystemEventType...`.
+    #[serde(default)]
+    pub(crate) system_events: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -45,6 +51,15 @@ pub(crate) struct Gpu {
     pub(crate) minor: u32,
     pub(crate) memory_mib: u64,
     pub(crate) architecture: u32,
+    /// Major and minor.
+    #[serde(default)]
+    pub(crate) compute_capability: Option<(i32, i32)>,
+    /// `nvmlGpuP2PStatus_t` for reading the memory of others, and theirs for this one's.
+    #[serde(default)]
+    pub(crate) peer_status: u32,
+    /// Settings that the driver takes and does not change.
+    #[serde(default)]
+    pub(crate) stubborn: bool,
     /// Whether it is in MIG mode; absent where it has none.
     #[serde(default)]
     pub(crate) mig: Option<bool>,
@@ -74,8 +89,25 @@ pub(crate) struct Gpu {
     /// Field 230; absent where the driver has no such field.
     #[serde(default)]
     pub(crate) recovery_action: Option<u32>,
+    /// What became of faulty rows of its memory.
     #[serde(default)]
-    pub(crate) remap_failed: bool,
+    pub(crate) row_remap: Option<RowRemap>,
+    /// `NVML_COMPUTEMODE_...`.
+    #[serde(default)]
+    pub(crate) compute_mode: u32,
+    /// Absent where the driver has no such mode.
+    #[serde(default)]
+    pub(crate) persistence: Option<bool>,
+    /// The nearest NUMA node; absent where the platform does not know.
+    #[serde(default)]
+    pub(crate) numa_node: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RowRemap {
+    Pending,
+    Failed,
 }
 
 /// What a device measures of itself; absent is not supported.

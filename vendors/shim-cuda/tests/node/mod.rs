@@ -92,7 +92,7 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// The tenant of the stand-in's own suites, a program of the driver API that knows no shim.
-fn tenant_program() -> &'static Path {
+pub(crate) fn tenant_program() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))

@@ -150,6 +150,7 @@ fn device(path: &str, raw: &raw::Device, model: &Model<'_>) -> Result<Device, Re
         fabric_clique: attribute("fabric_clique", &raw.fabric_clique)?,
         partitioning: model.cut.as_ref().map(|cut| cut.partitioning.clone()),
         share_enforcement: model.share_enforcement,
+        traits: accelpool_model::DeviceTraits::default(),
         injection: Injection::default(),
     };
     if let Some(partitioning) = &device.partitioning {

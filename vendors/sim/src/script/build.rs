@@ -258,6 +258,10 @@ fn processes(raw: &[raw::Process], profile: &Profile) -> Result<Vec<Process>, Re
             .compute_permille
             .map(|value| number(format!("{path}.compute_permille"), value, 0..=1000))
             .transpose()?;
+        let encoder_permille = raw
+            .encoder_permille
+            .map(|value| number(format!("{path}.encoder_permille"), value, 0..=1000))
+            .transpose()?;
         let partition = raw.partition.as_ref();
         let partition = partition
             .map(|at| place(&format!("{path}.partition"), &at.profile, at.start, device))
@@ -275,7 +279,14 @@ fn processes(raw: &[raw::Process], profile: &Profile) -> Result<Vec<Process>, Re
             return Err(refuse(format!("{path}.compute_permille"), value, rule));
         }
         let uuid = device.uuid.clone();
-        let process = Process { pid, device: uuid, partition, memory, compute_permille: permille };
+        let process = Process {
+            pid,
+            device: uuid,
+            partition,
+            memory,
+            compute_permille: permille,
+            encoder_permille,
+        };
         if processes.iter().any(|other| {
             other.pid == pid
                 && other.device == process.device

@@ -76,6 +76,7 @@ pub(super) struct Process {
     pub(super) partition: Option<Place>,
     pub(super) memory: String,
     pub(super) compute_permille: Option<i64>,
+    pub(super) encoder_permille: Option<i64>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -244,6 +244,7 @@ impl Vendor for Broken {
             partition: partition.map(|uuid| uuid.parse().unwrap()),
             memory: MemoryBytes::ZERO,
             compute_busy: None,
+            engines: std::collections::BTreeMap::new(),
         };
         let samples = self.sim.sample(device);
         match self.defect {

@@ -1,11 +1,14 @@
 //! Calls about what a device is.
 
-use std::ffi::c_char;
+use std::ffi::{c_char, c_ulong};
 
 use super::{call, mig, on_gpu};
-use crate::abi::{
-    ARGUMENT_VERSION_MISMATCH, Code, FabricInfo, FabricInfoV3, Handle, INVALID_ARGUMENT,
-    NOT_SUPPORTED, Out, PciInfo, SUCCESS,
+use crate::{
+    abi::{
+        ARGUMENT_VERSION_MISMATCH, Code, FabricInfo, FabricInfoV3, Handle, INSUFFICIENT_SIZE,
+        INVALID_ARGUMENT, NOT_SUPPORTED, Out, PciInfo, SUCCESS,
+    },
+    machine::RowRemap,
 };
 
 #[unsafe(no_mangle)]
@@ -45,6 +48,35 @@ extern "C" fn nvmlDeviceGetMinorNumber(device: Handle, minor: Out<u32>) -> Code 
 #[unsafe(no_mangle)]
 extern "C" fn nvmlDeviceGetArchitecture(device: Handle, architecture: Out<u32>) -> Code {
     on_gpu("nvmlDeviceGetArchitecture", device, |_, gpu| architecture.put(gpu.architecture))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nvmlDeviceGetMemoryAffinity(
+    device: Handle,
+    len: u32,
+    nodes: Out<c_ulong>,
+    _scope: u32,
+) -> Code {
+    on_gpu("nvmlDeviceGetMemoryAffinity", device, |_, gpu| {
+        let node = gpu.numa_node.ok_or(NOT_SUPPORTED)?;
+        let mut words = vec![0; len as usize];
+        let word = words.get_mut((node / c_ulong::BITS) as usize);
+        *word.ok_or(INSUFFICIENT_SIZE)? = 1 << (node % c_ulong::BITS);
+        nodes.put_all(&words)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nvmlDeviceGetCudaComputeCapability(
+    device: Handle,
+    major: Out<i32>,
+    minor: Out<i32>,
+) -> Code {
+    on_gpu("nvmlDeviceGetCudaComputeCapability", device, |call, gpu| {
+        let (of_major, of_minor) = gpu.compute_capability.ok_or(NOT_SUPPORTED)?;
+        major.put(if call.lies() { i32::MIN } else { of_major })?;
+        minor.put(of_minor)
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -95,8 +127,8 @@ extern "C" fn nvmlDeviceGetRemappedRows(
     on_gpu("nvmlDeviceGetRemappedRows", device, |_, gpu| {
         correctable.put(0)?;
         uncorrectable.put(0)?;
-        pending.put(0)?;
-        failed.put(gpu.remap_failed.into())
+        pending.put((gpu.row_remap == Some(RowRemap::Pending)).into())?;
+        failed.put((gpu.row_remap == Some(RowRemap::Failed)).into())
     })
 }
 

@@ -7,6 +7,9 @@ use crate::abi::{Code, Handle, INVALID_ARGUMENT, Out, PciInfo};
 const GPU: u32 = 0;
 const SWITCH: u32 = 2;
 
+/// `NVML_P2P_CAPS_INDEX_NVLINK`.
+const NVLINK: u32 = 2;
+
 /// `NVML_P2P_STATUS_OK` and `NVML_P2P_STATUS_NOT_SUPPORTED`.
 const P2P_OK: u32 = 0;
 const P2P_NOT_SUPPORTED: u32 = 5;
@@ -62,10 +65,15 @@ extern "C" fn nvmlDeviceGetNvLinkRemotePciInfo_v2(
 extern "C" fn nvmlDeviceGetP2PStatus(
     first: Handle,
     second: Handle,
-    _index: u32,
+    index: u32,
     status: Out<u32>,
 ) -> Code {
     call("nvmlDeviceGetP2PStatus", |call| {
+        if index != NVLINK {
+            let of = |device| call.gpu(device).map(|gpu| gpu.peer_status);
+            let worse = of(first)?.max(of(second)?);
+            return status.put(if call.lies() { u32::MAX } else { worse });
+        }
         let up = |device| {
             call.gpu(device).map(|gpu| {
                 // A device that has not joined the fabric reaches nobody through a switch.

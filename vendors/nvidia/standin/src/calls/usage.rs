@@ -8,7 +8,8 @@ use crate::{
         AccountingStats, Code, Handle, NOT_FOUND, NOT_SUPPORTED, Out, ProcessInfo,
         UtilizationSample,
     },
-    machine::ProcessKind,
+    machine::{Accounting, Gpu, ProcessKind},
+    settings,
 };
 
 fn processes(
@@ -101,17 +102,18 @@ extern "C" fn nvmlDeviceGetProcessUtilization(
     })
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn nvmlDeviceGetAccountingMode(device: Handle, mode: Out<u32>) -> Code {
-    on_gpu("nvmlDeviceGetAccountingMode", device, |_, gpu| {
-        mode.put(gpu.accounting.is_some().into())
-    })
+/// What the driver remembers of processes, while it is set to.
+fn kept(gpu: &Gpu) -> Result<&[Accounting], Code> {
+    if !settings::of(gpu)?.accounting {
+        return Err(NOT_SUPPORTED);
+    }
+    Ok(gpu.accounting.as_deref().unwrap_or_default())
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn nvmlDeviceGetAccountingPids(device: Handle, count: Out<u32>, at: Out<u32>) -> Code {
     on_gpu("nvmlDeviceGetAccountingPids", device, |call, gpu| {
-        let kept = gpu.accounting.as_ref().ok_or(NOT_SUPPORTED)?;
+        let kept = kept(gpu)?;
         put_list(call, &kept.iter().map(|it| it.pid).collect::<Vec<_>>(), &count, &at)
     })
 }
@@ -123,8 +125,7 @@ extern "C" fn nvmlDeviceGetAccountingStats(
     stats: Out<AccountingStats>,
 ) -> Code {
     on_gpu("nvmlDeviceGetAccountingStats", device, |_, gpu| {
-        let kept = gpu.accounting.as_ref().ok_or(NOT_SUPPORTED)?;
-        let kept = kept.iter().find(|it| it.pid == pid).ok_or(NOT_FOUND)?;
+        let kept = kept(gpu)?.iter().find(|it| it.pid == pid).ok_or(NOT_FOUND)?;
         stats.put(AccountingStats {
             gpu_utilization: kept.percent,
             memory_utilization: 0,

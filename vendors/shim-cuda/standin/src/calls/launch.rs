@@ -82,7 +82,7 @@ impl State {
             "grid_us" => plain(blocks.saturating_mul(1000)),
             "sleep_ns" => plain(first_argument(params)?),
             "hang" => plain(u64::MAX),
-            "trap" => Length { ns: 1000, traps: true },
+            "trap" | "traps" => Length { ns: 1000, traps: true },
             // About what an empty kernel takes.
             _ => plain(2000),
         })

@@ -41,7 +41,7 @@ impl Cuda {
         Ok(cuda)
     }
 
-    fn symbol(&self, name: &CStr) -> anyhow::Result<*mut c_void> {
+    pub(crate) fn symbol(&self, name: &CStr) -> anyhow::Result<*mut c_void> {
         // SAFETY: the library is loaded and stays so; the name ends with NUL.
         let found = unsafe { libc::dlsym(self.library, name.as_ptr()) };
         if found.is_null() {

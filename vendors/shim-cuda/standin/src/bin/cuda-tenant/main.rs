@@ -2,16 +2,17 @@
 //!
 //! It loads `libcuda.so.1` as real programs do and knows nothing of who answers. Each line is
 //! answered by one: `ok ...` or `error CODE`. It ends with its input, or
-//! with `quit`.
+//! with `quit`. On a real device its kernels are those of `kernels.ptx` (Turing or newer).
 #![expect(unsafe_code, reason = "loads a C library and calls it")]
 
 mod cuda;
 mod memory;
+mod probe;
 mod work;
 
 use std::{
     collections::HashMap,
-    ffi::{c_int, c_uint, c_void},
+    ffi::{CString, c_int, c_uint, c_void},
     io::{BufRead, Write},
 };
 
@@ -28,11 +29,21 @@ struct Tenant {
     kernels: HashMap<String, Handle>,
     launch: Option<Launch>,
     pool: Handle,
+    device: c_int,
+    /// Where the device writes to show how far it is: `fence`.
+    fence: u64,
 }
 
 fn main() -> anyhow::Result<()> {
-    let mut tenant =
-        Tenant { cuda: Cuda::load()?, module: 0, kernels: HashMap::new(), launch: None, pool: 0 };
+    let mut tenant = Tenant {
+        cuda: Cuda::load()?,
+        module: 0,
+        kernels: HashMap::new(),
+        launch: None,
+        pool: 0,
+        device: 0,
+        fence: 0,
+    };
     let mut out = std::io::stdout().lock();
     for line in std::io::stdin().lock().lines() {
         let line = line?;
@@ -60,6 +71,9 @@ fn size(words: &[&str], index: usize) -> anyhow::Result<usize> {
     Ok(usize::try_from(number(words, index)?)?)
 }
 
+/// Turns of the kernels' loop in a microsecond, roughly, where nobody has calibrated.
+const SCALE: u32 = 400;
+
 impl Tenant {
     fn run(&mut self, words: &[&str]) -> anyhow::Result<String> {
         match words.first().copied().unwrap_or_default() {
@@ -73,6 +87,9 @@ impl Tenant {
             "race" => self.race(words),
             "launch" | "sync" | "burn" | "pace" | "graph" | "hang" | "trap" | "ex" => {
                 self.work(words)
+            }
+            "calibrate" | "compute" | "cost" | "fence" | "fence-after" | "pointers" | "uuid" => {
+                self.probe(words)
             }
             "pid" => Ok(std::process::id().to_string()),
             other => bail!("`{other}` is no command"),
@@ -93,7 +110,23 @@ impl Tenant {
             (&raw mut context, device)
         )?;
         call!(cuda, "cuCtxSetCurrent", "cuCtxSetCurrent", (Handle), (context))?;
-        let (image, mut module) = (c"", 0);
+        self.device = device;
+        self.load(std::env::var("TENANT_SCALE").map_or(Ok(SCALE), |scale| scale.parse())?)?;
+        let cuda = &self.cuda;
+        // SAFETY: `cuda.h` gives the function this type.
+        self.launch = Some(unsafe {
+            std::mem::transmute::<*mut c_void, Launch>(
+                cuda.function(c"cuLaunchKernel", c"cuLaunchKernel")?,
+            )
+        });
+        Ok(String::new())
+    }
+
+    /// Loads the kernels, of which `scale` turns are to take a microsecond.
+    fn load(&mut self, scale: u32) -> anyhow::Result<()> {
+        let image = include_str!("kernels.ptx").replace("SCALE", &scale.to_string());
+        let (image, mut module) = (CString::new(image)?, 0);
+        let cuda = &self.cuda;
         call!(
             cuda,
             "cuModuleLoadData",
@@ -102,12 +135,7 @@ impl Tenant {
             (&raw mut module, image.as_ptr().cast())
         )?;
         self.module = module;
-        // SAFETY: `cuda.h` gives the function this type.
-        self.launch = Some(unsafe {
-            std::mem::transmute::<*mut c_void, Launch>(
-                cuda.function(c"cuLaunchKernel", c"cuLaunchKernel")?,
-            )
-        });
-        Ok(String::new())
+        self.kernels.clear();
+        Ok(())
     }
 }

@@ -28,7 +28,7 @@ pub(crate) type Launch = extern "C" fn(
 ) -> Code;
 
 impl Tenant {
-    fn kernel(&mut self, name: &str) -> anyhow::Result<Handle> {
+    pub(crate) fn kernel(&mut self, name: &str) -> anyhow::Result<Handle> {
         if let Some(known) = self.kernels.get(name) {
             return Ok(*known);
         }
@@ -45,14 +45,14 @@ impl Tenant {
         Ok(kernel)
     }
 
-    fn launch(&mut self, name: &str, blocks: u64) -> anyhow::Result<()> {
+    pub(crate) fn launch(&mut self, name: &str, blocks: u64) -> anyhow::Result<()> {
         let kernel = self.kernel(name)?;
         let launch = self.launch.context("the tenant was not started")?;
         let (blocks, null) = (c_uint::try_from(blocks)?, std::ptr::null_mut());
         check(launch(kernel, blocks, 1, 1, 1, 1, 1, 0, 0, null, null.cast()))
     }
 
-    fn sync(&self) -> anyhow::Result<()> {
+    pub(crate) fn sync(&self) -> anyhow::Result<()> {
         let cuda = &self.cuda;
         call!(cuda, "cuCtxSynchronize", "cuCtxSynchronize", (), ())
     }
@@ -74,7 +74,7 @@ impl Tenant {
             "graph" => return self.graph(number(words, 1)?, number(words, 2)?, number(words, 3)?),
             "hang" => self.launch("hang", 1)?,
             _ => {
-                self.launch("trap", 1)?;
+                self.launch("traps", 1)?;
                 self.sync()?;
             }
         }
@@ -125,7 +125,11 @@ impl Tenant {
     }
 
     fn launch_ex(&mut self, us: u64) -> anyhow::Result<()> {
-        let kernel = self.kernel("grid_us")?;
+        self.launch_ex_of("grid_us", us)
+    }
+
+    pub(crate) fn launch_ex_of(&mut self, name: &str, us: u64) -> anyhow::Result<()> {
+        let kernel = self.kernel(name)?;
         let cuda = &self.cuda;
         // CUlaunchConfig: grid and block of 32 bits, shared bytes, stream, attributes.
         let mut config = [0_u64; 7];
@@ -144,7 +148,27 @@ impl Tenant {
 
     /// `graph US NODES COUNT`: captures so many kernels and launches that so often.
     fn graph(&mut self, us: u64, nodes: u64, count: u64) -> anyhow::Result<String> {
-        let kernel = self.kernel("grid_us")?;
+        let (exec, stream) = self.captured("grid_us", us, nodes)?;
+        for _ in 0..count {
+            self.launch_graph(exec, stream)?;
+        }
+        self.sync()?;
+        Ok(String::new())
+    }
+
+    pub(crate) fn launch_graph(&self, exec: Handle, stream: Handle) -> anyhow::Result<()> {
+        let cuda = &self.cuda;
+        call!(cuda, "cuGraphLaunch", "cuGraphLaunch", (Handle, Handle), (exec, stream))
+    }
+
+    /// A graph of so many kernels, and the stream that it was captured on.
+    pub(crate) fn captured(
+        &mut self,
+        name: &str,
+        us: u64,
+        nodes: u64,
+    ) -> anyhow::Result<(Handle, Handle)> {
+        let kernel = self.kernel(name)?;
         let launch = self.launch.context("the tenant was not started")?;
         let cuda = &self.cuda;
         let (mut stream, mut graph, mut exec) = (0, 0, 0);
@@ -180,10 +204,6 @@ impl Tenant {
             (*mut Handle, Handle, u64),
             (&raw mut exec, graph, 0)
         )?;
-        for _ in 0..count {
-            call!(cuda, "cuGraphLaunch", "cuGraphLaunch", (Handle, Handle), (exec, stream))?;
-        }
-        self.sync()?;
-        Ok(String::new())
+        Ok((exec, stream))
     }
 }
