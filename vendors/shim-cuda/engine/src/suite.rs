@@ -1,9 +1,9 @@
 //! For suites and benches: tenants that are processes of their own and do what they are told, and
 //! where cargo has put the stand-in that they load.
-//!
-//! # Panics
-//!
-//! Everything here panics where something is not as a test needs it.
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "all of it ends where something is not as it must be"
+)]
 
 use std::{
     env, fs,
