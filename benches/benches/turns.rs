@@ -7,11 +7,9 @@
 //! and a kernel. On a loaded machine the engine and its tenants wait for a processor, too.
 
 use std::{
-    env, fs,
-    io::{BufRead, BufReader, Write},
+    fs,
     os::fd::AsRawFd,
-    path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio},
+    process::{Command, ExitCode},
     sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
@@ -22,6 +20,7 @@ use accelpool_benches::{Report, Timing, node::build};
 use accelpool_cuda_engine::{
     Engine,
     machine::{DeviceProfile, Machine},
+    suite::{self, standin},
 };
 use accelpool_model::{DeviceUuid, MemoryBytes, ShareClass};
 use accelpool_shim::{
@@ -95,27 +94,21 @@ impl Node {
             cap: None,
         });
         let folder = folder.expect("the claim is armed");
-        let mut child = Command::new(build("accelpool-cuda-standin", "cuda-tenant"))
+        let mut command = Command::new(build("accelpool-cuda-standin", "cuda-tenant"));
+        command
             .env("LD_LIBRARY_PATH", self.folder.path())
             .env("LD_PRELOAD", accelpool_shim_cuda::BUILT_AT)
             .env("ACCELPOOL_TURNS", &folder)
-            .env("ACCELPOOL_CUDA_STANDIN", self.engine.socket())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the tenant runs");
-        let input = child.stdin.take().expect("it is piped");
-        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+            .env("ACCELPOOL_CUDA_STANDIN", self.engine.socket());
+        let mut process = suite::Tenant::spawn(command);
+        process.must("start 0");
         let page = fs::File::open(folder.join("ctrl")).expect("an armed claim has a page");
         let page = Mapping::of_file(page.as_raw_fd(), Access::Read).expect("it is a page");
-        let mut tenant = Tenant { node: self, name: name.to_owned(), child, input, output, page };
-        tenant.send("start 0");
-        tenant.answer();
-        tenant
+        Tenant { node: self, name: name.to_owned(), process, page }
     }
 
     fn busy_ns(&self, tenant: &Tenant<'_>) -> u64 {
-        let pid = i32::try_from(tenant.child.id()).unwrap_or(0);
+        let pid = tenant.process.pid();
         let all = self.engine.processes(0);
         all.iter().find(|it| it.pid == pid).map_or(0, |it| it.busy_ns)
     }
@@ -124,23 +117,11 @@ impl Node {
 struct Tenant<'a> {
     node: &'a Node,
     name: String,
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    process: suite::Tenant,
     page: Mapping<ControlPage>,
 }
 
 impl Tenant<'_> {
-    fn send(&mut self, line: &str) {
-        writeln!(self.input, "{line}").expect("the tenant listens");
-    }
-
-    fn answer(&mut self) -> String {
-        let mut line = String::new();
-        self.output.read_line(&mut line).expect("the tenant answers");
-        line.trim().strip_prefix("ok").expect("it could do what it was told").trim().to_owned()
-    }
-
     fn holds_the_turn(&self) -> bool {
         let grant = Grant(self.page.devices[0].grant.load(Ordering::Acquire));
         grant.may_submit() && grant.has(Grant::EXCLUSIVE)
@@ -149,8 +130,8 @@ impl Tenant<'_> {
 
 impl Drop for Tenant<'_> {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.process.child.kill();
+        let _ = self.process.child.wait();
         let claim = self.name.parse().expect("it was one before");
         self.node.arbiter.disarm(&claim).expect("its folder can be removed");
     }
@@ -165,7 +146,7 @@ fn share_error(report: &Report, node: &Node, weights: &[u32]) -> f64 {
         .map(|(index, weight)| node.tenant(&format!("t{index}"), *weight, ShareClass::Normal))
         .collect();
     for tenant in &mut tenants {
-        tenant.send("burn 200 600000");
+        tenant.process.send("burn 200 600000");
     }
     thread::sleep(Duration::from_secs(1)); // all of them are under way
     let looks = |node: &Node| tenants.iter().map(|it| node.busy_ns(it)).collect::<Vec<_>>();
@@ -185,7 +166,7 @@ fn next_after_kill(node: &Node) -> Duration {
     let mut holder = node.tenant("holder", 1, ShareClass::Normal);
     let mut next = node.tenant("next", 2, ShareClass::Normal);
     for tenant in [&mut holder, &mut next] {
-        tenant.send("burn 200 600000");
+        tenant.process.send("burn 200 600000");
     }
     let until = Instant::now() + Duration::from_secs(30);
     while !holder.holds_the_turn() || next.holds_the_turn() {
@@ -193,7 +174,7 @@ fn next_after_kill(node: &Node) -> Duration {
         thread::yield_now();
     }
     let start = Instant::now();
-    holder.child.kill().expect("a child can be killed");
+    holder.process.child.kill().expect("a child can be killed");
     let granted =
         |it: &Tenant<'_>| Grant(it.page.devices[0].grant.load(Ordering::Acquire)).may_submit();
     while !granted(&next) {
@@ -210,20 +191,10 @@ fn realtime(node: &Node, count: usize, beside: bool) -> f64 {
         .map(|index| node.tenant(&format!("batch{index}"), 1, ShareClass::Normal))
         .collect();
     for tenant in &mut batch {
-        tenant.send("burn 200 600000");
+        tenant.process.send("burn 200 600000");
     }
     thread::sleep(Duration::from_millis(200));
-    tenant.send(&format!("pace 2000 {count} 10000"));
-    let answer = tenant.answer();
+    let answer = tenant.process.must(&format!("pace 2000 {count} 10000"));
     let p99: u32 = answer.split(' ').nth(1).and_then(|it| it.parse().ok()).expect("three figures");
     f64::from(p99) / 1000.0
-}
-
-/// The stand-in as cargo has built it for this bench: the newest beside it and below it.
-fn standin() -> PathBuf {
-    let bench = env::current_exe().expect("a running program has a path");
-    let folders = bench.ancestors().skip(1).take(2).map(Path::to_owned);
-    let files = folders.map(|folder| folder.join("libaccelpool_cuda_standin.so"));
-    let dated = files.filter_map(|file| Some((fs::metadata(&file).ok()?.modified().ok()?, file)));
-    dated.max().expect("cargo has built the stand-in").1
 }

@@ -1,16 +1,12 @@
 //! A daemon, a stand-in for the GPU behind one of its simulated devices, and tenants: programs of
 //! the driver API that load the installed shim as containers do.
 
-use std::{
-    env, fs,
-    io::{BufRead, BufReader, Write},
-    path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-};
+use std::{fs, path::Path, process::Command};
 
 use accelpool_cuda_engine::{
     Engine,
     machine::{DeviceProfile, Machine},
+    suite::{Tenant, standin},
 };
 use accelpool_proto::node::{self as wire, PrepareClaimRequest};
 use accelpool_tests::{
@@ -97,63 +93,4 @@ impl Scene {
 
 pub(crate) fn ask(name: &str, gib: u64, permille: u32) -> PrepareClaimRequest {
     claim(name, vec![share("gpu", DEVICE, gib * GIB, permille)])
-}
-
-/// A tenant's process; killed when this is dropped.
-pub(crate) struct Tenant {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Tenant {
-    fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Self { child, input, output: BufReader::new(output) }
-    }
-
-    pub(crate) fn send(&mut self, line: &str) {
-        writeln!(self.input, "{line}").unwrap();
-    }
-
-    pub(crate) fn answer(&mut self) -> String {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
-    }
-
-    /// Asks for what must succeed, and gives what it answers.
-    #[track_caller]
-    pub(crate) fn must(&mut self, line: &str) -> String {
-        self.send(line);
-        let answer = self.answer();
-        let rest = answer.strip_prefix("ok");
-        rest.unwrap_or_else(|| panic!("`{line}` gave `{answer}`")).trim().to_owned()
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
-    }
-
-    pub(crate) fn pid(&self) -> i32 {
-        i32::try_from(self.child.id()).unwrap()
-    }
-}
-
-impl Drop for Tenant {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The stand-in as cargo has built it for this test: the newest beside the test and below it.
-fn standin() -> PathBuf {
-    let test = env::current_exe().unwrap();
-    let folders = test.ancestors().skip(1).take(2).map(Path::to_owned);
-    let files = folders.map(|folder| folder.join("libaccelpool_cuda_standin.so"));
-    let dated = files.filter_map(|file| Some((fs::metadata(&file).ok()?.modified().ok()?, file)));
-    dated.max().expect("cargo has built the stand-in").1
 }

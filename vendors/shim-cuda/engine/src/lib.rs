@@ -13,6 +13,7 @@ pub mod machine;
 pub mod page;
 mod process;
 mod server;
+pub mod suite;
 pub mod wire;
 
 pub use crate::core::{DeviceUse, ProcessUse, RUN_TRAPS};

@@ -2,11 +2,12 @@
 
 mod harness;
 
+use accelpool_cuda_engine::suite::Tenant;
 use accelpool_cuda_engine::{
     Fault, FaultAt,
     machine::{DeviceProfile, Machine},
 };
-use harness::{Node, Tenant};
+use harness::Node;
 
 const MIB: u64 = 1 << 20;
 

@@ -10,9 +10,8 @@ pub(crate) mod programs;
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::Command,
     sync::OnceLock,
     thread,
     time::{Duration, Instant},
@@ -21,10 +20,12 @@ use std::{
 use accelpool_cuda_engine::{
     Engine,
     machine::{DeviceProfile, Machine},
+    suite::standin,
 };
 use tempfile::TempDir;
 
 pub(crate) use self::keeper::Keeper;
+pub(crate) use accelpool_cuda_engine::suite::Tenant;
 
 /// What is reached only by a defect; everything else comes as soon as it comes.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
@@ -80,59 +81,6 @@ impl Node {
     }
 }
 
-/// A tenant's process, which does what it is told; killed when this is dropped.
-pub(crate) struct Tenant {
-    pub(crate) child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Tenant {
-    pub(crate) fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Self { child, input, output: BufReader::new(output) }
-    }
-
-    pub(crate) fn send(&mut self, line: &str) {
-        writeln!(self.input, "{line}").unwrap();
-    }
-
-    pub(crate) fn answer(&mut self) -> String {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
-    }
-
-    pub(crate) fn ask(&mut self, line: &str) -> String {
-        self.send(line);
-        self.answer()
-    }
-
-    /// Asks for what must succeed, and gives what it answers.
-    #[track_caller]
-    pub(crate) fn must(&mut self, line: &str) -> String {
-        let answer = self.ask(line);
-        let rest = answer.strip_prefix("ok");
-        rest.unwrap_or_else(|| panic!("`{line}` gave `{answer}`")).trim().to_owned()
-    }
-
-    /// Bytes that are free and bytes in all, as CUDA tells the tenant.
-    pub(crate) fn info(&mut self) -> (u64, u64) {
-        let answer = self.must("info");
-        let (free, total) = answer.split_once(' ').unwrap();
-        (free.parse().unwrap(), total.parse().unwrap())
-    }
-}
-
-impl Drop for Tenant {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Waits until something is so.
 #[track_caller]
 pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -141,15 +89,6 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "{what}: waited in vain");
         thread::sleep(Duration::from_millis(1));
     }
-}
-
-/// The stand-in as cargo has built it for this test: the newest beside the test and below it.
-fn standin() -> PathBuf {
-    let test = env::current_exe().unwrap();
-    let folders = test.ancestors().skip(1).take(2).map(Path::to_owned);
-    let files = folders.map(|folder| folder.join("libaccelpool_cuda_standin.so"));
-    let dated = files.filter_map(|file| Some((fs::metadata(&file).ok()?.modified().ok()?, file)));
-    dated.max().expect("cargo has built the stand-in").1
 }
 
 /// The tenant of the stand-in's own suites, a program of the driver API that knows no shim.
