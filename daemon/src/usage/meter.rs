@@ -57,10 +57,6 @@ pub enum Source {
     /// From what the vendor says of each process.
     #[default]
     Process,
-    /// From what the kernel's DRM driver says of each process.
-    Fdinfo,
-    /// From what the kernel's compute driver of AMD says of each process.
-    Kfd,
     /// From what the vendor says of the device, which its holder has alone.
     Device,
     /// Compute time as the arbiter charged it, memory from the vendor.
@@ -71,7 +67,7 @@ impl Source {
     /// True of what is told of a process, not of a device or a claim.
     const fn is_process(self) -> bool {
         match self {
-            Self::Process | Self::Fdinfo | Self::Kfd => true,
+            Self::Process => true,
             Self::Device | Self::Turns => false,
         }
     }
@@ -81,8 +77,6 @@ impl Source {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Process => "process",
-            Self::Fdinfo => "fdinfo",
-            Self::Kfd => "kfd",
             Self::Device => "device",
             Self::Turns => "turns",
         }

@@ -632,8 +632,8 @@ pub struct AllocationMetrics {
     pub energy_mj: ::core::option::Option<u64>,
     #[prost(uint32, optional, tag = "17")]
     pub processes: ::core::option::Option<u32>,
-    /// How it was measured: process (what the vendor says of each process), fdinfo or kfd (what the
-    /// kernel says of each process), device (what the vendor says of the whole device, which this
+    /// How it was measured: process (what the vendor says of each process), device (what the
+    /// vendor says of the whole device, which this
     /// has alone) or turns (compute time as the arbiter charged it, memory from the vendor); empty
     /// before the first measurement.
     #[prost(string, tag = "18")]
