@@ -147,13 +147,7 @@ impl Log {
         };
         let head = Arc::clone(&log.head);
         thread::Builder::new().name("audit".to_owned()).spawn(move || syncing.run(&head))?;
-        let own = |(kind, message): (&str, String)| Entry {
-            at_ms: now_ms(),
-            kind: kind.to_owned(),
-            message,
-            ..Entry::default()
-        };
-        log.write(found.into_iter().map(own).collect())?;
+        log.write(found.into_iter().map(|(kind, message)| own(kind, message)).collect())?;
         Ok(log)
     }
 
@@ -164,12 +158,7 @@ impl Log {
         let mut all = Vec::with_capacity(entries.len() + 1);
         if self.lost > 0 {
             let message = format!("{} records could not be written before this one", self.lost);
-            all.push(Entry {
-                at_ms: now_ms(),
-                kind: "lost".to_owned(),
-                message,
-                ..Entry::default()
-            });
+            all.push(own("lost", message));
         }
         all.extend(entries);
         match self.write(all) {
@@ -237,13 +226,7 @@ impl Log {
             let keep = self.files.len() - self.limits.files;
             let through = self.files.get(keep).map_or(0, |(first, _)| first - 1);
             let message = format!("records up to {through} are removed: the log is full");
-            self.write(vec![Entry {
-                at_ms: now_ms(),
-                kind: "rotated".to_owned(),
-                message,
-                code: String::new(),
-                ..Entry::default()
-            }])?;
+            self.write(vec![own("rotated", message)])?;
             self.file.sync_data()?;
             for (_, path) in self.files.drain(..keep) {
                 fs::remove_file(path)?;
@@ -294,6 +277,11 @@ impl Syncing {
             }
         }
     }
+}
+
+/// What the log says of itself.
+fn own(kind: &str, message: String) -> Entry {
+    Entry { at_ms: now_ms(), kind: kind.to_owned(), message, ..Entry::default() }
 }
 
 /// What `head` holds: always of the same length, so that it is overwritten in one piece.
