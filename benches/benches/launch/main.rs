@@ -8,7 +8,6 @@
 mod callgrind;
 
 use std::{
-
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     sync::Arc,
