@@ -14,7 +14,7 @@ pub(crate) fn is_installed() -> bool {
 }
 
 /// Runs `command` and gives the instructions of all calls of `function` by the program itself.
-pub(crate) fn inclusive(command: Command, function: &str, file: &Path) -> u64 {
+pub(crate) fn inclusive(command: &Command, function: &str, file: &Path) -> u64 {
     let mut counted = Command::new("valgrind");
     counted.args(["--quiet", "--tool=callgrind"]);
     counted.arg(format!("--callgrind-out-file={}", file.display()));
@@ -30,10 +30,10 @@ pub(crate) fn inclusive(command: Command, function: &str, file: &Path) -> u64 {
 }
 
 /// The sum of what calls of `function` from other functions cost. Of a name that two objects
-/// have, the one that the program called is meant: it is not called by its namesake.
+/// have, the one that the program itself calls is meant, not the one that this calls.
 fn calls(profile: &str, function: &str) -> u64 {
     let mut names: HashMap<&str, &str> = HashMap::new();
-    let (mut caller, mut callee) = ("", "");
+    let (mut within, mut target) = ("", "");
     let mut sum = 0;
     let mut lines = profile.lines();
     while let Some(line) = lines.next() {
@@ -46,11 +46,11 @@ fn calls(profile: &str, function: &str) -> u64 {
                     names.insert(number, name);
                 }
                 let name = names.get(number).copied().unwrap_or_default();
-                *(if key == "fn" { &mut caller } else { &mut callee }) = name;
+                *(if key == "fn" { &mut within } else { &mut target }) = name;
             }
             "calls" => {
                 let cost = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
-                if callee == function && caller != function {
+                if target == function && within != function {
                     sum += cost.unwrap_or(0);
                 }
             }

@@ -75,7 +75,7 @@ fn instructions(node: &Node, claim: Option<&Path>) -> f64 {
     const COUNT: u32 = 10_000;
     let [once, twice] = [COUNT, 2 * COUNT].map(|count| {
         let command = node.command(claim, &["launch", &count.to_string()]);
-        callgrind::inclusive(command, "cuLaunchKernel", &node.folder.path().join("callgrind"))
+        callgrind::inclusive(&command, "cuLaunchKernel", &node.folder.path().join("callgrind"))
     });
     f64::from(u32::try_from(twice - once).expect("some hundred each")) / f64::from(COUNT)
 }

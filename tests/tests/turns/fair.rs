@@ -29,15 +29,15 @@ fn weighted(name: &str, permille: u32, weight: u32) -> PrepareClaimRequest {
 
 /// What the engine ran of each tenant in the next window, in seconds.
 fn window(scene: &Scene, tenants: &[Tenant], device: usize) -> Vec<f64> {
-    let look = || -> Vec<Duration> {
+    let look = || -> Vec<u64> {
         let all = scene.engine.processes(device);
         let busy = |pid: i32| all.iter().find(|it| it.pid == pid).map_or(0, |it| it.busy_ns);
-        tenants.iter().map(|it| Duration::from_nanos(busy(it.pid()))).collect()
+        tenants.iter().map(|it| busy(it.pid())).collect()
     };
     let before = look();
     wait_for("a window of device time", || {
-        let did: Vec<Duration> =
-            look().iter().zip(&before).map(|(now, then)| *now - *then).collect();
+        let did = look().into_iter().zip(&before).map(|(now, then)| now - then);
+        let did: Vec<Duration> = did.map(Duration::from_nanos).collect();
         (did.iter().sum::<Duration>() >= WINDOW)
             .then(|| did.iter().map(Duration::as_secs_f64).collect())
     })
