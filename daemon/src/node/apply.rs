@@ -12,7 +12,6 @@ use accelpool_model::{
 
 use super::request::Applied;
 use crate::{
-    blocking::in_place,
     cdi::{Injections, SpecError, SpecFolder},
     fault_point::FaultPoints,
     gate::{GateStepError, Keeper, dmem::Shares},
@@ -153,36 +152,34 @@ impl Run {
             Step::DestroyPartition(partition) => self.destroy(step, partition).await?,
             Step::ArmGate(_) => {
                 let Self { tools, lease, injections, shares, .. } = &*self;
-                let armed = in_place(|| tools.gate.arm(lease, injections, shares));
+                let armed = tools.gate.arm(lease, injections, shares);
                 armed.map_err(|source| gate_error(step, source))?;
             }
             Step::DisarmGate(claim) => {
-                let disarmed = in_place(|| self.tools.gate.disarm(claim));
+                let disarmed = self.tools.gate.disarm(claim);
                 disarmed.map_err(|source| gate_error(step, source))?;
             }
             Step::ArmTurns(_) => {
                 let mut injections = self.injections.clone();
-                let arm = || self.tools.turns.arm(&self.lease, self.compute, &mut injections);
-                in_place(arm).map_err(|source| turns_error(step, source))?;
+                let armed = self.tools.turns.arm(&self.lease, self.compute, &mut injections);
+                armed.map_err(|source| turns_error(step, source))?;
                 self.injections = injections;
             }
             Step::DisarmTurns(claim) => {
-                let disarmed = in_place(|| self.tools.turns.disarm(claim));
+                let disarmed = self.tools.turns.disarm(claim);
                 disarmed.map_err(|source| turns_error(step, source))?;
             }
             Step::WriteSpec(_) => {
                 let specs = &self.tools.specs;
-                let written = in_place(|| {
-                    if self.fresh {
-                        specs.write(&self.lease, &self.injections).map(|()| true)
-                    } else {
-                        specs.mend(&self.lease, &self.injections)
-                    }
-                });
+                let written = if self.fresh {
+                    specs.write(&self.lease, &self.injections).map(|()| true)
+                } else {
+                    specs.mend(&self.lease, &self.injections)
+                };
                 self.rewritten |= written.map_err(|source| spec_error(step, source))?;
             }
             Step::RemoveSpec(claim) => {
-                let removed = in_place(|| self.tools.specs.remove(claim));
+                let removed = self.tools.specs.remove(claim);
                 removed.map_err(|source| spec_error(step, source))?;
             }
         }

@@ -38,7 +38,7 @@ impl Service {
                 running: status.running,
                 restarts_by_reason: counts(status.failures_by_reason),
                 calls: timings(worker.timings()),
-                handles_open: status.handles_open,
+                handles_open: worker.handles_open().await,
             });
         }
         let report = self.turns.report();
