@@ -81,7 +81,7 @@ enum Part {
 impl Part {
     fn measure(self, scene: &Scene) -> anyhow::Result<Sheet> {
         match self {
-            Self::Probe => probe::sheet(scene),
+            Self::Probe => Ok(probe::sheet(scene)),
             Self::Sanity => work::sanity(scene),
             Self::Launch => work::launch(scene),
             Self::Throughput => work::throughput(scene),
@@ -136,7 +136,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     book.add(figures)?;
     book.add(unchanged(options, &before)?)?;
     let broken: Vec<String> = book.broken().collect();
-    broken.iter().for_each(|broken| println!("does not hold: {broken}"));
+    for broken in &broken {
+        println!("does not hold: {broken}");
+    }
     println!("written to `{}`", options.out.display());
     Ok(exit_code(if broken.is_empty() { "passed" } else { "failed" }))
 }

@@ -84,10 +84,10 @@ fn a_sound_machine_passes_and_is_written_down() {
 fn a_snapshot_is_replayed_through_the_stand_in() {
     let first = Machine::new(&two_gpus());
     let (_, report) = check(&first);
-    let snapshot = snapshot(&first);
-    let again = Machine::new(&snapshot);
+    let said = snapshot(&first);
+    let again = Machine::new(&said);
     let (code, replayed) = check(&again);
-    assert_eq!((code, snapshot(&again)), (Some(0), snapshot));
+    assert_eq!((code, snapshot(&again)), (Some(0), said));
     assert_eq!(report["rows"], replayed["rows"]);
 }
 

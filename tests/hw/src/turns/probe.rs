@@ -40,18 +40,20 @@ struct Found {
     decides: String,
 }
 
-fn found(seen: impl Into<String>, decides: impl Into<String>) -> anyhow::Result<Found> {
-    Ok(Found { seen: seen.into(), decides: decides.into() })
+fn found(seen: impl Into<String>, decides: impl Into<String>) -> Found {
+    Found { seen: seen.into(), decides: decides.into() }
 }
 
-pub(crate) fn sheet(scene: &Scene) -> anyhow::Result<Sheet> {
+type Question = (&'static str, fn(&Scene) -> anyhow::Result<Found>);
+
+pub(crate) fn sheet(scene: &Scene) -> Sheet {
     let mut sheet = Sheet::new(
         "probe",
         "Probe: what decides the open branches",
         "Tenants without accelpool, one question after the other.",
         &["question", "seen", "decides"],
     );
-    let questions: [(&str, fn(&Scene) -> anyhow::Result<Found>); 8] = [
+    let questions: [Question; 8] = [
         ("cuGetProcAddress and dlsym give the same pointers", pointers),
         ("a fence in a registered memfd is seen by another process", |scene| fence(scene, false)),
         ("the same while its process is stopped", |scene| fence(scene, true)),
@@ -74,16 +76,16 @@ pub(crate) fn sheet(scene: &Scene) -> anyhow::Result<Sheet> {
     ] {
         sheet.row([question.to_owned(), format!("not looked at: {why}"), "nothing".to_owned()]);
     }
-    Ok(sheet)
+    sheet
 }
 
 fn pointers(scene: &Scene) -> anyhow::Result<Found> {
     let answer = scene.native()?.try_ask("pointers")?;
     let same = answer.split(' ').nth(2).unwrap_or_default().is_empty();
-    found(
+    Ok(found(
         answer,
         if same { "wrappers are chosen by name" } else { "these are wrapped by what is returned" },
-    )
+    ))
 }
 
 /// The first word of a page.
@@ -118,7 +120,7 @@ fn fence(scene: &Scene, stopped: bool) -> anyhow::Result<Found> {
         (true, false) => format!("yes, {} us after the kernel's end", past(took)),
         (false, _) => format!("no, in {SEEN_WAIT:?}"),
     };
-    found(
+    Ok(found(
         seen,
         match (is_seen, stopped) {
             (true, false) => "fences by write-value",
@@ -126,7 +128,7 @@ fn fence(scene: &Scene, stopped: bool) -> anyhow::Result<Found> {
             (true, true) => "a stopped holder's turn ends with its work",
             (false, true) => "a stopped holder costs the 10 ms rule",
         },
-    )
+    ))
 }
 
 fn past(took: Duration) -> u128 {
@@ -138,10 +140,10 @@ fn pool(scene: &Scene) -> anyhow::Result<Found> {
     tenant.try_ask(&format!("pool {POOL_BYTES}"))?;
     tenant.try_ask(&format!("async {POOL_BYTES}")).context("as much as it may have")?;
     let kept = tenant.try_ask(&format!("async {POOL_BYTES}")).is_err();
-    found(
+    Ok(found(
         if kept { "yes" } else { "no" },
         if kept { "pools are capped by the driver" } else { "pools are trimmed near the quota" },
-    )
+    ))
 }
 
 fn listed(scene: &Scene) -> anyhow::Result<Found> {
@@ -153,17 +155,20 @@ fn listed(scene: &Scene) -> anyhow::Result<Found> {
     tenant.try_answer()?;
     let Some(own) = look.processes.iter().find(|it| it.pid == tenant.child.id()) else {
         let pids: Vec<u32> = look.processes.iter().map(|it| it.pid).collect();
-        return found(format!("no: {pids:?}"), "a constant for contexts, no watch of violations");
+        return Ok(found(
+            format!("no: {pids:?}"),
+            "a constant for contexts, no watch of violations",
+        ));
     };
     let busy = own.busy_us.map_or("no time".to_owned(), |us| format!("{us} us busy of {over:?}"));
-    found(
+    Ok(found(
         format!("yes: {} MiB of {} MiB held, {busy}", own.memory_bytes >> 20, HELD_BYTES >> 20),
         if own.busy_us.is_some() {
             "memory is trued up, violations are seen"
         } else {
             "memory is trued up; time of violations is not seen"
         },
-    )
+    ))
 }
 
 fn free(tenant: &mut Worker) -> anyhow::Result<u64> {
@@ -177,10 +182,10 @@ fn context(scene: &Scene) -> anyhow::Result<Found> {
     let second = scene.native()?;
     let bytes = before.saturating_sub(free(&mut first)?);
     drop(second);
-    found(
+    Ok(found(
         format!("{} MiB of the device's memory for a process more", bytes >> 20),
         format!("turns.context_reserve of at least {}Mi (default 512Mi)", bytes >> 20),
-    )
+    ))
 }
 
 /// Microseconds of each of the kernels that tenants do at the same time, one by one.
@@ -208,13 +213,13 @@ fn switch(scene: &Scene) -> anyhow::Result<Found> {
         cost if cost <= 100.0 => "a quantum of 10 ms",
         _ => "a quantum of 20 ms, open more often",
     };
-    found(
+    Ok(found(
         format!(
             "kernels of 50 us: one each {alone:.0} us alone, one each {both:.0} us of two in turn: \
              at most {cost:.0} us"
         ),
         quantum,
-    )
+    ))
 }
 
 /// A wake of a thread that sleeps in the kernel, there and back, halved.
@@ -234,12 +239,12 @@ fn hop() -> anyhow::Result<Found> {
     took.sort_unstable();
     let cpus = thread::available_parallelism()?;
     let (median, high) = (took[HOPS / 2], took[HOPS * 99 / 100]);
-    found(
+    Ok(found(
         format!("{median:?} median, {high:?} of 99 in 100, {cpus} CPUs"),
         if median < Duration::from_micros(15) {
             "waiters sleep"
         } else {
             "waiters spin until their turn is expected"
         },
-    )
+    ))
 }

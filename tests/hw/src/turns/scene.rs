@@ -32,10 +32,10 @@ use crate::{
 };
 
 /// A driver that was asleep takes seconds to wake.
-const DAEMON_WAIT: Duration = Duration::from_secs(60);
+const DAEMON_WAIT: Duration = Duration::from_mins(1);
 
 /// A part of the plan takes at most half of that.
-const PART_MAX: Duration = Duration::from_secs(300);
+const PART_MAX: Duration = Duration::from_mins(5);
 
 const TAIL: usize = 8;
 
@@ -242,8 +242,8 @@ impl<'a> Node<'a> {
             at("state"),
             at("run"),
             at("cdi"),
-            scene.place.driver_root,
-            scene.place.machine_root,
+            scene.place.driver_root.display().to_string(),
+            scene.place.machine_root.display().to_string(),
         )?;
         fs::write(folder.path().join("node.toml"), text)?;
         let daemon = RefCell::new(spawn(folder.path())?);
