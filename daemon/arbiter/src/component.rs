@@ -23,7 +23,7 @@ use crate::{
     claim::Claim,
     post::{Estate, Mailbox, Message},
     report::Report,
-    sys::{Received, receive},
+    sys::{Received, come_first, receive},
     wait::{Source, Waiter},
 };
 
@@ -87,6 +87,7 @@ impl Component {
     /// Runs until it is told to end. If the thread itself fails, its tenants' gates fail open
     /// when the heartbeat stands still; their quotas hold.
     pub(crate) fn run(mut self) {
+        come_first();
         let mut woken_by = Vec::new();
         loop {
             let now = now_ns();
