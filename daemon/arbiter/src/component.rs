@@ -206,6 +206,7 @@ impl Component {
             }
             for (index, process) in &claim.processes {
                 self.waiter.add(&process.connection, Source::Connection(key, *index))?;
+                self.waiter.add(&process.peer.pidfd, Source::Exit(key, *index))?;
                 if !process.is_muted {
                     self.waiter.add(&process.eventfd, Source::Want(key, *index))?;
                 }
@@ -243,11 +244,7 @@ impl Component {
             Source::Newcomer(key, index) => self.read_newcomer(key, index, now),
             Source::Connection(key, index) => self.read_connection(key, index, now),
             Source::Want(key, index) => self.take_signal(key, index, now),
-            Source::Exit(key, index) => {
-                if let Some(claim) = self.claims.get_mut(&key) {
-                    claim.end(index);
-                }
-            }
+            Source::Exit(key, index) => self.take_exit(key, index, now),
         }
     }
 
@@ -290,6 +287,7 @@ impl Component {
         let heard = self
             .waiter
             .add(&process.connection, Source::Connection(key, row))
+            .and_then(|()| self.waiter.add(&process.peer.pidfd, Source::Exit(key, row)))
             .and_then(|()| self.waiter.add(&process.eventfd, Source::Want(key, row)));
         debug!(claim = %name, pid = process.peer.pid, "a process takes part");
         if heard.is_err() {
@@ -311,10 +309,24 @@ impl Component {
         }
         debug!(claim = %claim.arming.claim, pid = process.peer.pid, "a process has left");
         claim.depart(index, now);
-        if let Some(departed) = claim.departed.get(&index) {
-            // Without it the bytes come back a little later.
-            let _ = self.waiter.add(&departed.peer.pidfd, Source::Exit(key, index));
+        self.note_departure(key, now);
+    }
+
+    /// A process has ended. Its connection may be open in a child that it left behind.
+    fn take_exit(&mut self, key: ClaimKey, index: usize, now: u64) {
+        let Some(claim) = self.claims.get_mut(&key) else { return };
+        let was_there = claim.processes.contains_key(&index);
+        if was_there {
+            claim.depart(index, now);
         }
+        claim.end(index);
+        if was_there {
+            self.note_departure(key, now);
+        }
+    }
+
+    fn note_departure(&mut self, key: ClaimKey, now: u64) {
+        let Some(claim) = self.claims.get(&key) else { return };
         let processes = count(claim);
         self.turns.set_processes(now, key, processes);
         if processes == 0 {

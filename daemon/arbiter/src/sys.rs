@@ -51,6 +51,8 @@ pub(crate) fn listener(folder: &OwnedFd, file: &str) -> io::Result<UnixListener>
 /// Who is at the other end, as it was when it connected.
 pub(crate) struct Peer {
     pub(crate) pid: i32,
+    /// When it was started, in the kernel's ticks: tells it from a later one of its number.
+    pub(crate) started: u64,
     pub(crate) pidfd: OwnedFd,
 }
 
@@ -63,14 +65,36 @@ pub(crate) fn peer(connection: &UnixStream) -> io::Result<Peer> {
         let reason = "its process is not visible in this pid namespace";
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
     }
-    if let Ok(pidfd) = kept_pidfd(connection) {
-        return Ok(Peer { pid, pidfd });
-    }
-    let pidfd = pidfd_open(pid)?;
+    let pidfd = match kept_pidfd(connection) {
+        Ok(pidfd) => pidfd,
+        Err(_) => pidfd_open(pid)?,
+    };
+    let started = started(pid)?;
     if has_hung_up(connection)? {
         return Err(io::ErrorKind::ConnectionReset.into());
     }
-    Ok(Peer { pid, pidfd })
+    Ok(Peer { pid, started, pidfd })
+}
+
+/// The process of this number, if it is the one that was started then.
+pub(crate) fn peer_of(pid: i32, started_then: u64) -> io::Result<Peer> {
+    let pidfd = pidfd_open(pid)?;
+    // Asked after the descriptor was made: that is of the process that is seen here.
+    if started(pid)? == started_then {
+        Ok(Peer { pid, started: started_then, pidfd })
+    } else {
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+/// The time of a process's start, as procfs has it.
+fn started(pid: i32) -> io::Result<u64> {
+    /// In `/proc/PID/stat`, after the name, which may hold anything but ends with the last `)`.
+    const FIELD: usize = 19;
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = text.rsplit_once(')').map(|(_, fields)| fields).unwrap_or_default();
+    let started = fields.split_ascii_whitespace().nth(FIELD).and_then(|it| it.parse().ok());
+    started.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn kept_pidfd(connection: &UnixStream) -> io::Result<OwnedFd> {
