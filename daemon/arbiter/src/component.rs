@@ -450,7 +450,7 @@ impl Component {
     // ---- the heartbeat
 
     fn beat(&mut self, now: u64) {
-        let mut report = Report::default();
+        let mut report = Report { told_ns: now, ..Report::default() };
         let mut devices: BTreeMap<DeviceKey, u64> = BTreeMap::new();
         for claim in self.claims.values() {
             for device in &claim.devices {

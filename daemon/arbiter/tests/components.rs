@@ -227,7 +227,7 @@ fn pages_come_back_to_the_next_arbiter() {
 
 /// Registers, forks, and has the child keep what it inherits until its input ends.
 const FORKS: &str = "use Socket; $| = 1; socket(S, AF_UNIX, SOCK_SEQPACKET, 0) or die $!; \
-    connect(S, pack_sockaddr_un($ARGV[0])) or die $!; send(S, pack('H*', $ARGV[1]), 0) or die $!; \
+    connect(S, pack_sockaddr_un($ARGV[0])) or die $!; send(S, pack('C*', split ' ', $ARGV[1]), 0) or die $!; \
     recv(S, $answer, 4096, 0); if (!fork()) { <STDIN>; exit } print \"forked\\n\"; wait";
 
 #[test]
@@ -235,7 +235,7 @@ fn who_ends_has_left_although_a_child_holds_its_connection() {
     let root = TempDir::new().expect("a folder");
     let arbiter = start(&root);
     let folder = arbiter.arm(&arming("claim", &[1])).expect("armed");
-    let hello: String = hello(None).encode().iter().map(|it| format!("{it:02x}")).collect();
+    let hello = hello(None).encode().map(|byte| byte.to_string()).join(" ");
     let mut command = Command::new("perl");
     command.args(["-e", FORKS]).arg(folder.join(SOCKET_FILE)).arg(hello);
     let mut parent = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("perl");
