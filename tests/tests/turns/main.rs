@@ -5,6 +5,7 @@
 mod fair;
 mod hostile;
 mod scene;
+mod top;
 
 use std::fs;
 
