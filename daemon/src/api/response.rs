@@ -216,6 +216,9 @@ pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
             .map(|device| device.name.to_string())
             .collect(),
         align_cpus: pool.align_cpus,
+        compute: pool.compute.to_string(),
+        on_violation: pool.on_violation.to_string(),
+        mps: pool.mps,
     };
     state.pools.iter().map(of).collect()
 }

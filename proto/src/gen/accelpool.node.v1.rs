@@ -959,6 +959,16 @@ pub struct Pool {
     /// takes plugins and the kubelet has not chosen CPUs itself.
     #[prost(bool, tag = "7")]
     pub align_cpus: bool,
+    /// What the compute time of a share means where shares take turns: guarantee or cap
+    #[prost(string, tag = "8")]
+    pub compute: ::prost::alloc::string::String,
+    /// What becomes of a claim that takes more of a shared device than it was granted: report,
+    /// freeze or kill
+    #[prost(string, tag = "9")]
+    pub on_violation: ::prost::alloc::string::String,
+    /// Its shares are served by NVIDIA's MPS instead of turns.
+    #[prost(bool, tag = "10")]
+    pub mps: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Taint {
