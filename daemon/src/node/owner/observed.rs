@@ -7,7 +7,7 @@ use accelpool_model::{
     Device, DeviceName, DeviceUuid, Fault, Inventory, RecoveryAction, Taint, TaintEffect,
     VendorName,
 };
-use accelpool_planner::{taint_for, taint_for_loss};
+use accelpool_planner::{Convalescence, taint_for, taint_for_loss};
 use tracing::{debug, info, warn};
 
 use super::{Owner, now_ms, round::Round};
@@ -151,7 +151,8 @@ impl Owner {
             return;
         };
         // Whatever was sound before this fault proves nothing about what comes after it.
-        self.memory.convalescent.remove(&fault.device);
+        let begun = Convalescence::after_fault(now_ms());
+        self.memory.convalescent.insert(fault.device.clone(), begun);
         let known = self.memory.taints.get(&fault.device).is_some_and(|taints| {
             taints.iter().any(|old| old.key == taint.key && old.reason == taint.reason)
         });
@@ -174,9 +175,8 @@ impl Owner {
         let progress = self.memory.convalescent.entry(uuid.clone()).or_default();
         *progress = progress.looked(action, probed);
         let (gone, kept): (Vec<Taint>, Vec<Taint>) =
-            taints.clone().into_iter().partition(|taint| progress.frees_of(taint));
+            taints.clone().into_iter().partition(|taint| progress.frees_of(taint, now_ms()));
         if !gone.is_empty() {
-            self.memory.convalescent.remove(uuid);
             info!(device = %uuid, "device recovered, taint taken away");
             self.put_taints(uuid.clone(), kept, round);
         }
