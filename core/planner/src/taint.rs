@@ -74,6 +74,12 @@ impl Convalescence {
         Self { sound: if waits || !probed { 0 } else { self.sound.saturating_add(1) }, ..self }
     }
 
+    /// How many looks in a row have found it sound.
+    #[must_use]
+    pub const fn sound(self) -> u32 {
+        self.sound
+    }
+
     /// True if `taint` may go. An operator's taint only an operator takes away.
     #[must_use]
     pub fn frees_of(self, taint: &Taint, now_ms: u64) -> bool {

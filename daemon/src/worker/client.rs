@@ -144,13 +144,16 @@ impl Worker {
         self.shared.pause.until_ms()
     }
 
-    /// Refuses all calls for so long, and closes every handle. Those that run end first.
+    /// Refuses all calls for so long, and closes every handle.
+    ///
+    /// The worker ends with it: a call that was on its way would have it open the library again.
     pub async fn pause(&self, length: Duration) -> io::Result<()> {
         self.shared.pause.begin(length)?;
         if let Err(error) = self.quiesce(None).await {
             // A worker that does not close its handles is killed, which closes them.
             warn!(error = %Chain(&error), "worker was killed to close handles");
         }
+        self.stop().await;
         Ok(())
     }
 
@@ -345,6 +348,10 @@ impl Worker {
 
     /// Closes every handle, and if that fails the worker, which closes them for sure.
     pub async fn quiesce(&self, device: Option<&DeviceUuid>) -> Result<(), WorkerError> {
+        if self.shared.state.lock().await.connection.is_none() {
+            // Nobody to close anything.
+            return Ok(());
+        }
         let read = self.shared.deadlines.read;
         let request = wire::QuiesceRequest { device_uuid: device.map(ToString::to_string) };
         let answer = self
@@ -374,10 +381,7 @@ impl Worker {
         call: impl AsyncFnOnce(VendorWorkerClient<Channel>) -> Result<tonic::Response<T>, Status>,
     ) -> Result<T, WorkerError> {
         let vendor = self.shared.vendor.clone();
-        if name != QUIESCE && self.shared.pause.until_ms().is_some() {
-            return Err(WorkerError::Paused { vendor });
-        }
-        let (generation, client) = self.client().await?;
+        let (generation, client) = self.client(name).await?;
         let started = Instant::now();
         let answer = tokio::time::timeout(deadline, call(client)).await;
         // To wait for an event is no work.
@@ -402,9 +406,16 @@ impl Worker {
 
     /// The client of the running worker, started if need be. A call waits out a short
     /// back-off: whoever asked can do nothing better, and an undo must not fail for it.
-    async fn client(&self) -> Result<(u64, VendorWorkerClient<Channel>), WorkerError> {
+    async fn client(
+        &self,
+        name: &'static str,
+    ) -> Result<(u64, VendorWorkerClient<Channel>), WorkerError> {
         loop {
             let mut state = self.shared.state.lock().await;
+            // Under the lock: who passed before the pause began has the worker that it ends.
+            if name != QUIESCE && self.shared.pause.until_ms().is_some() {
+                return Err(WorkerError::Paused { vendor: self.shared.vendor.clone() });
+            }
             if let Some(connection) = &state.connection {
                 return Ok((connection.generation, connection.client.clone()));
             }

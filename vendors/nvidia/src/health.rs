@@ -58,6 +58,12 @@ struct Links {
     switched: bool,
 }
 
+impl Links {
+    fn count(&self) -> usize {
+        self.up.len() + self.down.len()
+    }
+}
+
 /// Counters of which each step is a fault, with its code and words.
 const ECC: u32 = id::NVML_FI_DEV_ECC_DBE_VOL_TOTAL;
 const RECOVERIES: u32 = id::NVML_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL;
@@ -77,21 +83,18 @@ pub(crate) fn examine(
     known: &[Known<'_>],
 ) -> Vec<Fault> {
     let links: Vec<Option<Links>> = known.iter().map(|device| links(device.gpu)).collect();
-    let models: Vec<Option<String>> = known.iter().map(|device| device.gpu.name().ok()).collect();
-    let mut most: BTreeMap<&str, usize> = BTreeMap::new();
-    for (model, links) in models.iter().zip(&links) {
-        if let (Some(model), Some(links)) = (model, links)
-            && links.switched
-        {
-            let known = most.entry(model).or_default();
-            *known = links.up.len().max(*known);
-        }
+    // Alike are devices behind switches with as many links, up or down.
+    let mut most: BTreeMap<usize, usize> = BTreeMap::new();
+    for links in links.iter().flatten().filter(|links| links.switched) {
+        let known = most.entry(links.count()).or_default();
+        *known = links.up.len().max(*known);
     }
     let mut faults = Vec::new();
-    for ((device, model), links) in known.iter().zip(&models).zip(links) {
+    for (device, links) in known.iter().zip(links) {
         let health = health.entry(device.uuid.clone()).or_default();
-        let most = model.as_deref().and_then(|model| most.get(model)).copied().unwrap_or(0);
-        faults.extend(health.examine(device, links, most));
+        let count = links.as_ref().map_or(0, Links::count);
+        let most = most.get(&count).copied().unwrap_or(0);
+        faults.extend(health.examine(device, links.as_ref(), most));
     }
     faults
 }
@@ -135,7 +138,7 @@ impl Health {
     }
 
     /// Looks at one device, and tells what is new. `most` is how many links its like have up.
-    fn examine(&mut self, device: &Known<'_>, links: Option<Links>, most: usize) -> Vec<Fault> {
+    fn examine(&mut self, device: &Known<'_>, links: Option<&Links>, most: usize) -> Vec<Fault> {
         let gpu = device.gpu;
         let mut faults = Vec::new();
         let mut tell = |class, code: &str, message: String| {
@@ -147,7 +150,7 @@ impl Health {
         let mut conditions = of_memory(gpu);
         conditions.push(unverified_ecc(ecc, action));
         conditions.push(of_fabric(gpu));
-        conditions.push(self.links_down(links.as_ref(), most));
+        conditions.push(self.links_down(links, most));
         for Condition { class, code, words, is_trace } in conditions {
             let Some(words) = words else {
                 self.lasting.remove(code);

@@ -23,6 +23,9 @@ pub(crate) struct Machine {
     /// Calls that succeed and answer nonsense: counts beyond reason, texts without end.
     #[serde(default)]
     pub(crate) nonsense: BTreeSet<String>,
+    /// Files that it has open from when it is initialized until it is shut down: device nodes.
+    #[serde(default)]
+    pub(crate) opens: Vec<String>,
     /// Where the driver tells of its capabilities, if it is to.
     #[serde(default)]
     pub(crate) procfs: Option<String>,
