@@ -61,9 +61,20 @@ impl Home {
     /// If the folder cannot be made.
     #[must_use]
     pub fn with_turns(profile: &str) -> Self {
+        Self::with_turns_in(profile, "")
+    }
+
+    /// The same, where the pool of all devices says `pool` as well.
+    ///
+    /// # Panics
+    ///
+    /// If the folder cannot be made.
+    #[must_use]
+    pub fn with_turns_in(profile: &str, pool: &str) -> Self {
         let home = Self::new(profile);
+        let pools = format!("[[pool]]\nname = \"all\"\n{pool}\n");
         // Right behind the vendor's own keys.
-        home.configure(profile, &format!("turns = true\n\n{NO_GATE}"));
+        home.configure(profile, &format!("turns = true\n\n{NO_GATE}\n{pools}"));
         home
     }
 

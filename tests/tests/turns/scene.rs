@@ -21,6 +21,7 @@ use nix::{
 use tempfile::TempDir;
 
 pub(crate) const DEVICE: &str = "gpu-0000-1b-00-0";
+pub(crate) const SECOND_DEVICE: &str = "gpu-0000-43-00-0";
 pub(crate) const GIB: u64 = 1 << 30;
 
 pub(crate) struct Scene {
@@ -33,14 +34,26 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) fn new() -> Self {
-        let home = Home::with_turns("dgx-h100");
+        Self::with_pool("", &[DEVICE])
+    }
+
+    /// One whose pool of all devices says `pool` as well, with these behind the driver.
+    pub(crate) fn with_pool(pool: &str, devices: &[&str]) -> Self {
+        Self::of(Home::with_turns_in("dgx-h100", pool), devices)
+    }
+
+    /// One of a home that is configured already.
+    pub(crate) fn of(home: Home, devices: &[&str]) -> Self {
         let daemon = home.start();
         let client = daemon.client();
-        let devices = client.devices().unwrap();
-        let uuid = &devices.iter().find(|device| device.name == DEVICE).unwrap().uuid;
+        let listed = client.devices().unwrap();
+        let profile = |name: &&str| {
+            let device = listed.iter().find(|device| device.name == **name).unwrap();
+            DeviceProfile::new(&device.uuid)
+        };
+        let machine = Machine { devices: devices.iter().map(profile).collect() };
         let folder = tempfile::tempdir().unwrap();
         fs::copy(standin(), folder.path().join("libcuda.so.1")).unwrap();
-        let machine = Machine { devices: vec![DeviceProfile::new(uuid)] };
         let engine = Engine::start(machine, &folder.path().join("engine.sock")).unwrap();
         Self { home, daemon, client, engine, folder }
     }
@@ -52,6 +65,11 @@ impl Scene {
 
     /// A tenant with the claim's folder and the installed shim, as CDI mounts them.
     pub(crate) fn tenant(&self, claim: &str) -> Tenant {
+        self.tenant_on(claim, 0)
+    }
+
+    /// One that works on the device with this number.
+    pub(crate) fn tenant_on(&self, claim: &str, ordinal: usize) -> Tenant {
         let turns = self.client.turns().unwrap();
         let mut command = Command::new(accelpool_tests::tenant());
         command
@@ -60,7 +78,7 @@ impl Scene {
             .env("ACCELPOOL_TURNS", Path::new(&turns.folder).join(claim))
             .env("ACCELPOOL_CUDA_STANDIN", self.engine.socket());
         let mut tenant = Tenant::spawn(command);
-        tenant.must("start 0");
+        tenant.must(&format!("start {ordinal}"));
         tenant
     }
 
