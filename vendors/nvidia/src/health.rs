@@ -50,7 +50,7 @@ struct Condition {
     is_trace: bool,
 }
 
-/// The NVLinks of a device, as they are now.
+/// The links of a device, as they are now.
 #[derive(Debug, Default)]
 struct Links {
     up: BTreeSet<u32>,
@@ -99,7 +99,7 @@ pub(crate) fn examine(
     faults
 }
 
-/// The NVLinks of a device; none of one in MIG mode: it has no use for them, and drivers turn
+/// The links of a device; none of one in MIG mode: it has no use for them, and drivers turn
 /// them off (NVIDIA's guide to the Fabric Manager, "Interoperability With MIG").
 fn links(gpu: Gpu<'_>) -> Option<Links> {
     if gpu.mig_is_on().unwrap_or(false) {

@@ -122,12 +122,12 @@ fn link_between((a, of_a): (&Known<'_>, &Links), (b, of_b): (&Known<'_>, &Links)
         switched.rate > 0 && a.gpu.reaches(b.gpu).unwrap_or_else(|error| error.is_unsupported());
     // No board has both; where one did, the switches would reach further.
     let (bundle, route) = if reached {
-        let switches = of_a.switches.intersection(&of_b.switches).copied().collect();
+        let common = of_a.switches.intersection(&of_b.switches).copied().collect();
         let both = Bundle {
             strands: direct.strands.saturating_add(switched.strands),
             rate: direct.rate.saturating_add(switched.rate),
         };
-        (both, Route::Switched(switches))
+        (both, Route::Switched(common))
     } else {
         (direct, Route::Direct)
     };

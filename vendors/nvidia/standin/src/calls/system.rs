@@ -46,6 +46,10 @@ extern "C" fn nvmlInit_v2() -> Code {
 
 #[unsafe(no_mangle)]
 extern "C" fn nvmlShutdown() -> Code {
+    // It can hang as any other.
+    if let Err(code) = Call::begin("nvmlShutdown") {
+        return code;
+    }
     let less = |count: u32| count.checked_sub(1);
     match INITIALIZED.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less) {
         Ok(before) => {
