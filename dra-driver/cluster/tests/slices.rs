@@ -61,6 +61,11 @@ fn check_valid(state: &wire::WatchNodeResponse, features: Features) {
         let slice = ResourceSlice { metadata, spec: spec.clone() };
         assert_eq!(slice_errors(&slice, rules), [""; 0], "{features:?}");
         assert!(spec.devices.as_ref().is_none_or(|devices| devices.len() <= 64));
+        for device in spec.devices.iter().flatten() {
+            // Row 27: a pod would wait ten minutes for a condition that nobody sets.
+            let waits = (&device.binding_conditions, &device.binding_failure_conditions);
+            assert_eq!(waits, (&None, &None), "{}", device.name);
+        }
     }
     assert_eq!(pool_errors(&specs), [""; 0], "{features:?}");
     same_attributes(&specs);
@@ -126,6 +131,36 @@ fn the_same_state_gives_the_same_pages_in_any_order() {
     state.devices.reverse();
     state.revision += 7;
     assert_eq!(built(&state, Features::ALL), expected);
+}
+
+/// Row 18: a page that is short without taints and too long with them would break with the first.
+#[test]
+fn the_first_taint_moves_no_device() {
+    let names = |state: &wire::WatchNodeResponse| -> Vec<Vec<String>> {
+        let pages = built(state, Features::ALL).pages;
+        let names = |page: Page| page.devices.into_iter().map(|device| device.name).collect();
+        pages.into_iter().map(names).collect()
+    };
+    for mut state in [nodes::dgx_h100(16), nodes::mi300x(8), nodes::atlas_910b(16)] {
+        let before = names(&state);
+        nodes::taint(&mut state, 0, "fell-off-bus", "NoSchedule");
+        assert_eq!(names(&state), before);
+    }
+    // Devices without counters could stand 128 to a page, until the first is tainted.
+    let mut plain = nodes::dgx_h100(1);
+    let one = wire::Device { partitioning: None, ..plain.devices[0].clone() };
+    plain.devices = (0..100)
+        .map(|index| wire::Device {
+            name: format!("gpu-{index:03}"),
+            uuid: format!("GPU-{index}"),
+            ..one.clone()
+        })
+        .collect();
+    plain.pools[0].devices = plain.devices.iter().map(|device| device.name.clone()).collect();
+    let before = names(&plain);
+    assert_eq!(before.iter().map(Vec::len).collect::<Vec<_>>(), [64, 36]);
+    nodes::taint(&mut plain, 70, "fell-off-bus", "NoSchedule");
+    assert_eq!(names(&plain), before);
 }
 
 #[track_caller]
