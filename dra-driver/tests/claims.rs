@@ -206,6 +206,17 @@ async fn a_replaced_claim_is_not_prepared() {
     assert_eq!(bench.daemon.claims(), [""; 0]);
 }
 
+#[tokio::test]
+async fn a_claim_that_is_gone_is_not_prepared() {
+    let (bench, kubelet, _driver) = Bench::running(Setup::default()).await;
+    let pod = bench.claim("a", &[result("gpu", GPU_0)]);
+    bench.api.remove("resourceclaims", "team", "a");
+    let error = kubelet.claims.prepare(&pod).await.unwrap_err();
+    assert!(error.contains("claim team/a does not exist"), "{error}");
+    assert_eq!(bench.daemon.calls(), [""; 0], "the daemon is not asked");
+    kubelet.claims.unprepare(&pod).await.unwrap();
+}
+
 /// Row 32: the kubelet keeps the new claim waiting until the old one is unprepared, whose object in
 /// the API server is another one by then.
 #[tokio::test]
