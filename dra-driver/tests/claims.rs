@@ -347,6 +347,32 @@ async fn admin_access_holds_nothing() {
     assert!(matches!(lease.allocations[0].portion, Some(Portion::Admin(_))), "{lease:?}");
 }
 
+/// The entry beside each device that no holder is in the way of, and no other claim may have.
+#[tokio::test]
+async fn who_looks_is_answered_and_shown_under_the_entrys_name() {
+    let (bench, kubelet, _driver) = Bench::running(Setup::default()).await;
+    let entry = format!("{GPU_0}-admin");
+    kubelet.claims.prepare(&bench.claim("a", &[result("gpu", GPU_0)])).await.unwrap();
+    let mut look = result("look", &entry);
+    let error = kubelet.claims.prepare(&bench.claim("b", &[look.clone()])).await.unwrap_err();
+    assert!(error.contains("is for claims with `adminAccess` alone"), "{error}");
+    assert!(error.contains("select devices by their `form`"), "{error}");
+
+    look["adminAccess"] = json!(true);
+    let monitor = bench.claim("c", &[look]);
+    kubelet.claims.prepare(&monitor).await.unwrap();
+    let devices = kubelet.claims.devices("team", "c");
+    assert_eq!((devices.len(), &devices[0].device), (1, &entry));
+    kubelet.plugins.health.wait_for((DRIVER_NAME, common::POOL, &entry), "Healthy").await;
+    let written = || {
+        let claim = bench.api.get("resourceclaims", "team", "c").unwrap();
+        claim["status"]["devices"][0]["device"] == json!(entry)
+    };
+    eventually("the claim's status names the entry", written).await;
+    kubelet.claims.unprepare(&monitor).await.unwrap();
+    assert_eq!(bench.daemon.claims(), [uid_of("a")]);
+}
+
 /// Row 31: the scheduler has given a device anew before its last pod was unprepared.
 #[tokio::test]
 async fn a_neighbour_that_still_releases_is_waited_for() {

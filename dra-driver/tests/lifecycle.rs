@@ -398,8 +398,12 @@ async fn two_instances_publish_the_same() {
     bench.daemon.change(|node| node.devices.push(gpu("gpu-0000-52-00-0", None)));
     let devices = || {
         let slices = bench.api.list("resourceslices");
-        let of =
-            |slice: &serde_json::Value| slice["spec"]["devices"].as_array().map_or(0, Vec::len);
+        let form = |device: &&serde_json::Value| {
+            device["attributes"]["form"]["string"] == "device"
+        };
+        let of = |slice: &serde_json::Value| {
+            slice["spec"]["devices"].as_array().map_or(0, |all| all.iter().filter(form).count())
+        };
         slices.iter().filter(|slice| slice["spec"]["nodeName"] == NODE).map(of).sum::<usize>()
     };
     eventually("the third device is published once", || devices() == 3).await;

@@ -146,7 +146,7 @@ fn the_first_taint_moves_no_device() {
         nodes::taint(&mut state, 0, "fell-off-bus", "NoSchedule");
         assert_eq!(names(&state), before);
     }
-    // Devices without counters could stand 128 to a page, until the first is tainted.
+    // Devices without counters could stand 128 to a page, were it not for taints.
     let mut plain = nodes::dgx_h100(1);
     let one = wire::Device { partitioning: None, ..plain.devices[0].clone() };
     plain.devices = (0..100)
@@ -158,7 +158,7 @@ fn the_first_taint_moves_no_device() {
         .collect();
     plain.pools[0].devices = plain.devices.iter().map(|device| device.name.clone()).collect();
     let before = names(&plain);
-    assert_eq!(before.iter().map(Vec::len).collect::<Vec<_>>(), [64, 36]);
+    assert_eq!(before.iter().map(Vec::len).collect::<Vec<_>>(), [64, 64, 64, 8]);
     nodes::taint(&mut plain, 70, "fell-off-bus", "NoSchedule");
     assert_eq!(names(&plain), before);
 }
@@ -270,7 +270,8 @@ fn check_published(state: &wire::WatchNodeResponse, features: Features, expected
             set.counters.values().map(|counter| counter.value.0.as_str()).collect();
         lines.push(format!("left {}", left.join(" ")));
     }
-    for device in pages.iter().flat_map(|page| &page.devices) {
+    let entries = pages.iter().flat_map(|page| &page.devices);
+    for device in entries.filter(|device| !device.name.ends_with("-admin")) {
         let draws = device.consumes_counters.iter().flatten().count();
         let taints = device.taints.iter().flatten();
         let taints: Vec<String> = taints.map(|taint| format!(" {}", taint.key)).collect();
@@ -278,6 +279,32 @@ fn check_published(state: &wire::WatchNodeResponse, features: Features, expected
         lines.push(format!("{}{mark}{}", device.name, taints.concat()));
     }
     assert_eq!(lines, expected);
+}
+
+/// The entries for claims with `adminAccess`: there whatever becomes of the device, as long as it is
+/// there itself and ordinary claims can be kept off.
+#[test]
+fn who_looks_has_an_entry_that_draws_on_nothing() {
+    let entries = |state: &wire::WatchNodeResponse, features| -> Vec<Device> {
+        let devices = built(state, features).pages.into_iter().flat_map(|page| page.devices);
+        devices.filter(|device| device.name.ends_with("-admin")).collect()
+    };
+    let mut state = nodes::dgx_h100(2);
+    nodes::taint(&mut state, 0, "fell-off-bus", "NoExecute");
+    let found = entries(&state, Features::ALL);
+    assert_eq!(found.len(), 2);
+    for entry in found {
+        assert_eq!((&entry.consumes_counters, entry.allow_multiple_allocations), (&None, None));
+        let taints = entry.taints.unwrap();
+        let taints: Vec<_> = taints.iter().map(|it| (it.key.as_str(), &*it.effect)).collect();
+        assert_eq!(taints, [("accelpool.dev/admin-only", "NoSchedule")], "nobody is evicted");
+        assert_eq!(entry.attributes.unwrap()["form"].string.as_deref(), Some("admin"));
+    }
+    assert_eq!(entries(&state, Features { taints: false, ..Features::ALL }), []);
+    state.devices[0].present = false;
+    assert_eq!(entries(&state, Features::ALL).len(), 1);
+    state.pools[0].exposure = "device-plugin".to_owned();
+    assert_eq!(entries(&state, Features::ALL), []);
 }
 
 const CARD: &str = "npu-0000-18-00-0";
