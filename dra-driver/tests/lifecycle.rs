@@ -398,9 +398,7 @@ async fn two_instances_publish_the_same() {
     bench.daemon.change(|node| node.devices.push(gpu("gpu-0000-52-00-0", None)));
     let devices = || {
         let slices = bench.api.list("resourceslices");
-        let form = |device: &&serde_json::Value| {
-            device["attributes"]["form"]["string"] == "device"
-        };
+        let form = |device: &&serde_json::Value| device["attributes"]["form"]["string"] == "device";
         let of = |slice: &serde_json::Value| {
             slice["spec"]["devices"].as_array().map_or(0, |all| all.iter().filter(form).count())
         };

@@ -21,9 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::common::{
-    Bench, GPU_0, POD_UID, POOL, Setup, eventually, result, share, taint, uid_of,
-};
+use crate::common::{Bench, GPU_0, POD_UID, POOL, Setup, eventually, result, share, taint, uid_of};
 
 async fn dial(path: PathBuf) -> Channel {
     Endpoint::from_static("http://driver.invalid")

@@ -75,11 +75,21 @@ impl Drop for Program {
 /// A place on the node that the scheduler gives to one pod at a time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
-    Share { device: usize, index: usize },
-    Partition { device: usize, start: usize },
-    Whole { device: usize },
+    Share {
+        device: usize,
+        index: usize,
+    },
+    Partition {
+        device: usize,
+        start: usize,
+    },
+    Whole {
+        device: usize,
+    },
     /// Which one the kubelet chooses.
-    Extended { index: usize },
+    Extended {
+        index: usize,
+    },
 }
 
 /// All places, each of which can be taken beside all others. What extended resources hold is given

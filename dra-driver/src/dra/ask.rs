@@ -6,7 +6,9 @@ mod tests;
 
 use std::collections::HashMap;
 
-use accelpool_cluster::{ADMIN_SUFFIX, AllocationResult, ClaimView, NodeState, SURFACE_DRA, SURFACE_LABEL};
+use accelpool_cluster::{
+    ADMIN_SUFFIX, AllocationResult, ClaimView, NodeState, SURFACE_DRA, SURFACE_LABEL,
+};
 use accelpool_model::{Enforcement, MemoryBytes};
 use accelpool_proto::node::{
     Allocation, Binding, Enforcements, Lease, PrepareClaimRequest, Request, Share,
