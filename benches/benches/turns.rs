@@ -29,7 +29,6 @@ use accelpool_shim::{
     mapping::{Access, Mapping},
 };
 use accelpool_turns::TurnWeight;
-use nix::sys::eventfd::EventFd;
 use tempfile::TempDir;
 
 const UUID: &str = "GPU-5f1a4e3c-0000-4000-8000-000000000000";
@@ -45,7 +44,6 @@ fn main() -> ExitCode {
         report.line(&format!("share error over 10 s, {weights:?}"), longest, 1.0, "points");
         report.line("  over the worst second of them", worst, 3.0, "points");
     }
-    hand_over(&mut report, &node);
     let kills: Vec<Duration> = (0..report.runs(KILLS)).map(|_| next_after_kill(&node)).collect();
     let kills = Timing::of(kills);
     report.time_line("holder killed -> next granted, median", kills.median, FIFTY_MS);
@@ -169,46 +167,6 @@ fn share_error(report: &Report, node: &Node, weights: &[u32]) -> [f64; 2] {
     };
     let worst = looks.windows(2).map(|pair| error(&pair[0], &pair[1])).fold(0.0, f64::max);
     [error(&looks[0], &looks[seconds]), worst]
-}
-
-/// What a hand-over between two busy tenants costs: from the drained device to the next one's
-/// first launch, as the arbiter measures it. Beside it what this machine takes for the least of
-/// it, two processes that wake each other.
-fn hand_over(report: &mut Report, node: &Node) {
-    let _busy = [1, 2].map(|weight| {
-        let mut tenant = node.tenant(&format!("h{weight}"), weight, ShareClass::Normal);
-        tenant.process.send("burn 200 600000");
-        tenant
-    });
-    let floor = report.time(1000, wake_floor());
-    report.note("one wake-up there and one back, median", micros(floor.median), "us");
-    let mut costs = Vec::new();
-    for _ in 0..report.runs(100) {
-        thread::sleep(Duration::from_millis(100)); // the arbiter tells with its heartbeat
-        let told = node.arbiter.report();
-        costs.extend(told.devices.iter().map(|it| Duration::from_nanos(it.hand_over_ns)));
-    }
-    let costs = Timing::of(costs);
-    report.line("hand-over between two, median", micros(costs.median), 15.0, "us");
-    report.note("  of its running means, p99", micros(costs.p99), "us");
-}
-
-fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
-}
-
-/// Two threads that wake each other through an eventfd, as tenant and arbiter do.
-fn wake_floor() -> impl FnMut() {
-    let [there, back] = [(); 2].map(|()| Arc::new(EventFd::new().expect("the kernel has eventfd")));
-    let (ring, answer) = (there.clone(), back.clone());
-    thread::spawn(move || {
-        // Ends with the other side: nobody writes any more and the process ends.
-        while ring.read().is_ok() && answer.write(1).is_ok() {}
-    });
-    move || {
-        there.write(1).expect("an eventfd takes a count");
-        back.read().expect("the other thread answers");
-    }
 }
 
 /// From the kill of the holder until another one's gate is open.

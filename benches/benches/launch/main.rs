@@ -1,5 +1,5 @@
 //! What the library in a tenant's program costs it: a launch through an open gate, in instructions
-//! and in nanoseconds, a launch while turns are given, an allocation.
+//! and in nanoseconds, an allocation, a launch while turns are given, and a hand-over.
 //!
 //! The driver behind it does nothing, and the bare call of it is measured in between, so that the
 //! difference is the library's own. Instructions are counted by callgrind, from valgrind. The
@@ -11,12 +11,15 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
 use accelpool_arbiter::{Arbiter, ArmedDevice, Arming, Settings};
-use accelpool_benches::Report;
+use accelpool_benches::{Report, Timing};
 use accelpool_model::{DeviceUuid, MemoryBytes, ShareClass};
 use accelpool_turns::TurnWeight;
+use nix::sys::eventfd::EventFd;
 use tempfile::TempDir;
 
 /// What `driver.c` says.
@@ -28,7 +31,7 @@ const ROUNDS: usize = 9;
 fn main() -> ExitCode {
     let mut report = Report::begin();
     let node = Node::new();
-    let claim = node.arm("one");
+    let claim = node.arm("one", 1);
 
     if callgrind::is_installed() {
         let [bare, with] = [None, Some(&*claim)].map(|claim| instructions(&node, claim));
@@ -44,20 +47,62 @@ fn main() -> ExitCode {
         report.note(&format!("a bare {what}"), bare, "ns");
         report.line("  more with the library, gate open", with - bare, budget, "ns");
     }
-    let other = node.arm("other");
+    contended(&mut report, &node, [&claim, &node.arm("other", 2)]);
+    report.end()
+}
+
+/// Two programs that launch without end, one owed twice what the other is.
+fn contended(report: &mut Report, node: &Node, claims: [&Path; 2]) {
     let count = report.runs(3_000_000).max(64).to_string();
-    let [bare, with] = in_turn(&report, || {
-        let bare = node.output(&mut node.command(None, &["contended", &count]));
-        let mut beside = node.command(Some(&other), &["contended", &count]);
-        let mut beside = beside.stdout(Stdio::null()).spawn().expect("the program runs");
-        let with = node.output(&mut node.command(Some(&claim), &["contended", &count]));
+    let command = |claim| node.command(claim, &["contended", &count]);
+    let [bare, with] = in_turn(report, || {
+        let bare = node.output(&mut command(None));
+        let mut beside = command(Some(claims[1])).stdout(Stdio::null()).spawn().expect("it runs");
+        let with = node.output(&mut command(Some(claims[0])));
         let _ = beside.kill();
         beside.wait().expect("a child can be waited for");
         [bare, with]
     });
     report.note("a bare launch, waits included", bare, "ns of CPU");
     report.line("  more while two take turns", with - bare, 100.0, "ns of CPU");
-    report.end()
+
+    let floor = report.time(1000, wake_floor());
+    report.note("one wake-up there and one back", micros(floor.median), "us");
+    let mut programs = claims.map(|claim| {
+        let mut command = node.command(Some(claim), &["contended", "1000000000"]);
+        command.stdout(Stdio::null()).spawn().expect("the program runs")
+    });
+    let mut costs = Vec::new();
+    for _ in 0..report.runs(100) {
+        thread::sleep(Duration::from_millis(100)); // the arbiter tells with its heartbeat
+        let told = node.arbiter.report();
+        costs.extend(told.devices.iter().map(|it| Duration::from_nanos(it.hand_over_ns)));
+    }
+    for program in &mut programs {
+        let _ = program.kill();
+        program.wait().expect("a child can be waited for");
+    }
+    let costs = Timing::of(costs);
+    report.line("hand-over, drained -> launched, median", micros(costs.median), 15.0, "us");
+    report.note("  of its running means, p99", micros(costs.p99), "us");
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// Two threads that wake each other through an eventfd, as tenant and arbiter do.
+fn wake_floor() -> impl FnMut() {
+    let [there, back] = [(); 2].map(|()| Arc::new(EventFd::new().expect("the kernel has eventfd")));
+    let (ring, answer) = (there.clone(), back.clone());
+    thread::spawn(move || {
+        // Ends with the other side: nobody writes any more and the process ends.
+        while ring.read().is_ok() && answer.write(1).is_ok() {}
+    });
+    move || {
+        there.write(1).expect("an eventfd takes a count");
+        back.read().expect("the other thread answers");
+    }
 }
 
 /// The medians of what is measured in turn.
@@ -102,14 +147,14 @@ impl Node {
     }
 
     /// Lets a claim take part, with memory for all that is allocated here.
-    fn arm(&self, name: &str) -> PathBuf {
+    fn arm(&self, name: &str, weight: u32) -> PathBuf {
         let uuid: DeviceUuid = UUID.parse().expect("an identity");
         let (quota, reserve) = (MemoryBytes::from_gib(16), MemoryBytes::from_gib(1));
         let arming = Arming {
             claim: name.parse().expect("a claim"),
             devices: vec![ArmedDevice { uuid, quota, reserve }],
             class: ShareClass::Normal,
-            weight: TurnWeight::try_from(1).expect("a small weight"),
+            weight: TurnWeight::try_from(weight).expect("a small weight"),
             cap: None,
         };
         self.arbiter.arm(&arming).expect("the claim is armed")

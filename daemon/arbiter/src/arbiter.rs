@@ -10,7 +10,7 @@ use std::{
 };
 
 use accelpool_model::{ClaimId, DeviceUuid};
-use accelpool_shim::layout::DEVICES_MAX;
+use accelpool_shim::{layout::DEVICES_MAX, sys::now_ns};
 use accelpool_turns::{CLAIMS_MAX, ClaimKey, DeviceKey, Turns};
 
 use crate::{
@@ -178,7 +178,7 @@ impl Arbiter {
     pub fn judge(&self, device: &DeviceUuid, held: &[Held]) -> Vec<Violation> {
         let mut front = self.front();
         let report = front.report();
-        front.strikes.judge(&report, device, held)
+        front.strikes.judge(&report, device, held, now_ns())
     }
 
     fn front(&self) -> MutexGuard<'_, Front> {
@@ -347,6 +347,8 @@ impl Front {
         let mut all = Report::default();
         for thread in &self.threads {
             let told = thread.told.report.lock().unwrap_or_else(PoisonError::into_inner);
+            all.told_ns =
+                if all.told_ns == 0 { told.told_ns } else { all.told_ns.min(told.told_ns) };
             all.devices.extend(told.devices.iter().cloned());
             all.claims.extend(told.claims.iter().cloned());
         }

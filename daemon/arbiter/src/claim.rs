@@ -24,12 +24,14 @@ use accelpool_shim::{
 };
 use accelpool_turns::{Access, ClaimKey, DeviceKey, Seen};
 use nix::sys::stat::fstat;
+use tracing::warn;
 
 use crate::{
     arming::{Arming, uuid_bytes},
     folder::Folder,
     process::{Allowance, Process, Rate},
     report::Measured,
+    rows,
     sys::{self, Peer},
 };
 
@@ -76,10 +78,13 @@ pub(crate) struct Newcomer {
     since_ns: u64,
 }
 
-/// A process that has hung up and whose bytes are not given back yet.
+/// A process that has hung up, or has not come back to this daemon yet, and whose bytes are not
+/// given back.
 pub(crate) struct Departed {
     pub(crate) peer: Peer,
-    since_ns: u64,
+    /// When it hung up. Who was there before this daemon may take its time: it holds its row for
+    /// as long as it lives.
+    since_ns: Option<u64>,
 }
 
 struct Ledger {
@@ -142,8 +147,30 @@ impl Claim {
         control.magic.store(MAGIC, Ordering::Release);
         if inherits {
             claim.open(Grant::FAIL_OPEN, 0);
+            claim.take_over_rows();
         }
         Ok(claim)
+    }
+
+    /// Keeps the rows of an earlier daemon's processes that live, stopped ones too, and finds
+    /// what they hold.
+    fn take_over_rows(&mut self) {
+        for (index, peer) in rows::read(self.folder.path()) {
+            if self.ledger.is_none() {
+                rows::ledgers(&peer).any(|ledger| self.adopt(ledger));
+            }
+            self.departed.insert(index, Departed { peer, since_ns: None });
+        }
+    }
+
+    /// Writes down whose rows are taken.
+    fn keep_rows(&self) {
+        let processes = self.processes.iter().map(|(index, process)| (*index, &process.peer));
+        let departed = self.departed.iter().map(|(index, departed)| (*index, &departed.peer));
+        if let Err(error) = rows::write(self.folder.path(), processes.chain(departed)) {
+            let claim = &self.arming.claim;
+            warn!(%claim, %error, "after a restart, who comes back late will not be known");
+        }
     }
 
     /// Takes over other terms, as a repeated call may bring. The devices stay.
@@ -187,6 +214,11 @@ impl Claim {
             Access::Exclusive => Grant::EXCLUSIVE,
         };
         self.open(flags, deadline_ns.unwrap_or(0));
+    }
+
+    /// It is drained and stays off: its programs see why they wait.
+    pub(crate) fn park(&mut self) {
+        self.open(Grant::PARK, 0);
     }
 
     pub(crate) fn extend(&self, deadline_ns: Option<u64>) {
@@ -279,6 +311,7 @@ impl Claim {
                 numbers.push(process.eventfd_number());
                 sys::send(&process.connection, &Record::Welcome(welcome), &numbers).ok()?;
                 self.processes.insert(index, process);
+                self.keep_rows();
                 Some(index)
             }
             Err(refusal) => {
@@ -368,7 +401,8 @@ impl Claim {
     /// A process has hung up: its turn is over now, its bytes come back when it has ended.
     pub(crate) fn depart(&mut self, index: usize, now_ns: u64) {
         if let Some(process) = self.processes.remove(&index) {
-            self.departed.insert(index, Departed { peer: process.peer, since_ns: now_ns });
+            let since_ns = Some(now_ns);
+            self.departed.insert(index, Departed { peer: process.peer, since_ns });
         }
         if self.processes.is_empty() {
             self.close();
@@ -377,11 +411,13 @@ impl Claim {
 
     /// Gives back what a process held that has ended.
     pub(crate) fn end(&mut self, index: usize) {
-        if self.departed.remove(&index).is_some()
-            && let Some(ledger) = &self.ledger
-        {
+        if self.departed.remove(&index).is_none() {
+            return;
+        }
+        if let Some(ledger) = &self.ledger {
             self.is_inexact |= !ledger.page.end(index).is_exact;
         }
+        self.keep_rows();
     }
 
     /// What is due every heartbeat.
@@ -392,7 +428,7 @@ impl Claim {
         let ended: Vec<usize> = self
             .departed
             .iter()
-            .filter(|(_, departed)| late(departed.since_ns, DEPARTED_NS))
+            .filter(|(_, departed)| departed.since_ns.is_some_and(|at| late(at, DEPARTED_NS)))
             .map(|(index, _)| *index)
             .collect();
         for index in ended {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use accelpool_shim::{layout::HEARTBEAT_NS, sys::now_ns, wire::Record};
-use accelpool_turns::{Access, ClaimKey, Command, DeviceKey, Settings, Terms, Turns};
+use accelpool_turns::{Access, ClaimKey, ClaimState, Command, DeviceKey, Settings, Terms, Turns};
 use tracing::{debug, error};
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     claim::Claim,
     post::{Estate, Mailbox, Message},
     report::Report,
-    sys::{Received, receive},
+    sys::{Received, come_first, receive},
     wait::{Source, Waiter},
 };
 
@@ -87,6 +87,7 @@ impl Component {
     /// Runs until it is told to end. If the thread itself fails, its tenants' gates fail open
     /// when the heartbeat stands still; their quotas hold.
     pub(crate) fn run(mut self) {
+        come_first();
         let mut woken_by = Vec::new();
         loop {
             let now = now_ns();
@@ -176,9 +177,13 @@ impl Component {
     fn rearm(&mut self, key: ClaimKey, arming: Arming) {
         let Some(mut claim) = self.claims.remove(&key) else { return };
         claim.rearm(arming);
+        let was_parked = self.turns.report(key).is_some_and(|it| it.state == ClaimState::Parked);
         self.turns.remove(now_ns(), key);
         self.add(&claim);
         self.turns.set_processes(now_ns(), key, count(&claim));
+        if was_parked {
+            self.turns.park(now_ns(), key);
+        }
         self.claims.insert(key, claim);
     }
 
@@ -205,6 +210,7 @@ impl Component {
             }
             for (index, process) in &claim.processes {
                 self.waiter.add(&process.connection, Source::Connection(key, *index))?;
+                self.waiter.add(&process.peer.pidfd, Source::Exit(key, *index))?;
                 if !process.is_muted {
                     self.waiter.add(&process.eventfd, Source::Want(key, *index))?;
                 }
@@ -242,11 +248,7 @@ impl Component {
             Source::Newcomer(key, index) => self.read_newcomer(key, index, now),
             Source::Connection(key, index) => self.read_connection(key, index, now),
             Source::Want(key, index) => self.take_signal(key, index, now),
-            Source::Exit(key, index) => {
-                if let Some(claim) = self.claims.get_mut(&key) {
-                    claim.end(index);
-                }
-            }
+            Source::Exit(key, index) => self.take_exit(key, index, now),
         }
     }
 
@@ -289,6 +291,7 @@ impl Component {
         let heard = self
             .waiter
             .add(&process.connection, Source::Connection(key, row))
+            .and_then(|()| self.waiter.add(&process.peer.pidfd, Source::Exit(key, row)))
             .and_then(|()| self.waiter.add(&process.eventfd, Source::Want(key, row)));
         debug!(claim = %name, pid = process.peer.pid, "a process takes part");
         if heard.is_err() {
@@ -310,10 +313,24 @@ impl Component {
         }
         debug!(claim = %claim.arming.claim, pid = process.peer.pid, "a process has left");
         claim.depart(index, now);
-        if let Some(departed) = claim.departed.get(&index) {
-            // Without it the bytes come back a little later.
-            let _ = self.waiter.add(&departed.peer.pidfd, Source::Exit(key, index));
+        self.note_departure(key, now);
+    }
+
+    /// A process has ended. Its connection may be open in a child that it left behind.
+    fn take_exit(&mut self, key: ClaimKey, index: usize, now: u64) {
+        let Some(claim) = self.claims.get_mut(&key) else { return };
+        let was_there = claim.processes.contains_key(&index);
+        if was_there {
+            claim.depart(index, now);
         }
+        claim.end(index);
+        if was_there {
+            self.note_departure(key, now);
+        }
+    }
+
+    fn note_departure(&mut self, key: ClaimKey, now: u64) {
+        let Some(claim) = self.claims.get(&key) else { return };
         let processes = count(claim);
         self.turns.set_processes(now, key, processes);
         if processes == 0 {
@@ -399,8 +416,13 @@ impl Component {
                     claim.stuck = claim.stuck.saturating_add(1);
                 }
             }
+            Command::Parked { claim } => {
+                if let Some(claim) = self.claims.get_mut(claim) {
+                    claim.park();
+                }
+            }
             // Told by the policy's own report.
-            Command::Mode { .. } | Command::Parked { .. } => {}
+            Command::Mode { .. } => {}
         }
     }
 
@@ -437,7 +459,7 @@ impl Component {
     // ---- the heartbeat
 
     fn beat(&mut self, now: u64) {
-        let mut report = Report::default();
+        let mut report = Report { told_ns: now, ..Report::default() };
         let mut devices: BTreeMap<DeviceKey, u64> = BTreeMap::new();
         for claim in self.claims.values() {
             for device in &claim.devices {

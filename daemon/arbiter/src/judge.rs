@@ -1,7 +1,9 @@
 //! What the vendor says of a device beside what was granted: the pages are the tenants' to
 //! write, so they are believed of honest ones only.
 
-use std::collections::BTreeMap;
+mod time;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use accelpool_model::{ClaimId, DeviceUuid};
 
@@ -14,6 +16,8 @@ pub struct Held {
     pub pid: i32,
     /// Bytes of device memory.
     pub bytes: u64,
+    /// For how long it used the device since it was last judged, where the vendor measures it.
+    pub busy: Option<Duration>,
 }
 
 /// What a tenant does that it may not.
@@ -37,6 +41,15 @@ pub enum What {
         /// Bytes that they may.
         quota: u64,
     },
+    /// The processes of a claim use the device outside of its turns.
+    OutOfTurn {
+        /// The claim.
+        claim: ClaimId,
+        /// Thousandths of the time for which they used it.
+        busy_permille: u32,
+        /// Thousandths of the time that the claim was charged for.
+        turns_permille: u32,
+    },
     /// A process uses a shared device and takes part in no turns.
     Unregistered {
         /// The process.
@@ -48,6 +61,7 @@ pub enum What {
 #[derive(Debug, Default)]
 pub(crate) struct Strikes {
     seen: BTreeMap<DeviceUuid, Vec<Subject>>,
+    times: BTreeMap<DeviceUuid, time::Times>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,19 +79,24 @@ impl Strikes {
         report: &Report,
         device: &DeviceUuid,
         held: &[Held],
+        now_ns: u64,
     ) -> Vec<Violation> {
         let claims: Vec<_> = report.claims.iter().filter(|it| it.device == *device).collect();
         if claims.is_empty() {
             self.seen.remove(device);
+            self.times.remove(device);
             return Vec::new();
         }
         let mut bytes: BTreeMap<&ClaimId, u64> = BTreeMap::new();
+        let mut busy: BTreeMap<&ClaimId, Duration> = BTreeMap::new();
         let mut found = Vec::new();
         for process in held.iter().take(HELD_MAX) {
             let owner = claims.iter().find(|claim| claim.processes.contains(&process.pid));
             if let Some(claim) = owner {
                 let sum = bytes.entry(&claim.claim).or_default();
                 *sum = sum.saturating_add(process.bytes);
+                let sum = busy.entry(&claim.claim).or_default();
+                *sum = sum.saturating_add(process.busy.unwrap_or_default());
             } else {
                 let what = What::Unregistered { pid: process.pid };
                 found.push((Subject::Process(process.pid), what));
@@ -94,11 +113,11 @@ impl Strikes {
         }
         let subjects = found.iter().map(|(subject, _)| subject.clone()).collect();
         let before = self.seen.insert(device.clone(), subjects).unwrap_or_default();
-        found
-            .into_iter()
-            .filter(|(subject, _)| before.contains(subject))
-            .map(|(_, what)| Violation { device: device.clone(), what })
-            .collect()
+        let twice = found.into_iter().filter(|(subject, _)| before.contains(subject));
+        let times = self.times.entry(device.clone()).or_default();
+        let of_time = times.judge(report, device, &busy, now_ns);
+        let all = twice.map(|(_, what)| what).chain(of_time);
+        all.map(|what| Violation { device: device.clone(), what }).collect()
     }
 }
 
@@ -111,7 +130,7 @@ mod tests {
 
     const GPU: &str = "GPU-00000000-0000-0000-0000-000000000001";
 
-    fn report() -> Report {
+    pub(super) fn report() -> Report {
         let claim = ClaimTurns {
             claim: "a".parse().expect("a claim"),
             device: GPU.parse().expect("an identity"),
@@ -130,7 +149,7 @@ mod tests {
             processes: vec![1, 2],
             unclassified: 0,
         };
-        Report { devices: Vec::new(), claims: vec![claim] }
+        Report { claims: vec![claim], ..Report::default() }
     }
 
     /// Samples one after the other; the violations after the last.
@@ -140,8 +159,9 @@ mod tests {
         let device = GPU.parse().expect("an identity");
         let mut last = Vec::new();
         for sample in samples {
-            let held: Vec<_> = sample.iter().map(|&(pid, bytes)| Held { pid, bytes }).collect();
-            last = strikes.judge(&report(), &device, &held);
+            let held = sample.iter().map(|&(pid, bytes)| Held { pid, bytes, busy: None });
+            let held: Vec<_> = held.collect();
+            last = strikes.judge(&report(), &device, &held, 0);
         }
         let last: Vec<_> = last.into_iter().map(|violation| violation.what).collect();
         assert_eq!(last, expected);

@@ -18,6 +18,7 @@ mod judge;
 mod post;
 mod process;
 mod report;
+mod rows;
 mod sys;
 mod wait;
 

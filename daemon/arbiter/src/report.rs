@@ -14,6 +14,8 @@ pub struct Report {
     pub devices: Vec<DeviceTurns>,
     /// One for each claim and device, in that order.
     pub claims: Vec<ClaimTurns>,
+    /// The oldest heartbeat that any of it is of, in the daemon's monotonic time.
+    pub told_ns: u64,
 }
 
 /// How a device is shared.

@@ -3,8 +3,10 @@
 
 use std::{
     ffi::CString,
+    io::{BufRead, BufReader},
     os::unix::ffi::OsStrExt,
     path::Path,
+    process::{Command, Stdio},
     sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
@@ -221,6 +223,106 @@ fn pages_come_back_to_the_next_arbiter() {
     let pages = [0, 1, 2].map(|_| answer.descriptors.pop().expect("three descriptors"));
     let shared = Mapping::<LedgerPage>::of_sealed(pages[2]).expect("a sealed page");
     assert_eq!(shared.devices[0].used.load(Ordering::SeqCst), 4096);
+}
+
+#[test]
+fn a_parked_claim_is_off_its_devices_until_it_is_resumed() {
+    let root = TempDir::new().expect("a folder");
+    let arbiter = start(&root);
+    let folders = [("parked", &[1, 2][..]), ("other", &[1])]
+        .map(|(claim, devices)| arbiter.arm(&arming(claim, devices)).expect("armed"));
+    let tenants = folders.each_ref().map(|folder| register(folder));
+    for tenant in &tenants {
+        welcome(&tenant.1);
+    }
+    let [parked, other] = folders.each_ref().map(|folder| control(folder));
+    until("all gates are open", || is_open(&parked, 1) && is_open(&other, 0));
+    let claim: ClaimId = "parked".parse().expect("a claim");
+    arbiter.park(&claim);
+    let grants = || [0, 1].map(|device: usize| parked.devices[device].grant.read());
+    until("parked", || grants().iter().all(|it| it.has(Grant::PARK) && !it.may_submit()));
+    let is_told_parked = || {
+        let report = arbiter.report();
+        let its = report.claims.iter().filter(|it| it.claim == claim);
+        its.filter(|it| it.state == "parked").count() == 2
+    };
+    until("it is told so", is_told_parked);
+    assert!(is_open(&other, 0), "nobody else is held up");
+    // With other terms it is parked all the same, and its processes stay registered.
+    arbiter
+        .arm(&Arming { weight: 500.try_into().expect("a weight"), ..arming("parked", &[1, 2]) })
+        .expect("armed");
+    until("the new terms", || parked.devices[0].weight.load(Ordering::SeqCst) == 500);
+    let beat = parked.heartbeat_ns.load(Ordering::SeqCst);
+    until("a look later", || parked.heartbeat_ns.load(Ordering::SeqCst) > beat && is_told_parked());
+    assert!(grants().iter().all(|it| !it.may_submit()));
+    assert_eq!(processes(&arbiter.report(), "parked"), 1);
+    arbiter.resume(&claim);
+    until("its gates are open again", || grants().iter().all(|it| it.has(Grant::OPEN)));
+}
+
+/// Registers, forks, and has the child keep what it inherits until its input ends.
+const FORKS: &str = "use Socket; $| = 1; socket(S, AF_UNIX, SOCK_SEQPACKET, 0) or die $!; \
+    connect(S, pack_sockaddr_un($ARGV[0])) or die $!; send(S, pack('C*', split ' ', $ARGV[1]), 0) or die $!; \
+    recv(S, $answer, 4096, 0); if (!fork()) { <STDIN>; exit } print \"forked\\n\"; wait";
+
+#[test]
+fn who_ends_has_left_although_a_child_holds_its_connection() {
+    let root = TempDir::new().expect("a folder");
+    let arbiter = start(&root);
+    let folder = arbiter.arm(&arming("claim", &[1])).expect("armed");
+    let hello = hello(None).encode().map(|byte| byte.to_string()).join(" ");
+    let mut command = Command::new("perl");
+    command.args(["-e", FORKS]).arg(folder.join(SOCKET_FILE)).arg(hello);
+    let mut parent = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("perl");
+    let _child_lives = parent.stdin.take();
+    let mut line = String::new();
+    let said = parent.stdout.take().expect("it is piped");
+    BufReader::new(said).read_line(&mut line).expect("it speaks");
+    assert_eq!(line, "forked\n");
+    until("the parent takes part", || processes(&arbiter.report(), "claim") == 1);
+    parent.kill().expect("a child can be killed");
+    parent.wait().expect("a child can be waited for");
+    until("it has left", || processes(&arbiter.report(), "claim") == 0);
+}
+
+#[test]
+fn who_is_late_after_a_restart_keeps_its_row_and_its_bytes() {
+    // All claims' pages are this one process's here: the name tells this test's own.
+    let root = TempDir::new().expect("a folder");
+    let arbiter = start(&root);
+    let folder = arbiter.arm(&arming("late", &[1])).expect("armed");
+    let (connection, mut answer) = register(&folder);
+    let first = welcome(&answer);
+    let [_bell, process, ledger_fd] = [0, 1, 2].map(|_| answer.descriptors.pop().expect("three"));
+    let ledger = Mapping::<LedgerPage>::of_sealed(ledger_fd).expect("a sealed page");
+    let account = ledger.account(usize::try_from(first.process_index).expect("a row"), 0);
+    let held = account.expect("a row").reserve(4096, 1 << 30).expect("within the quota").commit();
+    assert_eq!(held, 4096);
+    drop((connection, arbiter));
+
+    let arbiter = start(&root);
+    arbiter.arm(&arming("late", &[1])).expect("armed");
+    let used = || {
+        let report = arbiter.report();
+        report.claims.first().map_or(0, |it| it.memory_used.bytes())
+    };
+    // Another process of the claim comes first, at once, and gets a row of its own.
+    let (_other, answer) = register(&folder);
+    assert_ne!(welcome(&answer).process_index, first.process_index);
+    until("what the absent one holds is told", || used() == 4096);
+    // Longer than any shim waits between two tries.
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(2500) {
+        assert_eq!(used(), 4096, "it lives, and holds what it held");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let returns = Returns { incarnation: first.incarnation, process_index: first.process_index };
+    let connection = connect(&folder);
+    connection.send(&hello(Some(returns)), Some([ledger_fd, process])).expect("read");
+    let again = welcome(&connection.receive(PATIENCE_NS).expect("answered"));
+    assert_eq!((again.keeps_pages, again.process_index), (true, first.process_index));
+    until("both take part", || processes(&arbiter.report(), "late") == 2 && used() == 4096);
 }
 
 #[track_caller]

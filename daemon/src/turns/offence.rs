@@ -6,7 +6,7 @@
 use std::{fs, path::PathBuf};
 
 use accelpool_arbiter::{Report, Violation, What};
-use accelpool_model::{ClaimId, OnViolation};
+use accelpool_model::{ClaimId, DeviceUuid, OnViolation};
 
 use crate::gate::Hierarchy;
 
@@ -24,10 +24,17 @@ pub struct Offence {
 pub(super) fn explain(found: Vec<Violation>, report: &Report) -> Vec<Offence> {
     let explain = |Violation { device, what }| match what {
         What::OverQuota { claim, held, quota } => {
-            let row = report.claims.iter().find(|it| it.claim == claim && it.device == device);
             let words =
                 format!("its processes hold {held} bytes of {device}, {quota} were granted");
-            let pids = row.map(|row| row.processes.clone()).unwrap_or_default();
+            let pids = processes(report, &claim, &device);
+            Offence { claim: Some(claim), words, pids }
+        }
+        What::OutOfTurn { claim, busy_permille, turns_permille } => {
+            let words = format!(
+                "its processes used {device} for {busy_permille} of 1000 ms, and its turns were \
+                 {turns_permille}: they go round the gate"
+            );
+            let pids = processes(report, &claim, &device);
             Offence { claim: Some(claim), words, pids }
         }
         What::Unregistered { pid } => {
@@ -36,6 +43,11 @@ pub(super) fn explain(found: Vec<Violation>, report: &Report) -> Vec<Offence> {
         }
     };
     found.into_iter().map(explain).collect()
+}
+
+fn processes(report: &Report, claim: &ClaimId, device: &DeviceUuid) -> Vec<i32> {
+    let row = report.claims.iter().find(|it| it.claim == *claim && it.device == *device);
+    row.map(|row| row.processes.clone()).unwrap_or_default()
 }
 
 /// Does to the processes' cgroups what the pool's configuration says; what was done, for people.

@@ -157,7 +157,8 @@ impl Sampler {
             .iter()
             .filter_map(|sample| {
                 let pid = i32::try_from(sample.pid).ok()?;
-                Some(Held { pid, bytes: sample.memory.bytes() })
+                let (bytes, busy) = (sample.memory.bytes(), sample.compute_busy);
+                Some(Held { pid, bytes, busy })
             })
             .collect();
         let offences = self.turns.judge(&device.uuid, &held);

@@ -21,7 +21,7 @@ use accelpool_shim::{
 };
 
 use accelpool_tests::{
-    Cgroups, Home,
+    Cgroups, Client, Home,
     tenants::{of_pod, pod_uid},
     wait_for,
 };
@@ -48,8 +48,12 @@ fn hello(layout_hash: u64) -> Record {
 
 /// A neighbour works, and is told to have worked as much as it is owed.
 fn check_neighbour(scene: &Scene) {
-    let before = scene.turns_of("neighbour").unwrap().used_ns;
-    scene.until("the neighbour works", "neighbour", |told| told.used_ns > before + 100_000_000);
+    check_neighbour_of(scene, "neighbour");
+}
+
+fn check_neighbour_of(scene: &Scene, claim: &str) {
+    let before = scene.turns_of(claim).unwrap().used_ns;
+    scene.until("the neighbour works", claim, |told| told.used_ns > before + 100_000_000);
 }
 
 #[test]
@@ -149,6 +153,14 @@ fn scribbling_hurts_the_scribbler_alone() {
     check_neighbour(&scene);
 }
 
+/// What the claim's story says of its first violation.
+fn violation(client: &Client, claim: &str) -> Option<String> {
+    let request = ExplainClaimRequest { claim: claim.to_owned() };
+    let answer = client.call(async |mut node| node.explain_claim(request).await).unwrap();
+    let event = answer.events.into_iter().find(|event| event.kind == "violated")?;
+    Some(event.message)
+}
+
 /// A process of a claim's pod that uses the device and takes part in no turns: `on_violation` is
 /// what becomes of it.
 #[track_caller]
@@ -169,12 +181,8 @@ fn check_unregistered(on_violation: &str, is_done: impl Fn(&Path, &mut Child) ->
     let daemon = home.start();
     let client = daemon.client();
     client.prepare(of_pod(ask("a", 8, 250), 1)).unwrap();
-    let told = wait_for("the violation in the claim's story", || {
-        let request = ExplainClaimRequest { claim: "a".to_owned() };
-        let answer = client.call(async |mut node| node.explain_claim(request).await).unwrap();
-        answer.events.into_iter().find(|event| event.kind == "violated")
-    });
-    assert!(told.message.contains("takes no turns"), "{}", told.message);
+    let told = wait_for("the violation in the claim's story", || violation(&client, "a"));
+    assert!(told.contains("takes no turns"), "{told}");
     let done = || is_done(&pod, &mut stranger).then_some(());
     wait_for(on_violation, done);
     drop(daemon);
@@ -190,4 +198,52 @@ fn who_takes_no_turns_is_reported_frozen_or_killed() {
         std::fs::read_to_string(pod.join("cgroup.events")).unwrap().contains("frozen 1")
     });
     check_unregistered("kill", |_, stranger| stranger.try_wait().unwrap().is_some());
+}
+
+/// A registered process that uses the device without passing the gate, as the vendor's figures
+/// show, beside one that the vendor sees as busy and that had its turns for it.
+#[track_caller]
+fn check_out_of_turn(on_violation: &str, is_done: impl Fn(&Path, &mut Child) -> bool) {
+    let cgroups = Cgroups::new();
+    let pod = cgroups.make(&format!("burstable/pod{}/main", pod_uid(1)));
+    let pool = format!("gate = \"off\"\non_violation = {on_violation:?}");
+    let home = Home::with_turns_in("dgx-h100", &pool);
+    home.sample_every(100, Path::new("/proc"));
+    let scene = Scene::of(home, &[DEVICE]);
+    scene.client.prepare(of_pod(ask("rogue", 8, 250), 1)).unwrap();
+    scene.share("honest", 8, 250);
+    let (mut rogue, mut honest) = (scene.tenant("rogue"), scene.tenant("honest"));
+    std::fs::write(pod.join("cgroup.procs"), rogue.pid().to_string()).unwrap();
+    honest.send("burn 200 600000");
+    check_neighbour_of(&scene, "honest");
+    let process = |pid, permille| {
+        format!(
+            "[[process]]\npid = {pid}\ndevice = {DEVICE:?}\nmemory = \"1Gi\"\n\
+             compute_permille = {permille}\n"
+        )
+    };
+    scene.home.script(&(process(rogue.pid(), 450) + &process(honest.pid(), 550)));
+    let told = wait_for("the violation", || violation(&scene.client, "rogue"));
+    assert!(told.contains("they go round the gate"), "{told}");
+    wait_for(on_violation, || is_done(&pod, &mut rogue.child).then_some(()));
+    assert_eq!(violation(&scene.client, "honest"), None);
+    check_neighbour_of(&scene, "honest");
+    let _ = std::fs::write(pod.join("cgroup.freeze"), "0");
+}
+
+#[test]
+fn who_works_outside_of_its_turns_is_reported() {
+    check_out_of_turn("report", |_, rogue| rogue.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn who_works_outside_of_its_turns_is_frozen() {
+    check_out_of_turn("freeze", |pod, _| {
+        std::fs::read_to_string(pod.join("cgroup.events")).unwrap().contains("frozen 1")
+    });
+}
+
+#[test]
+fn who_works_outside_of_its_turns_is_killed() {
+    check_out_of_turn("kill", |_, rogue| rogue.try_wait().unwrap().is_some());
 }

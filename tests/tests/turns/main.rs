@@ -141,6 +141,35 @@ fn a_daemon_that_dies_under_load_disturbs_nobody() {
 }
 
 #[test]
+fn who_is_stopped_over_a_restart_comes_back_to_its_turns_and_bytes() {
+    let mut scene = Scene::new();
+    scene.share("a", 4, 500);
+    scene.share("b", 4, 500);
+    let (mut a, mut b) = (scene.tenant("a"), scene.tenant("b"));
+    a.must("alloc 1073741824");
+    b.send(FOR_EVER);
+    let used = scene.until("its bytes", "a", |told| told.memory_used_bytes > GIB);
+    a.signal(Signal::SIGSTOP);
+    scene.restart();
+    scene.until("b is back", "b", |told| told.pids == [b.pid()]);
+    // Longer than any shim waits between two tries.
+    let before = scene.turns_of("b").unwrap().used_ns;
+    let told = scene.until("b works", "b", |told| told.used_ns > before + 3_000_000_000);
+    assert_eq!(told.stuck, 0);
+    let held = scene.turns_of("a").unwrap();
+    assert_eq!((held.memory_used_bytes, held.pids.len()), (used.memory_used_bytes, 0));
+    // A second process of the claim finds only what is left of the quota.
+    let mut second = scene.tenant("a");
+    assert_eq!(second.ask("alloc 3221225472"), "error 2");
+    a.signal(Signal::SIGCONT);
+    scene.until("a is back", "a", |told| told.pids.contains(&a.pid()));
+    a.send(FOR_EVER);
+    scene.until("turns of a", "a", |told| told.turns > 3 && told.used_ns > 100_000_000);
+    drop((a, second));
+    scene.until("its bytes are given back", "a", |told| told.memory_used_bytes == 0);
+}
+
+#[test]
 fn what_an_earlier_daemon_left_is_cleared() {
     let mut scene = Scene::new();
     scene.share("kept", 4, 250);

@@ -39,7 +39,11 @@ impl Scene {
 
     /// One whose pool of all devices says `pool` as well, with these behind the driver.
     pub(crate) fn with_pool(pool: &str, devices: &[&str]) -> Self {
-        let home = Home::with_turns_in("dgx-h100", pool);
+        Self::of(Home::with_turns_in("dgx-h100", pool), devices)
+    }
+
+    /// One of a home that is configured already.
+    pub(crate) fn of(home: Home, devices: &[&str]) -> Self {
         let daemon = home.start();
         let client = daemon.client();
         let listed = client.devices().unwrap();
