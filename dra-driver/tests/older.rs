@@ -93,7 +93,8 @@ async fn kubernetes_1_34_as_it_comes_is_served() {
     let (bench, kubelet, _driver) = Bench::running(Setup { server, ..Setup::default() }).await;
     let devices = || {
         let slices = bench.api.list("resourceslices");
-        let devices = slices.iter().flat_map(|slice| slice["spec"]["devices"].as_array().cloned());
+        let devices =
+            slices.iter().filter_map(|slice| slice["spec"]["devices"].as_array().cloned());
         devices.flatten().collect::<Vec<_>>()
     };
     eventually("both devices are published", || devices().len() == 2).await;

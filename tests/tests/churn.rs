@@ -177,11 +177,10 @@ impl Node {
 
     fn start_driver(&mut self) {
         let config = self.root.path().join("dra.toml");
-        let text = format!(
-            "node_socket = {:?}\nkubelet_root = {:?}\nnri.enabled = false\n",
-            self.home.socket(),
-            self.root.path()
-        );
+        let (socket, root) = (self.home.socket(), self.root.path().display().to_string());
+        let socket = socket.display().to_string();
+        let text =
+            format!("node_socket = {socket:?}\nkubelet_root = {root:?}\nnri.enabled = false\n");
         fs::write(&config, text).unwrap();
         let uid = format!("instance-{}", self.instances);
         let mut command = Command::new(driver());
