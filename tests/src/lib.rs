@@ -25,7 +25,7 @@ pub use crate::{
     daemon::{Daemon, Faults},
     home::Home,
     podman::{CDI_DIR, Container, Podman},
-    program::{cli, program, tenant},
+    program::{cli, driver, program, tenant},
 };
 
 /// Longer than anything takes on a loaded machine; a test that passes never waits as long.

@@ -144,6 +144,14 @@ impl Daemon {
         self.shared.publish();
     }
 
+    /// Lets a lease begin at another time.
+    pub(crate) fn set_since(&self, claim: &str, since_unix_ms: u64) {
+        if let Some(lease) = self.shared.state().leases.get_mut(claim) {
+            lease.since_unix_ms = since_unix_ms;
+        }
+        self.shared.publish();
+    }
+
     pub(crate) fn release(&self, claim: &str) {
         self.shared.state().leases.remove(claim);
         self.shared.publish();

@@ -36,6 +36,7 @@ pub(crate) struct Setup {
     pub(crate) replicas: u32,
     pub(crate) pace: Pace,
     pub(crate) print: bool,
+    pub(crate) server: accelpool_cluster_double::Options,
 }
 
 impl Default for Setup {
@@ -46,6 +47,7 @@ impl Default for Setup {
             replicas: 0,
             pace: Pace::default(),
             print: false,
+            server: accelpool_cluster_double::Options::default(),
         }
     }
 }
@@ -65,7 +67,7 @@ impl Bench {
     /// The surroundings, without driver and kubelet.
     pub(crate) async fn new(setup: Setup) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let api = Arc::new(ApiServer::start(accelpool_cluster_double::Options::default()).await);
+        let api = Arc::new(ApiServer::start(setup.server).await);
         api.put(json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": { "name": NODE, "uid": "node-uid" },
