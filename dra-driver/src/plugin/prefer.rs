@@ -111,7 +111,7 @@ mod tests {
         let (memory, compute) = (MemoryBytes::new(1), ComputePermille::WHOLE);
         let wanted = Wanted::Share { device: device.to_owned(), memory, compute };
         let id = format!("{device}-share-{index}");
-        Offered { id, healthy: true, numa_node: None, ways: 2, wanted }
+        Offered { id, healthy: true, numa_node: None, enforced: false, ways: 2, wanted }
     }
 
     #[track_caller]
