@@ -217,6 +217,9 @@ pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
             .map(|device| device.name.to_string())
             .collect(),
         align_cpus: pool.align_cpus,
+        compute: pool.compute.to_string(),
+        on_violation: pool.on_violation.to_string(),
+        mps: pool.mps,
     };
     state.pools.iter().map(of).collect()
 }
@@ -427,6 +430,9 @@ pub(super) fn topology(state: &State) -> wire::GetTopologyResponse {
         b: link.ends.1.to_string(),
         kind: link.kind.to_string(),
         bandwidth_bytes_per_second: link.bandwidth.bytes_per_second(),
+        strands: link.strands,
+        switched: link.route.is_switched(),
+        switches: link.route.switches().map(|it| it.to_string()).collect(),
     };
     wire::GetTopologyResponse {
         source: state.topology.source.clone(),

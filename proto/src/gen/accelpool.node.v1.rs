@@ -962,6 +962,16 @@ pub struct Pool {
     /// takes plugins and the kubelet has not chosen CPUs itself.
     #[prost(bool, tag = "7")]
     pub align_cpus: bool,
+    /// What the compute time of a share means where shares take turns: guarantee or cap
+    #[prost(string, tag = "8")]
+    pub compute: ::prost::alloc::string::String,
+    /// What becomes of a claim that takes more of a shared device than it was granted: report,
+    /// freeze or kill
+    #[prost(string, tag = "9")]
+    pub on_violation: ::prost::alloc::string::String,
+    /// Its shares are served by NVIDIA's MPS instead of turns.
+    #[prost(bool, tag = "10")]
+    pub mps: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Taint {
@@ -1296,6 +1306,14 @@ pub struct Link {
     pub kind: ::prost::alloc::string::String,
     #[prost(uint64, tag = "4")]
     pub bandwidth_bytes_per_second: u64,
+    /// Links of the hardware that work as this one; 0 is not known.
+    #[prost(uint32, tag = "5")]
+    pub strands: u32,
+    /// It runs through switches of its own kind; by PCI address, none where nobody tells.
+    #[prost(bool, tag = "6")]
+    pub switched: bool,
+    #[prost(string, repeated, tag = "7")]
+    pub switches: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchNodeRequest {

@@ -317,6 +317,9 @@ fn topology(devices: &[Device]) -> GetTopologyResponse {
         b: name(BUSES[b]),
         kind: "nvlink".into(),
         bandwidth_bytes_per_second: 450_000_000_000,
+        strands: 18,
+        switched: true,
+        switches: [5, 6, 7, 8].map(|bus| format!("0000:{bus:02x}:00.0")).into(),
     };
     GetTopologyResponse {
         source: "host".into(),
@@ -406,6 +409,9 @@ pub(crate) fn eight_gpus() -> State {
         devices: buses.iter().map(|bus| self::name(bus)).collect(),
         gate: if sharing == "any" { "enforce" } else { "audit" }.into(),
         on_stale_holder: "report".into(),
+        compute: if sharing == "shares" { "cap" } else { "guarantee" }.into(),
+        on_violation: if sharing == "shares" { "kill" } else { "report" }.into(),
+        mps: sharing == "any",
         ..Pool::default()
     };
     let vendor = |name: &str, state: &str, restarts, last_error: &str, devices| VendorStatus {
