@@ -16,6 +16,7 @@ use crate::{
         Verification,
     },
     node::{Event, State},
+    usage::cgroup::pod_uid,
 };
 
 /// `state` as decisions want it.
@@ -398,6 +399,7 @@ pub(super) fn denial(denial: &Denial) -> wire::Denial {
         number: denial.number.clone(),
         access: denial.access.clone(),
         claims: denial.claims.iter().map(ToString::to_string).collect(),
+        workload: pod_uid(&denial.cgroup).unwrap_or_default(),
     }
 }
 

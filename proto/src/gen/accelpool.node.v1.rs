@@ -154,6 +154,9 @@ pub struct Denial {
     /// Claims that its cgroup is bound to; none of them holds this device.
     #[prost(string, repeated, tag = "10")]
     pub claims: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The workload that its cgroup's path names, in Kubernetes a pod's UID; empty if none.
+    #[prost(string, tag = "11")]
+    pub workload: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListHoldersRequest {
