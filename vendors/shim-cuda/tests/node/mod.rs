@@ -64,6 +64,18 @@ impl Node {
         command
     }
 
+    /// A command that finds the drop-in in the place of the driver, in the claim.
+    pub(crate) fn drop_in(&self, program: &Path, keeper: &Keeper) -> Command {
+        let folder = Path::new(accelpool_shim_cuda::DROP_IN_BUILT_AT).parent().unwrap();
+        let mut command = self.command(program, keeper);
+        command.env_remove("LD_PRELOAD");
+        // The driver's folder too, for what else lies there.
+        let path = format!("{}:{}", folder.display(), self.dir.path().display());
+        command.env("LD_LIBRARY_PATH", path);
+        command.env("ACCELPOOL_CUDA_DRIVER", self.dir.path().join("libcuda.so.1"));
+        command
+    }
+
     pub(crate) fn tenant(&self, keeper: &Keeper) -> Tenant {
         self.tenant_with(keeper, &[])
     }
