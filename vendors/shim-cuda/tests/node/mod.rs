@@ -7,6 +7,7 @@
 
 mod keeper;
 pub(crate) mod programs;
+pub(crate) mod whole;
 
 use std::{
     env, fs,
