@@ -1,5 +1,5 @@
 # The recipes of the house; CI runs these and nothing else.
-.PHONY: help demo demo-metrics demo-kubelet demo-gate demo-nvidia demo-turns hw hw-bundle test bench lint fmt deny doc
+.PHONY: help demo demo-metrics demo-kubelet demo-gate demo-nvidia demo-turns hw hw-turns hw-bundle test bench lint fmt deny doc
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1  -  /p' Makefile
@@ -27,6 +27,9 @@ hw-bundle: ## make the folder that checks accelpool on a machine with a GPU and 
 
 hw: hw-bundle ## check accelpool on this machine's GPUs, which nobody may be using
 	@target/hw/accelpool-hw/accelpool-hw check --out target/hw/report
+
+hw-turns: hw-bundle ## measure turns on this machine's GPU, which nobody may be using
+	@target/hw/accelpool-hw/accelpool-hw turns --out target/hw/turns
 
 test: ## run every test
 	@tools/setup.sh && { tools/containerd.sh || true; } && tools/test.sh

@@ -46,7 +46,9 @@ cat >"$out/README" <<END
 accelpool-hw, built with glibc $glibc: it runs where glibc is as new (ldd --version).
 
   ./accelpool-hw check         the adapter on this machine's GPUs; about a minute
-  ./accelpool-hw check --help
+  ./accelpool-hw turns         GPUs that are shared by turns, measured; about ten minutes
+  ./accelpool-hw turns --short whether all of that can be measured here; half a minute
+  ./accelpool-hw help
 
 Needs root, NVIDIA's driver, and GPUs that nobody uses. Changes no setting.
 END

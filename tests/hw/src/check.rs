@@ -68,14 +68,15 @@ pub(crate) enum Said {
 
 /// What is known once the child is gone.
 #[derive(Default)]
-struct Heard {
-    rows: Vec<Row>,
-    snapshot: Option<Value>,
-    outcome: Option<&'static str>,
+pub(crate) struct Heard {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) snapshot: Option<Value>,
+    /// `refused` or `absent`; none if it was looked at.
+    pub(crate) outcome: Option<&'static str>,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
-    let heard = listen(options)?;
+    let heard = listen(&options.place, options.patience, false)?;
     let failed = heard.rows.iter().any(|row| row.verdict == Verdict::Failed);
     let outcome = heard.outcome.unwrap_or(if failed { "failed" } else { "passed" });
     let report = Report::new(outcome, heard.rows);
@@ -87,13 +88,17 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         }
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
     }
-    Ok(match outcome {
+    Ok(exit_code(outcome))
+}
+
+pub(crate) fn exit_code(outcome: &str) -> ExitCode {
+    match outcome {
         "passed" => 0,
         "failed" => 1,
         "refused" => 2,
         _ => 3,
     }
-    .into())
+    .into()
 }
 
 fn write(out: &Path, report: &Report, snapshot: Option<&Value>) -> anyhow::Result<()> {
@@ -121,16 +126,18 @@ impl Drop for Looking {
     }
 }
 
-fn listen(options: &Options) -> anyhow::Result<Heard> {
+/// Has a child look, `brief`ly if only at whether it may; silence of `patience` seconds ends it.
+pub(crate) fn listen(place: &Place, patience: u64, brief: bool) -> anyhow::Result<Heard> {
     let mut command = Command::new(env::current_exe()?);
-    command.arg("look").args(options.place.arguments()).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.arg("look").args(place.arguments()).args(brief.then_some("--brief"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = Looking(command.spawn().context("cannot run this program again")?);
     let out = child.0.stdout.take().context("the child has no output")?;
     let lines = read(out);
-    let patience = Duration::from_secs(options.patience);
+
     let (mut heard, mut now) = (Heard::default(), "to start".to_owned());
     loop {
-        let failed = match lines.recv_timeout(patience) {
+        let failed = match lines.recv_timeout(Duration::from_secs(patience)) {
             Ok(Said::Begin(what)) => {
                 now = what;
                 continue;
@@ -142,7 +149,7 @@ fn listen(options: &Options) -> anyhow::Result<Heard> {
             }
             Err(RecvTimeoutError::Timeout) => {
                 heard.outcome = Some("absent");
-                format!("no sign of life for {} s: the library hangs", options.patience)
+                format!("no sign of life for {patience} s: the library hangs")
             }
             Err(RecvTimeoutError::Disconnected) if heard.outcome.is_some() => return Ok(heard),
             Err(RecvTimeoutError::Disconnected) => {

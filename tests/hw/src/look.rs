@@ -13,12 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use accelpool_cuda_engine::suite::Tenant;
 use accelpool_model::{Device, DeviceUuid, FaultClass, MemoryBytes};
-use accelpool_vendor_api::{
-    Vendor as _, VendorEvent,
-    conformance::{self, Options},
-};
+use accelpool_vendor_api::{Vendor as _, VendorEvent, conformance};
 use accelpool_vendor_nvidia::Nvidia;
+use clap::Args;
 use nix::sys::{prctl, signal::Signal};
 use serde_json::Value;
 
@@ -27,7 +26,7 @@ use crate::{
     check::Said,
     place::Place,
     report::{Row, Verdict},
-    tenant::Tenant,
+    tenant,
 };
 
 /// How long an event may take from the fault to NVML.
@@ -73,7 +72,18 @@ fn checked(check: &str, body: impl FnOnce() -> Checked) {
     }
 }
 
-pub(crate) fn run(place: &Place) -> anyhow::Result<ExitCode> {
+/// What to look at.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    place: Place,
+    /// Only at whether the machine may be touched, and how it is set up.
+    #[arg(long)]
+    brief: bool,
+}
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let place = &options.place;
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     let vendor = place.vendor();
     say(&Said::Begin("the_library_answers".to_owned()));
@@ -101,7 +111,9 @@ pub(crate) fn run(place: &Place) -> anyhow::Result<ExitCode> {
         say(&Said::Refused(reasons));
         return Ok(ExitCode::SUCCESS);
     }
-    look(place, &vendor, &before);
+    if !options.brief {
+        look(place, &vendor, &before);
+    }
     say(&Said::End);
     Ok(ExitCode::SUCCESS)
 }
@@ -114,7 +126,8 @@ fn look(place: &Place, vendor: &Nvidia, before: &Value) {
         "no process, no MIG mode, settings as they come",
     );
     say(&Said::Begin("conformance".to_owned()));
-    for outcome in conformance::check(vendor, Options { cut: false, nodes: true }).outcomes {
+    let options = conformance::Options { cut: false, nodes: true };
+    for outcome in conformance::check(vendor, options).outcomes {
         let (verdict, detail) = match outcome.verdict {
             conformance::Verdict::Passed => (Verdict::Passed, String::new()),
             conformance::Verdict::Skipped(why) => (Verdict::Skipped, why),
@@ -232,11 +245,11 @@ fn idle(vendor: &Nvidia, devices: &[Device]) -> Checked {
 }
 
 /// A tenant on CUDA's first device, and which that is.
-fn tenant(place: &Place) -> Result<(Tenant, String), Stop> {
+fn first_device(place: &Place) -> Result<(Tenant, String), Stop> {
     let start = || {
-        let mut tenant = Tenant::start(&place.libcuda())?;
-        tenant.ask("start 0")?;
-        let uuid = tenant.ask("uuid")?;
+        let mut tenant = tenant::start(&place.libcuda())?;
+        tenant.try_ask("start 0")?;
+        let uuid = tenant.try_ask("uuid")?;
         anyhow::Ok((tenant, uuid))
     };
     start().or_else(|error| skipped(format!("no tenant of CUDA can run here: {error:#}")))
@@ -249,18 +262,18 @@ fn of_tenant<'a>(uuid: &str, devices: &'a [Device]) -> Result<&'a DeviceUuid, St
 }
 
 fn seen(place: &Place, vendor: &Nvidia, devices: &[Device]) -> Checked {
-    let (mut tenant, uuid) = tenant(place)?;
+    let (mut tenant, uuid) = first_device(place)?;
     let device = of_tenant(&uuid, devices)?;
     let asked = |answer: anyhow::Result<String>| {
         answer.map_err(|error| Stop::Failed(format!("the tenant: {error:#}")))
     };
-    asked(tenant.ask(&format!("alloc {HELD_BYTES}")))?;
+    asked(tenant.try_ask(&format!("alloc {HELD_BYTES}")))?;
     // The first sample says since when the second measures.
     let sample = || vendor.sample(device).map_err(|error| Stop::Failed(error.to_string()));
     sample()?;
-    asked(tenant.ask("burn 200 2000"))?;
+    asked(tenant.try_ask("burn 200 2000"))?;
     let samples = sample()?;
-    let Some(mine) = samples.iter().find(|sample| sample.pid == tenant.id()) else {
+    let Some(mine) = samples.iter().find(|sample| sample.pid == tenant.child.id()) else {
         let pids: Vec<u32> = samples.iter().map(|sample| sample.pid).collect();
         let words = "NVML lists other processes only (is this a container of its own pid \
                      namespace?)";
@@ -275,12 +288,12 @@ fn seen(place: &Place, vendor: &Nvidia, devices: &[Device]) -> Checked {
 
 /// A kernel that traps ends its own process alone, and NVML tells of it.
 fn told(place: &Place, vendor: &Nvidia, devices: &[Device]) -> Checked {
-    let (mut tenant, uuid) = tenant(place)?;
+    let (mut tenant, uuid) = first_device(place)?;
     let device = of_tenant(&uuid, devices)?;
     // Registered before the fault; what happened before is not ours.
     while let Ok(Some(_)) = vendor.next_event(Duration::ZERO) {}
     // It ends with an error of CUDA: that is what it is for.
-    let _ = tenant.ask("trap");
+    let _ = tenant.try_ask("trap");
     let until = Instant::now() + EVENT_WAIT;
     while let Some(left) = until.checked_duration_since(Instant::now()) {
         match vendor.next_event(left.min(Duration::from_secs(1))) {
@@ -311,16 +324,17 @@ fn unchanged(vendor: &Nvidia, before: &Value) -> Checked {
         }
         std::thread::sleep(Duration::from_millis(20));
     };
-    let settings = |machine: &Value| -> Vec<Value> {
-        let devices = machine["devices"].as_array().cloned().unwrap_or_default();
-        let each = devices.iter().flat_map(|it| SETTINGS.map(|setting| it[setting].clone()));
-        each.collect()
-    };
     let reasons = busy::reasons(&after);
     if settings(before) != settings(&after) || !reasons.is_empty() {
         return failed(format!("{:?} became {:?} {reasons:?}", settings(before), settings(&after)));
     }
     Ok(String::new())
+}
+
+/// What an operator has set, of each device.
+pub(crate) fn settings(machine: &Value) -> Vec<Value> {
+    let devices = machine["devices"].as_array().map_or(&[][..], Vec::as_slice);
+    devices.iter().flat_map(|it| SETTINGS.map(|setting| it[setting].clone())).collect()
 }
 
 fn closed(vendor: &Nvidia) -> Checked {

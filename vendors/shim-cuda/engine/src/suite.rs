@@ -12,6 +12,7 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
+use anyhow::{Context as _, bail};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -28,23 +29,65 @@ pub struct Tenant {
 
 impl Tenant {
     /// Runs a command as a tenant.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be run.
+    pub fn try_spawn(command: &mut Command) -> anyhow::Result<Self> {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("{command:?} does not run"))?;
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        let input = input.context("the tenant has no input")?;
+        let output = BufReader::new(output.context("the tenant has no output")?);
+        Ok(Self { child, input, output })
+    }
+
+    /// Tells it what to do, without waiting for the answer.
+    ///
+    /// # Errors
+    ///
+    /// It has ended.
+    pub fn try_send(&mut self, line: &str) -> anyhow::Result<()> {
+        writeln!(self.input, "{line}").with_context(|| format!("the tenant takes no `{line}`"))
+    }
+
+    /// What it answers to the earliest line that has no answer yet.
+    ///
+    /// # Errors
+    ///
+    /// It has ended, or says that this failed.
+    pub fn try_answer(&mut self) -> anyhow::Result<String> {
+        let mut line = String::new();
+        if self.output.read_line(&mut line).context("the tenant answers no text")? == 0 {
+            bail!("the tenant ended: {}", self.child.wait()?);
+        }
+        match line.trim_end().split_once(' ').unwrap_or((line.trim_end(), "")) {
+            ("ok", rest) => Ok(rest.to_owned()),
+            (_, rest) => bail!("{rest}"),
+        }
+    }
+
+    /// Tells it what to do and waits for the answer.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Self::try_answer`].
+    pub fn try_ask(&mut self, line: &str) -> anyhow::Result<String> {
+        self.try_send(line)?;
+        self.try_answer()
+    }
+
+    /// Runs a command as a tenant.
     #[must_use]
     #[track_caller]
     pub fn spawn(mut command: Command) -> Self {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{command:?} does not run: {error}"));
-        let input = child.stdin.take().expect("it is piped");
-        let output = BufReader::new(child.stdout.take().expect("it is piped"));
-        Self { child, input, output }
+        Self::try_spawn(&mut command).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
     /// Tells it what to do, without waiting for the answer.
     #[track_caller]
     pub fn send(&mut self, line: &str) {
-        writeln!(self.input, "{line}").expect("the tenant listens");
+        self.try_send(line).expect("the tenant listens");
     }
 
     /// Waits for its next answer; empty if it has ended.

@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "loads a C library and calls it")]
 
 mod cuda;
+mod measure;
 mod memory;
 mod probe;
 mod work;
@@ -91,6 +92,7 @@ impl Tenant {
             "calibrate" | "compute" | "cost" | "fence" | "fence-after" | "pointers" | "uuid" => {
                 self.probe(words)
             }
+            "windows" | "beat" | "poisson" => self.measure(words),
             "pid" => Ok(std::process::id().to_string()),
             other => bail!("`{other}` is no command"),
         }

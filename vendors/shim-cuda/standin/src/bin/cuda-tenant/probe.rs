@@ -2,10 +2,14 @@
 
 use std::{
     ffi::{CString, c_int, c_uint, c_void},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
+use nix::{
+    sys::time::TimeSpec,
+    time::{ClockId, clock_gettime},
+};
 
 use crate::{
     Tenant,
@@ -48,7 +52,7 @@ impl Tenant {
             "calibrate" => self.calibrate(),
             // `compute COUNT`: squares on the device, compared with those of the processor.
             "compute" => self.compute(number(words, 1)?),
-            // `cost launch|ex|graph NODES COUNT`: nanoseconds of the calling thread each.
+            // `cost launch|ex|graph NODES COUNT`: nanoseconds each, and of the thread's own time.
             "cost" => self.cost(words),
             // `fence PATH`: the file's first page is what the device writes to.
             "fence" => self.register(words.get(1).context("no path")?),
@@ -123,11 +127,13 @@ impl Tenant {
         let kernel = self.kernel("empty")?;
         let launch: Launch = self.launch.context("the tenant was not started")?;
         let null = std::ptr::null_mut();
-        let mut spent = 0_u128;
+        let mut spent = Duration::ZERO;
+        let mut busy = TimeSpec::from_duration(Duration::ZERO);
         let mut left = count;
         while left > 0 {
             let some = left.min(BATCH / nodes.max(1)).max(1);
             let start = Instant::now();
+            let own = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
             for _ in 0..some {
                 match graph {
                     Some((exec, stream)) => self.launch_graph(exec, stream)?,
@@ -135,11 +141,13 @@ impl Tenant {
                     None => check(launch(kernel, 1, 1, 1, 1, 1, 1, 0, 0, null, null.cast()))?,
                 }
             }
-            spent += start.elapsed().as_nanos();
+            busy = busy + clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)? - own;
+            spent += start.elapsed();
             self.sync()?;
             left -= some;
         }
-        Ok((spent / u128::from(count.max(1))).to_string())
+        let each = |spent: Duration| spent.as_nanos() / u128::from(count.max(1));
+        Ok(format!("{} {}", each(spent), each(busy.into())))
     }
 
     fn register(&mut self, path: &str) -> anyhow::Result<String> {
