@@ -240,9 +240,9 @@ mod tests {
         };
         let (driver, other) = ("/usr/lib64/libcuda.so.580", mount("/x/libnvidia-ml.so.1", "/y"));
         let places = ["/usr/lib/x86_64-linux-gnu/libcuda.so.1", "/usr/lib64/libcuda.so.1"];
-        let mut injection = Injection::default();
-        injection.mounts = places.map(|place| mount(driver, place)).into();
-        injection.mounts.push(other.clone());
+        let mut mounts: Vec<Mount> = places.map(|place| mount(driver, place)).into();
+        mounts.push(other.clone());
+        let mut injection = Injection { mounts, ..Injection::default() };
         shim.add_to(&mut injection, Delivery::DropIn);
         let installed = state.path().join("shim").join(DIGEST).join("libcuda.so.1");
         let installed = installed.to_str().expect("text");

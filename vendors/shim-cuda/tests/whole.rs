@@ -102,8 +102,8 @@ fn everything_else_passes_a_closed_gate() {
     for row in table() {
         // Structures by value, and what would end the set-up of the test itself.
         let is_apart = row.symbol.starts_with("cuIpcOpen") || row.class == "entry";
-        let passes = ["order", "sync", "copy", "state", "host", "import", "pool", "device", "map"];
-        if is_apart || !passes.contains(&row.class) {
+        let classes = ["order", "sync", "copy", "state", "host", "import", "pool", "device", "map"];
+        if is_apart || !classes.contains(&row.class) {
             continue;
         }
         // Pointers to write to; a range to unmap would be a long one.
