@@ -123,6 +123,7 @@ pub(super) struct RawPool {
     pub(super) gate: Option<String>,
     pub(super) on_stale_holder: Option<String>,
     pub(super) compute: Option<String>,
+    pub(super) host_memory: Option<String>,
     pub(super) on_violation: Option<String>,
     #[serde(default)]
     pub(super) align_cpus: bool,

@@ -6,8 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use accelpool_model::{
-    Allocation, ComputeRule, DeviceUuid, Lease, ModeStep, MpsStep, Partition, PartitionStep, Plan,
-    Portion, Step,
+    Allocation, DeviceUuid, Lease, ModeStep, MpsStep, Partition, PartitionStep, Plan, Portion, Step,
 };
 
 use super::request::Applied;
@@ -16,7 +15,7 @@ use crate::{
     fault_point::FaultPoints,
     gate::{GateStepError, Keeper, dmem::Shares},
     mps::{self, Mps, MpsError},
-    turns::{self, TurnsStepError},
+    turns::{self, Terms, TurnsStepError},
     worker::{Worker, WorkerError},
 };
 
@@ -76,8 +75,8 @@ pub(super) struct Job {
     pub(super) shares: Shares,
     /// Destructions that cannot be done now, since their device is gone.
     pub(super) owed: Vec<PartitionStep>,
-    /// What the compute time of its shares means.
-    pub(super) compute: ComputeRule,
+    /// What its shares are on.
+    pub(super) terms: Terms,
     /// True if a failure is to be undone: the claim was never promised to anybody.
     pub(super) undo: bool,
 }
@@ -94,7 +93,7 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
         injections: job.injections,
         shares: job.shares,
         switched: Vec::new(),
-        compute: job.compute,
+        terms: job.terms,
         created: Vec::new(),
         destroyed: Vec::new(),
         owed: job.owed,
@@ -123,7 +122,7 @@ struct Run {
     injections: Injections,
     shares: Shares,
     switched: Vec<ModeStep>,
-    compute: ComputeRule,
+    terms: Terms,
     created: Vec<Partition>,
     destroyed: Vec<PartitionStep>,
     owed: Vec<PartitionStep>,
@@ -161,7 +160,7 @@ impl Run {
             }
             Step::ArmTurns(_) => {
                 let mut injections = self.injections.clone();
-                let armed = self.tools.turns.arm(&self.lease, self.compute, &mut injections);
+                let armed = self.tools.turns.arm(&self.lease, self.terms, &mut injections);
                 armed.map_err(|source| turns_error(step, source))?;
                 self.injections = injections;
             }

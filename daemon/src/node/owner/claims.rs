@@ -265,8 +265,8 @@ impl Owner {
         let workers = self.memory.routes(&lease, &self.parts.workers);
         let injections = apply::known_injections(&lease, &self.memory.inventory);
         let shares = dmem::shares(&lease, &self.memory.inventory);
-        let compute = self.memory.compute_rule(&lease, &self.parts.pools);
-        Job { lease, plan, workers, injections, shares, owed, compute, undo }
+        let terms = self.memory.share_terms(&lease, &self.parts.pools);
+        Job { lease, plan, workers, injections, shares, owed, terms, undo }
     }
 
     pub(super) fn launch(
