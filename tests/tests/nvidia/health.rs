@@ -190,8 +190,10 @@ fn a_fault_has_one_reason_everywhere_and_three_sound_looks_end_it() {
 
     // Who is on it stays until somebody evicts him; nobody comes to it.
     check_kept(&machine, &client);
+    // The others are not in MIG mode, and nothing allows to switch them.
     let refused = client.prepare(claim("new", vec![any("gpu", SMALL, 1)])).unwrap_err();
-    assert_eq!(page(&refused), Some("AP0109"), "{refused}");
+    assert_eq!(page(&refused), Some("AP0130"), "{refused}");
+    check_kept(&machine, &client);
     look(&machine, 0);
 
     // It was reset. Two sound looks are not enough, nor are two after one that was not.
