@@ -126,7 +126,11 @@ fn gate() -> GateMetrics {
 /// A node that has one of everything.
 fn node() -> GetMetricsResponse {
     let mut first = device(0x1b);
-    first.taints = vec![DeviceTaint { key: "throttled".into(), effect: "None".into() }];
+    first.taints = vec![DeviceTaint {
+        key: "throttled".into(),
+        effect: "None".into(),
+        reason: "xid-92: high rate of single bit ECC errors".into(),
+    }];
     first.readings = Some(DeviceReadings {
         memory_free_bytes: Some(67 * GIB),
         memory_reserved_bytes: Some(GIB),

@@ -587,6 +587,9 @@ pub struct DeviceTaint {
     /// None, NoSchedule or NoExecute
     #[prost(string, tag = "2")]
     pub effect: ::prost::alloc::string::String,
+    /// The one reason that is shown everywhere.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AllocationMetrics {

@@ -189,7 +189,8 @@ fn add_turns(
 }
 
 fn taint(taint: &Taint) -> wire::DeviceTaint {
-    wire::DeviceTaint { key: taint.key.clone(), effect: taint.effect.to_string() }
+    let (key, reason) = (taint.key.clone(), taint.reason.clone());
+    wire::DeviceTaint { key, effect: taint.effect.to_string(), reason }
 }
 
 fn allocations(state: &State, totals: &ByDevice) -> Vec<wire::AllocationMetrics> {
