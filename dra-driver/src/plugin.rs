@@ -37,6 +37,7 @@ use self::{
 };
 use crate::{
     calls::CallTimes,
+    otel::Tracer,
     node::{Node, Observed},
     pod_resources::PodResources,
     stop::Stopped,
@@ -63,6 +64,8 @@ pub struct Plugin {
     pub node: Node,
     /// Where calls are counted.
     pub calls: CallTimes,
+    /// Where calls are traced.
+    pub tracer: Tracer,
     /// The node, as last seen.
     pub observed: watch::Receiver<Observed>,
     /// How often the kubelet is asked who has what: [`RECLAIM_INTERVAL`].
@@ -78,7 +81,7 @@ impl Plugin {
     /// Serves until it is told to stop.
     pub async fn run(self, stopped: Stopped) {
         let (lists, resources) = watch::channel(Lists::new());
-        let allocator = Allocator::new(self.node, self.calls);
+        let allocator = Allocator::new(self.node, self.calls, self.tracer);
         let reclaim = Reclaim {
             pod_resources: PodResources::of(&self.kubelet_root),
             own_pod: self.own_pod,

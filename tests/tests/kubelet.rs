@@ -85,6 +85,7 @@ impl Node {
                 reclaim_grace: Duration::from_millis(200),
                 ..Pace::default()
             },
+            otel: self.otel.clone(),
         };
         Driver::start(settings).await.expect("the driver starts")
     }

@@ -9,7 +9,10 @@ use std::{
 
 use accelpool_kubelet_double::Apart;
 use accelpool_proto::node::{self as wire, allocation::Portion, node_server, request::Wanted};
-use tokio::{net::UnixListener, sync::watch};
+use tokio::{
+    net::UnixListener,
+    sync::{broadcast, watch},
+};
 use tokio_stream::{
     Stream, StreamExt as _,
     wrappers::{UnixListenerStream, WatchStream},
@@ -28,6 +31,8 @@ pub(crate) struct Shared {
     published: watch::Sender<Arc<wire::WatchNodeResponse>>,
     /// Calls that prepare, bind or ask for the topology wait while this is false.
     open: watch::Sender<bool>,
+    /// Tells the spans of the daemon.
+    spans: broadcast::Sender<wire::WatchSpansResponse>,
 }
 
 #[derive(Default)]
@@ -67,6 +72,7 @@ impl Daemon {
             state,
             published: watch::Sender::new(Arc::new(node)),
             open: watch::Sender::new(true),
+            spans: broadcast::Sender::new(16),
         });
         let mut daemon = Self { socket: socket.to_owned(), shared, server: None };
         daemon.resume();
@@ -368,6 +374,16 @@ impl node_server::Node for Service {
         _request: Request<wire::WatchDenialsRequest>,
     ) -> Result<Response<Self::WatchDenialsStream>, Status> {
         Err(Status::unimplemented("watch_denials"))
+    }
+
+    type WatchSpansStream = BoxStream<wire::WatchSpansResponse>;
+
+    async fn watch_spans(
+        &self,
+        _request: Request<wire::WatchSpansRequest>,
+    ) -> Result<Response<Self::WatchSpansStream>, Status> {
+        let told = tokio_stream::wrappers::BroadcastStream::new(self.0.spans.subscribe());
+        Ok(Response::new(Box::pin(told.filter_map(Result::ok).map(Ok))))
     }
 
     async fn prepare_claim(

@@ -3,6 +3,7 @@
 use accelpool_model::{
     Allocation, Binding, Claim, ClaimId, Lease, LeaseState, Plan, Portion, Step,
 };
+use accelpool_proto::{node::SpanKind, trace::Here};
 use accelpool_planner::{Prepare, PrepareError, plan_bind, plan_prepare, plan_release};
 use tracing::{info, warn};
 
@@ -42,7 +43,10 @@ impl Owner {
             return flight.wait(Request::Prepare { claim, bindings, by, reply }, round);
         }
         let (view, id) = (self.memory.view(&self.parts.pools), claim.id.clone());
-        let prepare = match plan_prepare(view, &claim, &bindings, &self.parts.boot, now_ms()) {
+        let span = by.here.child("plan", SpanKind::Internal);
+        let planned = plan_prepare(view, &claim, &bindings, &self.parts.boot, now_ms());
+        span.end(&planned);
+        let prepare = match planned {
             Ok(prepare) => prepare,
             Err(error) => {
                 let error = self.explain(error);
@@ -144,6 +148,7 @@ impl Owner {
         }
         round.changed = true;
         let Some(flight) = self.memory.in_flight.remove(&claim) else { return };
+        round.trace(&flight.by.here);
         let failure = result.err().map(NodeError::Failed);
         if failure.is_none() || undone {
             self.owe(owed, round);
@@ -245,7 +250,8 @@ impl Owner {
         let injections = apply::known_injections(&lease, &self.memory.inventory);
         let shares = dmem::shares(&lease, &self.memory.inventory);
         let compute = self.memory.compute_rule(&lease, &self.parts.pools);
-        Job { lease, plan, workers, injections, shares, owed, compute, undo }
+        let here = Here::default();
+        Job { lease, plan, workers, injections, shares, owed, compute, undo, here }
     }
 
     pub(super) fn launch(
@@ -253,9 +259,11 @@ impl Owner {
         claim: ClaimId,
         purpose: Purpose,
         by: Asker,
-        job: Job,
+        mut job: Job,
         round: &mut Round,
     ) {
+        round.trace(&by.here);
+        job.here = by.here.clone();
         self.memory.in_flight.insert(claim, InFlight { purpose, waiting: Vec::new(), by });
         round.jobs.push(job);
     }
