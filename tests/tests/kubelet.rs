@@ -41,6 +41,7 @@ struct Node {
     daemon: Option<Daemon>,
     api: Arc<ApiServer>,
     options: Options,
+    otel: Option<otel::Settings>,
     /// Short, since the path of a socket must be.
     root: TempDir,
 }
@@ -62,7 +63,7 @@ impl Node {
         let mut options = Options::new(root.path());
         let wiped = Arc::clone(&api);
         options.wipe = Arc::new(move |_| wiped.wipe_slices(NODE));
-        Self { home, daemon, api, options, root }
+        Self { home, daemon, api, options, otel: None, root }
     }
 
     fn kubelet(&self) -> Kubelet {

@@ -37,6 +37,7 @@ use crate::{
     fault_point::FaultPoints,
     gate::Keeper,
     mps::{Mps, MpsLaunch},
+    trace::Spans,
     turns,
     worker::Worker,
 };

@@ -41,7 +41,7 @@ use super::{
     history::EventKind,
     request::{NodeError, Notice, Request, State},
 };
-use crate::{trace::Spans, audit, blocking::in_place, worker::Worker};
+use crate::{audit, blocking::in_place, trace::Spans, worker::Worker};
 
 /// The most requests that one round takes: the kubelet's default limit is 110 pods.
 const ROUND_MAX: usize = 128;
