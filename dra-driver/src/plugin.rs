@@ -37,8 +37,8 @@ use self::{
 };
 use crate::{
     calls::CallTimes,
-    otel::Tracer,
     node::{Node, Observed},
+    otel::Tracer,
     pod_resources::PodResources,
     stop::Stopped,
 };

@@ -167,12 +167,7 @@ impl Span {
         Self::begin(place, None, name, SpanKind::Internal)
     }
 
-    fn begin(
-        place: Place,
-        parent: Option<u64>,
-        name: &'static str,
-        kind: SpanKind,
-    ) -> Self {
+    fn begin(place: Place, parent: Option<u64>, name: &'static str, kind: SpanKind) -> Self {
         let context = place.context;
         let record = node::Span {
             undecided: place.undecided,
@@ -304,8 +299,7 @@ mod tests {
     #[test]
     fn spans_know_their_parents_and_their_failures() {
         let kept = Arc::new(Kept::default());
-        let root =
-            Span::root(kept.clone(), TraceContext::fresh(), "call", SpanKind::Server);
+        let root = Span::root(kept.clone(), TraceContext::fresh(), "call", SpanKind::Server);
         let mut child = root.child("step", SpanKind::Internal);
         child.set("key", "value");
         child.end(&Err::<(), _>("it broke"));

@@ -424,9 +424,7 @@ impl NodeApi for Service {
         self.access.read(&request)?;
         let told = BroadcastStream::new(self.node.spans().subscribe()).map(|told| {
             Ok(match told {
-                Ok(span) => {
-                    wire::WatchSpansResponse { span: Some((*span).clone()), dropped: 0 }
-                }
+                Ok(span) => wire::WatchSpansResponse { span: Some((*span).clone()), dropped: 0 },
                 Err(BroadcastStreamRecvError::Lagged(dropped)) => {
                     wire::WatchSpansResponse { span: None, dropped }
                 }

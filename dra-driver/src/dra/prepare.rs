@@ -200,11 +200,7 @@ impl Claims {
         }
     }
 
-    async fn try_read(
-        &self,
-        claim: &ClaimReference,
-        here: &Here,
-    ) -> Result<ClaimView, ClaimError> {
+    async fn try_read(&self, claim: &ClaimReference, here: &Here) -> Result<ClaimView, ClaimError> {
         let ClaimReference { namespace, name, uid } = claim;
         // Never closed; without a permit the read would only be less orderly.
         let _permit = self.readers.acquire().await.ok();

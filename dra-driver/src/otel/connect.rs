@@ -21,6 +21,7 @@ use hyper::{
     body::Bytes,
     client::conn::http1,
     header::{CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT},
+    http::uri::Authority,
 };
 use hyper_util::rt::TokioIo;
 use prost::Message;
@@ -147,7 +148,7 @@ impl Collector {
         let mut background = JoinSet::new();
         background.spawn(connection);
         let path = endpoint.path_and_query().map_or("/", |path| path.as_str());
-        let authority = endpoint.authority().map(|it| it.as_str()).unwrap_or_default();
+        let authority = endpoint.authority().map(Authority::as_str).unwrap_or_default();
         let host = authority.rsplit('@').next().unwrap_or_default();
         let mut request = Request::post(path)
             .header(HOST, host)
@@ -239,7 +240,17 @@ fn refusal(status: &Status) -> Answer {
         Code::Unknown if std::error::Error::source(status).is_some() => {
             Answer::Later { pause, why }
         }
-        _ => Answer::Refused(why),
+        Code::Ok
+        | Code::Unknown
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::Unauthenticated => Answer::Refused(why),
     }
 }
 

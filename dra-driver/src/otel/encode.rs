@@ -62,7 +62,9 @@ impl Identity {
             Maker::Daemon => "accelpoold",
         };
         let shared = self.shared.iter().map(|(key, value)| text(key, value));
-        Resource { attributes: std::iter::once(text("service.name", service)).chain(shared).collect() }
+        Resource {
+            attributes: std::iter::once(text("service.name", service)).chain(shared).collect(),
+        }
     }
 }
 
@@ -101,10 +103,8 @@ fn span(span: node::Span) -> Span {
         node::SpanKind::Server => SpanKind::Server,
         node::SpanKind::Client => SpanKind::Client,
     };
-    let status = (!span.error.is_empty()).then(|| Status {
-        message: span.error.clone(),
-        code: StatusCode::Error.into(),
-    });
+    let status = (!span.error.is_empty())
+        .then(|| Status { message: span.error.clone(), code: StatusCode::Error.into() });
     Span {
         kind: kind.into(),
         trace_id: span.trace_id,

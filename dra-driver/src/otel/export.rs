@@ -26,7 +26,7 @@ use super::{
 use crate::{node::Node, stop::Stopped};
 
 /// A batch is tried for so long; what ends meanwhile waits in the queue.
-const TRY_FOR: Duration = Duration::from_secs(60);
+const TRY_FOR: Duration = Duration::from_mins(1);
 /// The pause before the next try, at first and at most, unless the collector names another.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
@@ -48,7 +48,7 @@ type Labels = [(&'static str, &'static str); 2];
 
 /// What became of what was to be exported.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Counts(Family<Labels, Counter<u64, AtomicU64>>);
+pub(crate) struct Counts(Family<Labels, Counter<u64, AtomicU64>>);
 
 impl Counts {
     const SIGNALS: [&'static str; 2] = ["traces", "metrics"];
@@ -58,7 +58,7 @@ impl Counts {
         self.0.get_or_create(&[("signal", signal), ("result", result)]).inc_by(count);
     }
 
-    fn register(&self, registry: &mut Registry) {
+    pub(crate) fn register(&self, registry: &mut Registry) {
         // There from the start, so that the first loss is a rise.
         for signal in Self::SIGNALS {
             for result in Self::RESULTS {
@@ -84,7 +84,6 @@ pub struct Exporter {
 
 impl Exporter {
     /// An exporter and its task, which ends when it is told to.
-    #[must_use]
     pub fn new(
         settings: &Settings,
         target: Target,
@@ -205,7 +204,7 @@ impl Sending {
         let request = Outgoing::Spans(spans_request(batch, &self.identity));
         let until = Instant::now() + if last { LAST_TRY } else { TRY_FOR };
         let mut pause = PAUSE_FIRST;
-        let lost = loop {
+        let gave_up = loop {
             let asked = match timeout_at(until, self.collector.send(&request)).await {
                 Ok(Answer::Taken { rejected, why }) => {
                     let rejected = rejected.min(count);
@@ -239,7 +238,7 @@ impl Sending {
             pause = (pause * 2).min(PAUSE_MAX);
         };
         self.counts.add("traces", "dropped", count);
-        self.complain(&lost);
+        self.complain(&gave_up);
     }
 
     fn complain(&mut self, why: &str) {

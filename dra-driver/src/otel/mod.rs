@@ -16,6 +16,8 @@ use accelpool_proto::{
     trace::{Here, Sink, Span, TraceContext},
 };
 
+#[cfg(test)]
+pub(crate) use self::export::Counts;
 pub use self::{
     encode::Identity,
     export::Exporter,
@@ -45,10 +47,8 @@ impl Tracer {
         let sink = Arc::clone(sink);
         match parent {
             None => Span::root(sink, fresh, name, SpanKind::Server),
-            Some(parent) => {
-                Here::within(sink, TraceContext { sampled: true, ..parent })
-                    .child(name, SpanKind::Server)
-            }
+            Some(parent) => Here::within(sink, TraceContext { sampled: true, ..parent })
+                .child(name, SpanKind::Server),
         }
     }
 }

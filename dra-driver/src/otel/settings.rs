@@ -188,7 +188,7 @@ impl Environment<'_> {
 
     /// `key=value` pairs between commas, percent-encoded.
     fn list(&self, variable: &str) -> Result<Vec<(String, String)>, OtelError> {
-        self.text(variable).map(|(name, value)| pairs(&name, &value)).unwrap_or(Ok(Vec::new()))
+        self.text(variable).map_or(Ok(Vec::new()), |(name, value)| pairs(&name, &value))
     }
 
     fn sampler(&self) -> Result<Sampler, OtelError> {
@@ -249,7 +249,8 @@ impl Environment<'_> {
         let uri = uri.ok_or_else(|| {
             wrong(&variable, &endpoint, "write a URL, such as http://collector:4317")
         })?;
-        if let Some((variable, value)) = self.of(signal, "COMPRESSION").filter(|it| it.1 != "none") {
+        if let Some((variable, value)) = self.of(signal, "COMPRESSION").filter(|it| it.1 != "none")
+        {
             return Err(wrong(&variable, &value, "nothing is compressed here: use none"));
         }
         let timeout = match self.of(signal, "TIMEOUT") {
@@ -319,10 +320,8 @@ fn wrong(variable: &str, value: &str, advice: impl Display) -> OtelError {
 }
 
 fn pairs(variable: &str, text: &str) -> Result<Vec<(String, String)>, OtelError> {
-    let refuse = |problem: &str| OtelError {
-        variable: variable.to_owned(),
-        problem: problem.to_owned(),
-    };
+    let refuse =
+        |problem: &str| OtelError { variable: variable.to_owned(), problem: problem.to_owned() };
     if text.len() > LIST_LEN_MAX {
         return Err(refuse(&format!("is longer than {LIST_LEN_MAX} bytes")));
     }
@@ -332,9 +331,11 @@ fn pairs(variable: &str, text: &str) -> Result<Vec<(String, String)>, OtelError>
         let (key, value) = (decode(key.trim())?, decode(value.trim())?);
         (!key.is_empty()).then_some((key, value))
     };
-    let pairs = words.map(|word| pair(word).ok_or_else(|| refuse(
-        "is no list: write key=value,key=value, with %2C for a comma within a value",
-    )));
+    let pairs = words.map(|word| {
+        pair(word).ok_or_else(|| {
+            refuse("is no list: write key=value,key=value, with %2C for a comma within a value")
+        })
+    });
     pairs.collect()
 }
 

@@ -145,7 +145,9 @@ impl Allocator {
         let request = request_for(&claim, &resource, &device);
         let id = device.id;
         loop {
-            let Ok(answer) = timeout_at(deadline, self.hold(&claim, request.clone(), here.clone())).await else {
+            let Ok(answer) =
+                timeout_at(deadline, self.hold(&claim, request.clone(), here.clone())).await
+            else {
                 return Err(AllocateError::Slow { id, resource });
             };
             match answer? {

@@ -46,6 +46,7 @@ struct State {
     waiting: usize,
     waiting_max: usize,
     unified: HashMap<String, String>,
+    traceparents: BTreeMap<String, String>,
 }
 
 impl Daemon {
@@ -153,6 +154,18 @@ impl Daemon {
     pub(crate) fn release(&self, claim: &str) {
         self.shared.state().leases.remove(claim);
         self.shared.publish();
+    }
+
+    /// The span that a claim was prepared in, as its caller said.
+    pub(crate) fn traceparent(&self, claim: &str) -> Option<String> {
+        self.shared.state().traceparents.get(claim).cloned()
+    }
+
+    /// Tells a span to whoever reads the daemon's.
+    pub(crate) async fn tell_span(&self, span: wire::Span) {
+        let told = wire::WatchSpansResponse { span: Some(span), dropped: 0 };
+        super::eventually("somebody reads spans", || self.shared.spans.receiver_count() > 0).await;
+        self.shared.spans.send(told).unwrap();
     }
 
     /// The claims that hold something.
@@ -390,9 +403,14 @@ impl node_server::Node for Service {
         &self,
         request: Request<wire::PrepareClaimRequest>,
     ) -> Result<Response<wire::PrepareClaimResponse>, Status> {
+        let parent = request.metadata().get("traceparent").cloned();
         let request = request.into_inner();
         {
             let mut state = self.0.state();
+            if let Some(parent) = parent {
+                let parent = parent.to_str().unwrap().to_owned();
+                state.traceparents.insert(request.claim.clone(), parent);
+            }
             state.calls.push(format!("prepare {}", request.claim));
             state.asked.insert(request.claim.clone(), request.clone());
         }

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each suite uses its part")]
 
+pub(crate) mod collector;
 pub(crate) mod cri;
 pub(crate) mod daemon;
 pub(crate) mod other;

@@ -162,7 +162,7 @@ impl Owner {
             warn!(device = %name, reason = taint.reason, effect = %taint.effect, "device tainted");
             let mut span = self.parts.spans.of_own("fault");
             span.set_with("accelpool.device", || &name);
-            span.set_with("accelpool.fault.code", || fault.code);
+            span.set("accelpool.fault.code", &fault.code);
             span.set("accelpool.taint.reason", &taint.reason);
             span.fail(&taint.reason);
             round.trace(span.here());
