@@ -63,6 +63,7 @@ impl Node {
                 own_pod: None,
                 server: Address::Url(api.url().to_owned()),
                 pace: Pace::default(),
+                otel: None,
             };
             (Arc::new(api), Driver::start(settings).await.expect("the driver starts"))
         });

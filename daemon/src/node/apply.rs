@@ -9,6 +9,8 @@ use accelpool_model::{
     Allocation, DeviceUuid, Lease, ModeStep, MpsStep, Partition, PartitionStep, Plan, Portion, Step,
 };
 
+use accelpool_proto::{node::SpanKind, trace::Here};
+
 use super::request::Applied;
 use crate::{
     cdi::{Injections, SpecError, SpecFolder},
@@ -79,6 +81,8 @@ pub(super) struct Job {
     pub(super) terms: Terms,
     /// True if a failure is to be undone: the claim was never promised to anybody.
     pub(super) undo: bool,
+    /// The span that it is done in.
+    pub(super) here: Here,
 }
 
 /// Runs `job` to its end.
@@ -86,6 +90,7 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
     let claim = job.lease.claim.id.clone();
     let undo = job.undo;
     let mut run = Run {
+        here: job.here,
         tools,
         lease: job.lease,
         fresh: undo,
@@ -114,6 +119,8 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
 }
 
 struct Run {
+    /// The span of the step that is being done, or of them all.
+    here: Here,
     tools: Tools,
     lease: Lease,
     /// True if nobody was told of the claim yet, so that it has no spec.
@@ -143,6 +150,16 @@ impl Run {
             Step::WriteSpec(_) => "write_spec",
             Step::RemoveSpec(_) => "remove_spec",
         };
+        let mut span = self.here.child(point, SpanKind::Internal);
+        span.set_with("accelpool.step", || step);
+        let above = std::mem::replace(&mut self.here, span.here().clone());
+        let done = self.step_at(point, step).await;
+        self.here = above;
+        span.end(&done);
+        done
+    }
+
+    async fn step_at(&mut self, point: &'static str, step: &Step) -> Result<(), ApplyError> {
         self.tools.faults.pass(&format!("{point}.before")).await;
         match step {
             Step::SwitchMode(mode) => self.switch_mode(step, mode).await?,
@@ -188,7 +205,9 @@ impl Run {
 
     async fn switch_mode(&mut self, step: &Step, mode: &ModeStep) -> Result<(), ApplyError> {
         let worker = self.worker(step, &mode.uuid)?;
+        let span = self.here.child("vendor worker switch_mode", SpanKind::Client);
         let switched = worker.switch_mode(mode).await;
+        span.end(&switched);
         switched.map_err(|source| ApplyError::Vendor { step: step.to_string(), source })?;
         self.switched.push(mode.clone());
         Ok(())
@@ -212,7 +231,9 @@ impl Run {
 
     async fn create(&mut self, step: &Step, wanted: &PartitionStep) -> Result<(), ApplyError> {
         let worker = self.worker(step, &wanted.uuid)?;
+        let span = self.here.child("vendor worker create_partition", SpanKind::Client);
         let created = worker.create_partition(wanted).await;
+        span.end(&created);
         let partition =
             created.map_err(|source| ApplyError::Vendor { step: step.to_string(), source })?;
         self.injections.insert(wanted.name.to_string(), partition.injection.clone());
@@ -222,7 +243,10 @@ impl Run {
 
     async fn destroy(&mut self, step: &Step, unwanted: &PartitionStep) -> Result<(), ApplyError> {
         let worker = self.worker(step, &unwanted.uuid)?;
-        match worker.destroy_partition(unwanted).await {
+        let span = self.here.child("vendor worker destroy_partition", SpanKind::Client);
+        let destroyed = worker.destroy_partition(unwanted).await;
+        span.end(&destroyed);
+        match destroyed {
             Ok(()) => {}
             // Its device left the bus; the partition may come back with it.
             Err(error) if error.is_unknown_device() => self.owed.push(unwanted.clone()),
