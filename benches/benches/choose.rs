@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use accelpool_benches::Report;
-use accelpool_model::{Bandwidth, DeviceName, Link, LinkKind};
+use accelpool_model::{Bandwidth, DeviceName, Link, LinkKind, Route};
 use accelpool_planner::choose::{Candidate, choose};
 
 const DEVICES: usize = 16;
@@ -27,6 +27,8 @@ fn main() -> ExitCode {
             ends: (names[a].clone(), names[b].clone()),
             kind: LinkKind::NvLink,
             bandwidth: Bandwidth::from_bytes_per_second(450_000_000_000),
+            strands: 0,
+            route: Route::Direct,
         };
         pairs.filter(|&(a, b)| joined(a, b)).map(link).collect()
     };

@@ -152,7 +152,24 @@ fn a_setting_that_cannot_be_had_is_told_and_harms_nobody() {
         let trouble = vendors.into_iter().find(|it| it.name == "nvidia").unwrap().last_error;
         (!trouble.is_empty()).then_some(trouble)
     });
-    let words = format!("{GPU} cannot be set to accounting on");
+    let words = format!("AP0133: {GPU} cannot be set to accounting on");
     assert!(trouble.contains(&words), "{trouble}");
     client.prepare(claim("a", vec![named("gpu", GPU)])).unwrap();
+}
+
+#[test]
+fn a_setting_that_the_driver_does_not_have_is_told_too() {
+    let home = home("accounting = true\npersistence = true");
+    let path = folder(&home).join("nvml-standin.json");
+    let mut described: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    described["devices"][0]["errors"] = json!({ "nvmlDeviceGetAccountingMode": 3 });
+    fs::write(&path, described.to_string()).unwrap();
+    let daemon = home.start();
+    let client = daemon.client();
+    let words = format!("AP0133: {GPU} cannot be set to accounting on: not supported");
+    wait_for("the trouble", || {
+        let vendors = client.node().unwrap().vendors;
+        vendors.iter().any(|it| it.last_error.contains(&words)).then_some(())
+    });
+    assert_eq!(settings(&client).accounting, None);
 }

@@ -5,10 +5,12 @@ use std::{
     fs,
     io::{BufRead, BufReader, Write},
     os::unix::process::ExitStatusExt,
+    path::Path,
     process::{Child, Command, Output, Stdio},
 };
 
-use accelpool_tests::{Client, Daemon, Home, cli, requests, wait_for};
+use accelpool_proto::node::GetGateRequest;
+use accelpool_tests::{Cgroups, Client, Daemon, Home, cli, requests, wait_for};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -178,6 +180,68 @@ fn a_restart_of_the_daemon_takes_nothing_from_a_command_that_runs() {
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
     assert_eq!(claims(&client), Vec::<String>::new(), "`run` found the new daemon");
+}
+
+/// A shell in `cgroup` that tries to open the node, before and within `accelpool run`.
+fn tries(home: &Home, cgroup: &Path, node: &Path, script: &str) -> Output {
+    let open = format!(
+        "if (exec 3<>{0}) 2>&1 | grep -q 'not permitted'; then echo refused; else echo admitted; fi",
+        node.display()
+    );
+    let run = format!(
+        "{} --socket {} run --name work --device gpu-0000-1b-00-0 -- sh -c \"$TRY; {script}\"",
+        cli().display(),
+        home.socket().display()
+    );
+    let script = format!(
+        "echo 0 >{}/cgroup.procs; eval \"$TRY\"; {run}; echo $?; eval \"$TRY\"",
+        cgroup.display()
+    );
+    Command::new("sh").args(["-c", &script]).env("TRY", open).output().unwrap()
+}
+
+#[test]
+fn below_the_gate_the_command_opens_what_its_claim_has_and_nobody_beside_it() {
+    let cgroups = Cgroups::new();
+    let home = Home::with_gate("dgx-h100", &cgroups.config("enforce"));
+    let daemon = home.start();
+    let client = daemon.client();
+    wait_for("the gate", || {
+        let gate = client.call(async |mut node| node.get_gate(GetGateRequest {}).await);
+        (gate.unwrap().state == "up").then_some(())
+    });
+    let job = cgroups.make("job");
+    let (own, other) = (home.sim().join("dev/nvidia0"), home.sim().join("dev/nvidia1"));
+    let left = || {
+        let entries = fs::read_dir(&job).unwrap().flatten();
+        entries.filter(|entry| entry.path().is_dir()).count()
+    };
+    let output = tries(&home, &job, &own, "exit 5");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said, "refused\nadmitted\n5\nrefused\n", "{output:?}");
+    let output = tries(&home, &job, &other, "cat /proc/self/cgroup");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.starts_with("refused\nrefused\n"), "another device than its own: {output:?}");
+    assert!(said.contains("/kubepods/job/accelpool-run-"), "{said}");
+    assert_eq!(left(), 0, "the command's cgroup goes with it");
+    // One that was killed leaves an empty cgroup, which the next removes.
+    let script = format!(
+        "echo 0 >{}/cgroup.procs; exec {} --socket {} run --name killed --device gpu-0000-1b-00-0 \
+         -- sh -c 'kill -9 $PPID; cat'",
+        job.display(),
+        cli().display(),
+        home.socket().display()
+    );
+    let killed = Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).status().unwrap();
+    assert_eq!(killed.signal(), Some(9));
+    no_claims(&client);
+    wait_for("the end of its command", || {
+        let listed = fs::read_dir(&job).unwrap().flatten().find(|it| it.path().is_dir())?;
+        fs::read_to_string(listed.path().join("cgroup.procs")).unwrap().is_empty().then_some(())
+    });
+    let output = tries(&home, &job, &own, "true");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("admitted\n0\n"), "{output:?}");
+    assert_eq!(left(), 0);
 }
 
 #[test]

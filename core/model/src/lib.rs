@@ -55,5 +55,5 @@ pub use crate::quantity::{
     Bandwidth, ComputePermille, MemoryBytes, Placement, QuantityError, Weight,
 };
 pub use crate::sample::Sample;
-pub use crate::topology::{Link, LinkKind, NumaNode, PcieNode, Topology, UnknownLinkKind};
+pub use crate::topology::{Link, LinkKind, NumaNode, PcieNode, Route, Topology, UnknownLinkKind};
 pub use crate::traits::{ComputeMode, DeviceTraits, Peer, PeerPath, Settings, UnknownComputeMode};

@@ -1,6 +1,10 @@
 //! One graph for all vendors: NUMA nodes, the PCIe tree, devices and the links between them.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 use crate::{Bandwidth, DeviceName, PciAddress};
 
@@ -60,6 +64,39 @@ pub struct Link {
     pub kind: LinkKind,
     /// Rate in each direction.
     pub bandwidth: Bandwidth,
+    /// How many links of the hardware work as this one; 0 where the vendor does not say.
+    pub strands: u32,
+    /// What it runs through.
+    pub route: Route,
+}
+
+/// What a link runs through.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Route {
+    /// From one device to the other.
+    #[default]
+    Direct,
+    /// Through switches of its own kind, at these addresses; none of them where nobody tells.
+    Switched(BTreeSet<PciAddress>),
+}
+
+impl Route {
+    /// True if there are switches, known or not.
+    #[must_use]
+    pub const fn is_switched(&self) -> bool {
+        matches!(self, Self::Switched(_))
+    }
+
+    /// The switches that are known.
+    pub fn switches(&self) -> impl Iterator<Item = PciAddress> {
+        match self {
+            Self::Direct => None,
+            Self::Switched(switches) => Some(switches),
+        }
+        .into_iter()
+        .flatten()
+        .copied()
+    }
 }
 
 /// A NUMA node of the host.

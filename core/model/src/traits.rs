@@ -81,6 +81,16 @@ impl Settings {
             accounting: differing(self.accounting, current.accounting),
         }
     }
+
+    /// What of `self` is wanted and not known in `current`: the driver does not have it.
+    #[must_use]
+    pub fn unknown_to(self, current: Self) -> Self {
+        Self {
+            compute_mode: self.compute_mode.filter(|_| current.compute_mode.is_none()),
+            persistence: self.persistence.filter(|_| current.persistence.is_none()),
+            accounting: self.accounting.filter(|_| current.accounting.is_none()),
+        }
+    }
 }
 
 impl fmt::Display for Settings {
@@ -161,5 +171,8 @@ mod tests {
         check(off, "persistence on");
         let shared = Settings { compute_mode: Some(ComputeMode::Default), ..off };
         check(shared, "compute mode exclusive-process, persistence on");
+        let unknown = |current: Settings| wanted.unknown_to(current).to_string();
+        assert_eq!(unknown(off), "");
+        assert_eq!(unknown(Settings { persistence: None, ..off }), "persistence on");
     }
 }

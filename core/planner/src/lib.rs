@@ -28,5 +28,5 @@ pub use crate::reconcile::{Outcome, Repair, plan_reconcile};
 pub use crate::release::{Release, plan_release, plan_undo};
 pub use crate::select::COUNT_MAX;
 pub use crate::settle::{Settlement, plan_settle};
-pub use crate::taint::{Convalescence, SOUND_LOOKS, taint_for, taint_for_loss};
+pub use crate::taint::{Convalescence, LINK_QUIET_MS, SOUND_LOOKS, taint_for, taint_for_loss};
 pub use crate::view::{NodeView, check_possible};

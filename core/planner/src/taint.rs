@@ -36,13 +36,29 @@ pub fn taint_for_loss(now_ms: u64) -> Taint {
 /// configured), so that three are also longer than what a reset takes to come through.
 pub const SOUND_LOOKS: u32 = 3;
 
-/// How many looks in a row have found a tainted device sound.
+/// How long a device must have been without a link's fault before that taint goes.
+///
+/// A link that failed is trained anew within a second and then looks sound, whatever made it
+/// fail: a bad cable or a worn port fails again minutes later. Counters of it tell of the failure
+/// and not of the cause, so that only time without another one says that it is over.
+pub const LINK_QUIET_MS: u64 = 10 * 60 * 1000;
+
+/// How far a tainted device has come on its way back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Convalescence {
+    /// Looks in a row that have found it sound.
     sound: u32,
+    /// The last fault that this process knows of, in milliseconds since the Unix epoch.
+    fault_ms: u64,
 }
 
 impl Convalescence {
+    /// It begins with a fault.
+    #[must_use]
+    pub const fn after_fault(now_ms: u64) -> Self {
+        Self { sound: 0, fault_ms: now_ms }
+    }
+
     /// Counts one look: the vendor asks for no recovery and the device, probed, works. Any other
     /// look has the count begin anew; so does a fault, for which the caller starts a new one.
     #[must_use]
@@ -55,13 +71,25 @@ impl Convalescence {
             | RecoveryAction::DrainAndReset
             | RecoveryAction::RecoverFabric => true,
         };
-        Self { sound: if waits || !probed { 0 } else { self.sound.saturating_add(1) } }
+        Self { sound: if waits || !probed { 0 } else { self.sound.saturating_add(1) }, ..self }
+    }
+
+    /// How many looks in a row have found it sound.
+    #[must_use]
+    pub const fn sound(self) -> u32 {
+        self.sound
     }
 
     /// True if `taint` may go. An operator's taint only an operator takes away.
     #[must_use]
-    pub fn frees_of(self, taint: &Taint) -> bool {
-        taint.key != Taint::OPERATOR && self.sound >= SOUND_LOOKS
+    pub fn frees_of(self, taint: &Taint, now_ms: u64) -> bool {
+        let is_link = taint.key == FaultClass::Link.as_str();
+        let quiet_ms = if is_link { LINK_QUIET_MS } else { 0 };
+        // What is on disk counts too: this process may have begun after the fault.
+        let since_ms = self.fault_ms.max(taint.since_ms);
+        taint.key != Taint::OPERATOR
+            && self.sound >= SOUND_LOOKS
+            && now_ms.saturating_sub(since_ms) >= quiet_ms
     }
 }
 
@@ -97,9 +125,9 @@ mod tests {
             'r' => so_far.looked(RecoveryAction::ResetDevice, true),
             _ => so_far.looked(RecoveryAction::None, look == '+'),
         });
-        assert_eq!(after.frees_of(&taint), goes, "{looks}");
+        assert_eq!(after.frees_of(&taint, 7), goes, "{looks}");
         let operator = Taint { key: Taint::OPERATOR.to_owned(), ..taint };
-        assert!(!after.frees_of(&operator), "{looks}");
+        assert!(!after.frees_of(&operator, u64::MAX), "{looks}");
     }
 
     #[test]
@@ -120,7 +148,28 @@ mod tests {
         let taint = taint_for(&fault(FaultClass::ResetRequired), 7).unwrap();
         for action in RecoveryAction::ALL.into_iter().skip(1) {
             let looked = (0..9).fold(Convalescence::default(), |it, _| it.looked(action, true));
-            assert!(!looked.frees_of(&taint), "{action}");
+            assert!(!looked.frees_of(&taint, u64::MAX), "{action}");
         }
+    }
+
+    #[test]
+    fn a_links_taint_stays_until_it_was_quiet_for_long() {
+        let taint = taint_for(&fault(FaultClass::Link), 7).unwrap();
+        let sound = |begun: Convalescence| {
+            (0..99).fold(begun, |it, _| it.looked(RecoveryAction::None, true))
+        };
+        let check = |begun, now_ms, goes| {
+            assert_eq!(sound(begun).frees_of(&taint, now_ms), goes, "{begun:?} {now_ms}");
+        };
+        // By the ledger alone, as after a restart.
+        check(Convalescence::default(), 7 + LINK_QUIET_MS - 1, false);
+        check(Convalescence::default(), 7 + LINK_QUIET_MS, true);
+        // It failed again since.
+        check(Convalescence::after_fault(1_000), 7 + LINK_QUIET_MS, false);
+        check(Convalescence::after_fault(1_000), 1_000 + LINK_QUIET_MS, true);
+        // A clock that was set back says nothing.
+        check(Convalescence::default(), 0, false);
+        // Quiet is not enough.
+        assert!(!Convalescence::default().frees_of(&taint, u64::MAX));
     }
 }

@@ -216,6 +216,11 @@ impl Claim {
         self.open(flags, deadline_ns.unwrap_or(0));
     }
 
+    /// It is drained and stays off: its programs see why they wait.
+    pub(crate) fn park(&mut self) {
+        self.open(Grant::PARK, 0);
+    }
+
     pub(crate) fn extend(&self, deadline_ns: Option<u64>) {
         for device in self.control().devices.iter().take(self.devices.len()) {
             device.renew(deadline_ns.unwrap_or(0));

@@ -14,7 +14,7 @@ use std::{
 };
 
 use accelpool_shim::{layout::HEARTBEAT_NS, sys::now_ns, wire::Record};
-use accelpool_turns::{Access, ClaimKey, Command, DeviceKey, Settings, Terms, Turns};
+use accelpool_turns::{Access, ClaimKey, ClaimState, Command, DeviceKey, Settings, Terms, Turns};
 use tracing::{debug, error};
 
 use crate::{
@@ -177,9 +177,13 @@ impl Component {
     fn rearm(&mut self, key: ClaimKey, arming: Arming) {
         let Some(mut claim) = self.claims.remove(&key) else { return };
         claim.rearm(arming);
+        let was_parked = self.turns.report(key).is_some_and(|it| it.state == ClaimState::Parked);
         self.turns.remove(now_ns(), key);
         self.add(&claim);
         self.turns.set_processes(now_ns(), key, count(&claim));
+        if was_parked {
+            self.turns.park(now_ns(), key);
+        }
         self.claims.insert(key, claim);
     }
 
@@ -412,8 +416,13 @@ impl Component {
                     claim.stuck = claim.stuck.saturating_add(1);
                 }
             }
+            Command::Parked { claim } => {
+                if let Some(claim) = self.claims.get_mut(claim) {
+                    claim.park();
+                }
+            }
             // Told by the policy's own report.
-            Command::Mode { .. } | Command::Parked { .. } => {}
+            Command::Mode { .. } => {}
         }
     }
 

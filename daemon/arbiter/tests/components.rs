@@ -225,6 +225,42 @@ fn pages_come_back_to_the_next_arbiter() {
     assert_eq!(shared.devices[0].used.load(Ordering::SeqCst), 4096);
 }
 
+#[test]
+fn a_parked_claim_is_off_its_devices_until_it_is_resumed() {
+    let root = TempDir::new().expect("a folder");
+    let arbiter = start(&root);
+    let folders = [("parked", &[1, 2][..]), ("other", &[1])]
+        .map(|(claim, devices)| arbiter.arm(&arming(claim, devices)).expect("armed"));
+    let tenants = folders.each_ref().map(|folder| register(folder));
+    for tenant in &tenants {
+        welcome(&tenant.1);
+    }
+    let [parked, other] = folders.each_ref().map(|folder| control(folder));
+    until("all gates are open", || is_open(&parked, 1) && is_open(&other, 0));
+    let claim: ClaimId = "parked".parse().expect("a claim");
+    arbiter.park(&claim);
+    let grants = || [0, 1].map(|device: usize| parked.devices[device].grant.read());
+    until("parked", || grants().iter().all(|it| it.has(Grant::PARK) && !it.may_submit()));
+    let is_told_parked = || {
+        let report = arbiter.report();
+        let its = report.claims.iter().filter(|it| it.claim == claim);
+        its.filter(|it| it.state == "parked").count() == 2
+    };
+    until("it is told so", is_told_parked);
+    assert!(is_open(&other, 0), "nobody else is held up");
+    // With other terms it is parked all the same, and its processes stay registered.
+    arbiter
+        .arm(&Arming { weight: 500.try_into().expect("a weight"), ..arming("parked", &[1, 2]) })
+        .expect("armed");
+    until("the new terms", || parked.devices[0].weight.load(Ordering::SeqCst) == 500);
+    let beat = parked.heartbeat_ns.load(Ordering::SeqCst);
+    until("a look later", || parked.heartbeat_ns.load(Ordering::SeqCst) > beat && is_told_parked());
+    assert!(grants().iter().all(|it| !it.may_submit()));
+    assert_eq!(processes(&arbiter.report(), "parked"), 1);
+    arbiter.resume(&claim);
+    until("its gates are open again", || grants().iter().all(|it| it.has(Grant::OPEN)));
+}
+
 /// Registers, forks, and has the child keep what it inherits until its input ends.
 const FORKS: &str = "use Socket; $| = 1; socket(S, AF_UNIX, SOCK_SEQPACKET, 0) or die $!; \
     connect(S, pack_sockaddr_un($ARGV[0])) or die $!; send(S, pack('C*', split ' ', $ARGV[1]), 0) or die $!; \

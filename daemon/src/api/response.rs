@@ -425,6 +425,9 @@ pub(super) fn topology(state: &State) -> wire::GetTopologyResponse {
         b: link.ends.1.to_string(),
         kind: link.kind.to_string(),
         bandwidth_bytes_per_second: link.bandwidth.bytes_per_second(),
+        strands: link.strands,
+        switched: link.route.is_switched(),
+        switches: link.route.switches().map(|it| it.to_string()).collect(),
     };
     wire::GetTopologyResponse {
         source: state.topology.source.clone(),

@@ -54,6 +54,11 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
     if on_stale_holder == OnStaleHolder::Kill && gate != GateMode::Enforce {
         return Err(parsed("on_stale_holder", &"`kill` goes with `gate = \"enforce\"` alone"));
     }
+    if raw.time_slice.is_some() {
+        let why = "not supported: NVML has no entry point for the driver's time slices; shares of \
+                   a device take turns (`turns` of the vendor)";
+        return Err(parsed("time_slice", &why));
+    }
     let sharing: Sharing = word(raw.sharing.as_deref()).map_err(|e| parsed("sharing", &e))?;
     let settings = Settings {
         compute_mode: compute_mode(&raw, sharing).map_err(|e| parsed("compute_mode", &e))?,

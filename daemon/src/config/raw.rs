@@ -117,6 +117,8 @@ pub(super) struct RawPool {
     pub(super) compute_mode: Option<String>,
     pub(super) persistence: Option<bool>,
     pub(super) accounting: Option<bool>,
+    /// Refused with the reason: who looks for it beside the settings above should find it.
+    pub(super) time_slice: Option<toml::Value>,
     pub(super) gate: Option<String>,
     pub(super) on_stale_holder: Option<String>,
     pub(super) compute: Option<String>,

@@ -97,6 +97,10 @@ fn wrong_values_are_refused_with_path_and_range() {
     refused(&format!("{pool}compute_mode = 'exclusive-process'"), exclusive);
     refused(&format!("{pool}compute_mode = 'prohibited'"), "lets nobody use");
     refused(&format!("{pool}compute_mode = 'fast'"), "compute mode `fast` is not known");
+    refused(
+        &format!("{pool}time_slice = 'long'"),
+        "`pool[0].time_slice` is not valid: not supported",
+    );
     refused("[log]\nformat = 'xml'", "`log.format` is not valid: `xml` is not known");
     refused("[log]\nlevel = 'a=b=c'", "`log.level` is not valid");
     refused("[[vendor]]\nname = 'nvdia'", "`vendor[0].name` = `nvdia` is not known");

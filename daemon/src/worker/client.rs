@@ -1,8 +1,9 @@
 //! The daemon's side of a worker: start, call with a deadline, kill, start again.
 
+mod closing;
+
 use std::{
     collections::BTreeMap,
-    io,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -109,8 +110,6 @@ struct Connection {
 /// The first restart waits so long; each further one twice as long, up to the longest.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_LONGEST: Duration = Duration::from_secs(30);
-/// The one call that a pause does not refuse.
-const QUIESCE: &str = "quiesce";
 
 /// A call waits so long for a restart, and fails at once if it would take longer.
 const BACKOFF_WAITED_OUT: Duration = Duration::from_secs(2);
@@ -136,27 +135,6 @@ impl Worker {
     fn with_pause(vendor: VendorName, launch: Launch, deadlines: Deadlines, pause: Pause) -> Self {
         let (state, timings) = (Mutex::default(), Timings::default());
         Self { shared: Arc::new(Shared { vendor, launch, deadlines, pause, state, timings }) }
-    }
-
-    /// Until when the vendor is paused, in milliseconds since the Unix epoch; `None` if it is not.
-    #[must_use]
-    pub fn paused_until_ms(&self) -> Option<u64> {
-        self.shared.pause.until_ms()
-    }
-
-    /// Refuses all calls for so long, and closes every handle. Those that run end first.
-    pub async fn pause(&self, length: Duration) -> io::Result<()> {
-        self.shared.pause.begin(length)?;
-        if let Err(error) = self.quiesce(None).await {
-            // A worker that does not close its handles is killed, which closes them.
-            warn!(error = %Chain(&error), "worker was killed to close handles");
-        }
-        Ok(())
-    }
-
-    /// Ends a pause; true if there was one.
-    pub fn resume(&self) -> io::Result<bool> {
-        self.shared.pause.end()
     }
 
     /// The vendor.
@@ -343,29 +321,6 @@ impl Worker {
         Ok(())
     }
 
-    /// Closes every handle, and if that fails the worker, which closes them for sure.
-    pub async fn quiesce(&self, device: Option<&DeviceUuid>) -> Result<(), WorkerError> {
-        let read = self.shared.deadlines.read;
-        let request = wire::QuiesceRequest { device_uuid: device.map(ToString::to_string) };
-        let answer = self
-            .call(QUIESCE, read, async |mut client: VendorWorkerClient<Channel>| {
-                client.quiesce(request).await
-            })
-            .await;
-        if answer.is_err() {
-            self.stop().await;
-        }
-        answer.map(|_| ())
-    }
-
-    /// Ends the worker; the next call starts a fresh one.
-    pub async fn stop(&self) {
-        let mut state = self.shared.state.lock().await;
-        if let Some(connection) = state.connection.take() {
-            connection.life.end().await;
-        }
-    }
-
     /// Makes one call on the running worker, started if need be.
     async fn call<T>(
         &self,
@@ -374,10 +329,7 @@ impl Worker {
         call: impl AsyncFnOnce(VendorWorkerClient<Channel>) -> Result<tonic::Response<T>, Status>,
     ) -> Result<T, WorkerError> {
         let vendor = self.shared.vendor.clone();
-        if name != QUIESCE && self.shared.pause.until_ms().is_some() {
-            return Err(WorkerError::Paused { vendor });
-        }
-        let (generation, client) = self.client().await?;
+        let (generation, client) = self.client(name).await?;
         let started = Instant::now();
         let answer = tokio::time::timeout(deadline, call(client)).await;
         // To wait for an event is no work.
@@ -402,9 +354,16 @@ impl Worker {
 
     /// The client of the running worker, started if need be. A call waits out a short
     /// back-off: whoever asked can do nothing better, and an undo must not fail for it.
-    async fn client(&self) -> Result<(u64, VendorWorkerClient<Channel>), WorkerError> {
+    async fn client(
+        &self,
+        name: &'static str,
+    ) -> Result<(u64, VendorWorkerClient<Channel>), WorkerError> {
         loop {
             let mut state = self.shared.state.lock().await;
+            // Under the lock: who passed before the pause began has the worker that it ends.
+            if name != closing::QUIESCE && self.shared.pause.until_ms().is_some() {
+                return Err(WorkerError::Paused { vendor: self.shared.vendor.clone() });
+            }
             if let Some(connection) = &state.connection {
                 return Ok((connection.generation, connection.client.clone()));
             }

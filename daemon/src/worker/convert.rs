@@ -6,7 +6,7 @@
 use accelpool_model::{
     Bandwidth, ComputePermille, Device, DeviceNode, Enforcements, Fault, FaultClass, Injection,
     Link, MemoryBytes, Mount, Partition, PartitionProfile, Partitioning, PartitioningMode,
-    Placements, RecoveryAction, Sample,
+    Placements, RecoveryAction, Route, Sample,
 };
 use accelpool_proto::worker as wire;
 
@@ -18,6 +18,9 @@ const DEVICES_MAX: usize = 256;
 const ITEMS_MAX: usize = 4096;
 /// The longest free text that is kept of a vendor's, in bytes; a ResourceSlice takes 64.
 const TEXT_MAX: usize = 64;
+
+/// Of one link; a DGX A100 has 6, and no board has been seen with more.
+const SWITCHES_MAX: usize = 64;
 
 /// What a worker answered that makes no sense.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +113,9 @@ pub(super) fn link_to_wire(link: &Link) -> wire::Link {
         b: link.ends.1.to_string(),
         kind: link.kind.to_string(),
         bandwidth_bytes_per_second: link.bandwidth.bytes_per_second(),
+        strands: link.strands,
+        switched: link.route.is_switched(),
+        switches: link.route.switches().map(|it| it.to_string()).collect(),
     }
 }
 
@@ -285,10 +291,17 @@ pub(super) fn partition_from_wire(wire: wire::Partition) -> Result<Partition, Ba
 
 pub(super) fn link_from_wire(wire: &wire::Link) -> Result<Link, BadAnswer> {
     let end = |text: &str| text.parse().map_err(|e| bad("link")(&e));
+    if wire.switches.len() > SWITCHES_MAX {
+        return Err(bad("link")(&format!("{} switches", wire.switches.len())));
+    }
+    let switch = |text: &String| text.parse().map_err(|e| bad("switch of a link")(&e));
+    let switches: Result<_, BadAnswer> = wire.switches.iter().map(switch).collect();
     Ok(Link {
         ends: (end(&wire.a)?, end(&wire.b)?),
         kind: wire.kind.parse().map_err(|e| bad("link")(&e))?,
         bandwidth: Bandwidth::from_bytes_per_second(wire.bandwidth_bytes_per_second),
+        strands: wire.strands,
+        route: if wire.switched { Route::Switched(switches?) } else { Route::Direct },
     })
 }
 

@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it cannot go on")]
 
 use accelpool_model::{
-    Bandwidth, Device, DeviceKind, Enforcements, Injection, Link, LinkKind, MemoryBytes, Topology,
+    Bandwidth, Device, DeviceKind, Enforcements, Injection, Link, LinkKind, MemoryBytes, Route,
+    Topology,
 };
 use accelpool_topology::{merge, parse, place};
 
@@ -91,6 +92,8 @@ fn links_between_devices_stay_once() {
         ends: (names[a].clone(), names[b].clone()),
         kind,
         bandwidth: Bandwidth::from_bytes_per_second(rate),
+        strands: 0,
+        route: Route::Direct,
     };
     let mut to_nowhere = link(0, 1, LinkKind::NvLink, 9);
     to_nowhere.ends.1 = "gpu-0000-aa-00-0".parse().unwrap();

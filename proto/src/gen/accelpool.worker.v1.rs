@@ -121,6 +121,14 @@ pub struct Link {
     pub kind: ::prost::alloc::string::String,
     #[prost(uint64, tag = "4")]
     pub bandwidth_bytes_per_second: u64,
+    /// Links of the hardware that work as this one; 0 is not known.
+    #[prost(uint32, tag = "5")]
+    pub strands: u32,
+    /// It runs through switches of its own kind; by PCI address, none where nobody tells.
+    #[prost(bool, tag = "6")]
+    pub switched: bool,
+    #[prost(string, repeated, tag = "7")]
+    pub switches: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Partition {

@@ -317,7 +317,8 @@ pub(crate) struct TopArguments {
 
 const RUN_HELP: &str = "\
 The command is a process of this host, not a container: it sees all devices, and is told by its
-environment which one to use. A share is kept by a library that LD_PRELOAD brings into it.
+environment which one to use. A share is kept by a library that LD_PRELOAD brings into it. Where
+the device gate holds this process, it opens nothing but what the claim has.
 
 The claim lasts as long as the command and is released however it ends, also if both are killed.
 What the command leaves behind in the background loses it. Standard streams, the terminal and
@@ -350,6 +351,9 @@ pub(crate) struct RunArguments {
 pub(crate) struct HeldArguments {
     /// The process that has made the claim
     pub(crate) holder: i32,
+    /// The file that puts this process into the command's cgroup
+    #[arg(long)]
+    pub(crate) cgroup: Option<PathBuf>,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<OsString>,

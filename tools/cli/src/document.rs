@@ -297,7 +297,15 @@ nouns! {
     PcieNode { pci_address: String, label: String, parent: Option<u32>, numa_node: Option<u32> }
 
     /// A link between two devices.
-    Link { a: String, b: String, kind: String, bandwidth_bytes_per_second: u64 }
+    Link {
+        a: String,
+        b: String,
+        kind: String,
+        bandwidth_bytes_per_second: u64,
+        strands: u32,
+        switched: bool,
+        switches: Vec<String>,
+    }
 
     /// Which devices are shared by turns, and by whom.
     GetTurnsResponse { devices: Vec<DeviceTurns>, shim: String, folder: String }

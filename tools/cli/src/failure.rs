@@ -92,6 +92,8 @@ pub(crate) enum Failure {
         #[source]
         source: io::Error,
     },
+    #[error("the command cannot be put into a cgroup of its own, which the device gate asks for")]
+    Place(#[source] io::Error),
     #[error("cannot use the terminal")]
     Terminal(#[source] io::Error),
     #[error("signals cannot be received")]
@@ -134,6 +136,7 @@ impl Failure {
             | Self::Yaml(_)
             | Self::Exec { .. }
             | Self::Command { .. }
+            | Self::Place(_)
             | Self::Terminal(_)
             | Self::Signals(_) => Exit::Failed,
             Self::Several(_, _, exit) => *exit,
@@ -184,6 +187,7 @@ impl Failure {
             | Self::Json(_)
             | Self::Yaml(_)
             | Self::Command { .. }
+            | Self::Place(_)
             | Self::Terminal(_)
             | Self::Signals(_)
             | Self::Several(..) => None,

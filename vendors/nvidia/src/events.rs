@@ -15,7 +15,7 @@ use accelpool_vendor_api::{VendorError, VendorEvent};
 
 use crate::{
     fallback,
-    health::Health,
+    health::{self, Health},
     inventory,
     kmsg::{Kmsg, Line},
     library::{Caller, Library},
@@ -205,11 +205,8 @@ impl Watch {
     /// Looks at each device for what no event tells.
     fn examine(&mut self, nvml: &Nvml) {
         let Ok(known) = inventory::known(nvml) else { return };
-        for device in known {
-            let health = self.health.entry(device.uuid.clone()).or_default();
-            for fault in health.examine(device.gpu, &device.uuid) {
-                self.push(VendorEvent::Fault(fault));
-            }
+        for fault in health::examine(&mut self.health, &known) {
+            self.push(VendorEvent::Fault(fault));
         }
     }
 

@@ -1,8 +1,10 @@
 //! NVLink: who reaches whom, directly or through the node's switches, and how fast.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use accelpool_model::{Bandwidth, Device, DeviceKind, Link, LinkKind, PciAddress, Peer, PeerPath};
+use accelpool_model::{
+    Bandwidth, Device, DeviceKind, Link, LinkKind, PciAddress, Peer, PeerPath, Route,
+};
 use accelpool_vendor_api::VendorError;
 
 use crate::{
@@ -13,31 +15,45 @@ use crate::{
 /// `NVML_NVLINK_MAX_LINKS` of the newest `nvml.h`; older ones say 18.
 const LINKS_MAX: u32 = 36;
 
-/// Rates of a device's links that are up, in bytes per second and per direction.
+/// Links that work as one.
+#[derive(Debug, Default, Clone, Copy)]
+struct Bundle {
+    strands: u32,
+    /// Bytes per second and direction.
+    rate: u64,
+}
+
+impl Bundle {
+    fn add(&mut self, rate: u64) {
+        self.strands = self.strands.saturating_add(1);
+        self.rate = self.rate.saturating_add(rate);
+    }
+
+    /// What two ends say of one bundle: a link that only one says is up carries nothing.
+    fn lesser(self, other: Self) -> Self {
+        Self { strands: self.strands.min(other.strands), rate: self.rate.min(other.rate) }
+    }
+}
+
+/// A device's links that are up.
 #[derive(Debug, Default)]
-struct Rates {
+struct Links {
     /// To other devices, by their addresses.
-    direct: BTreeMap<PciAddress, u64>,
-    /// Into switches.
-    switched: u64,
+    direct: BTreeMap<PciAddress, Bundle>,
+    /// Into switches, with the addresses of those that the driver names.
+    switched: Bundle,
+    switches: BTreeSet<PciAddress>,
 }
 
 /// The links between the devices, each pair once.
 pub(crate) fn links(nvml: &Nvml) -> Result<Vec<Link>, VendorError> {
     let known = inventory::known(nvml).map_err(CallError::about_nobody)?;
     let addresses: Vec<PciAddress> = known.iter().map(|device| device.pci).collect();
-    let rates: Vec<Rates> = known.iter().map(|device| rates(device.gpu, &addresses)).collect();
+    let own: Vec<Links> = known.iter().map(|device| links_of(device.gpu, &addresses)).collect();
     let mut links = Vec::new();
-    for (index, (a, of_a)) in known.iter().zip(&rates).enumerate() {
-        for (b, of_b) in known.iter().zip(&rates).skip(index + 1) {
-            let rate = rate_between((a, of_a), (b, of_b));
-            if rate > 0 {
-                links.push(Link {
-                    ends: (name(a), name(b)),
-                    kind: LinkKind::NvLink,
-                    bandwidth: Bandwidth::from_bytes_per_second(rate),
-                });
-            }
+    for (index, a) in known.iter().zip(&own).enumerate() {
+        for b in known.iter().zip(&own).skip(index + 1) {
+            links.extend(link_between(a, b));
         }
     }
     Ok(links)
@@ -74,7 +90,7 @@ fn path(a: &Known<'_>, b: &Known<'_>) -> PeerPath {
     }
     let mut up = (0..LINKS_MAX).filter(|link| a.gpu.link_is_up(*link).unwrap_or(false));
     let end = up.next().and_then(|link| a.gpu.link_end(link).ok());
-    if end == Some(LinkEnd::Switch) { PeerPath::Switch } else { PeerPath::Link }
+    if matches!(end, Some(LinkEnd::Switch(_))) { PeerPath::Switch } else { PeerPath::Link }
 }
 
 /// `NVML_P2P_STATUS_OK`.
@@ -97,18 +113,35 @@ fn name(device: &Known<'_>) -> accelpool_model::DeviceName {
     Device::name_at(DeviceKind::Gpu, device.pci)
 }
 
-fn rate_between((a, of_a): (&Known<'_>, &Rates), (b, of_b): (&Known<'_>, &Rates)) -> u64 {
-    let of = |rates: &Rates, peer: &Known<'_>| rates.direct.get(&peer.pci).copied();
-    // A link that only one end says is up carries nothing.
-    let direct = of(of_a, b).unwrap_or(0).min(of(of_b, a).unwrap_or(0));
-    let switched = of_a.switched.min(of_b.switched);
+fn link_between((a, of_a): (&Known<'_>, &Links), (b, of_b): (&Known<'_>, &Links)) -> Option<Link> {
+    let to = |links: &Links, peer: &Known<'_>| links.direct.get(&peer.pci).copied();
+    let direct = to(of_a, b).unwrap_or_default().lesser(to(of_b, a).unwrap_or_default());
+    let switched = of_a.switched.lesser(of_b.switched);
     // Until the fabric has been set up, its links are up and still reach nobody.
-    let reached = switched > 0 && a.gpu.reaches(b.gpu).unwrap_or_else(|it| it.is_unsupported());
-    direct.saturating_add(if reached { switched } else { 0 })
+    let reached =
+        switched.rate > 0 && a.gpu.reaches(b.gpu).unwrap_or_else(|error| error.is_unsupported());
+    // No board has both; where one did, the switches would reach further.
+    let (bundle, route) = if reached {
+        let common = of_a.switches.intersection(&of_b.switches).copied().collect();
+        let both = Bundle {
+            strands: direct.strands.saturating_add(switched.strands),
+            rate: direct.rate.saturating_add(switched.rate),
+        };
+        (both, Route::Switched(common))
+    } else {
+        (direct, Route::Direct)
+    };
+    (bundle.rate > 0).then(|| Link {
+        ends: (name(a), name(b)),
+        kind: LinkKind::NvLink,
+        bandwidth: Bandwidth::from_bytes_per_second(bundle.rate),
+        strands: bundle.strands,
+        route,
+    })
 }
 
-fn rates(gpu: Gpu<'_>, addresses: &[PciAddress]) -> Rates {
-    let mut rates = Rates::default();
+fn links_of(gpu: Gpu<'_>, addresses: &[PciAddress]) -> Links {
+    let mut links = Links::default();
     for link in 0..LINKS_MAX {
         match gpu.link_is_up(link) {
             Ok(true) => {}
@@ -118,18 +151,25 @@ fn rates(gpu: Gpu<'_>, addresses: &[PciAddress]) -> Rates {
         }
         let rate = link_rate(gpu, link);
         match gpu.link_end(link) {
-            Ok(LinkEnd::Switch) => rates.switched = rates.switched.saturating_add(rate),
+            Ok(LinkEnd::Switch(address)) => {
+                links.switched.add(rate);
+                links.switches.extend(address.and_then(|text| switch_address(&text)));
+            }
             Ok(LinkEnd::Gpu(text)) => {
-                let Some(peer) = parse_pci(&text).filter(|it| addresses.contains(it)) else {
-                    continue;
-                };
-                let sum = rates.direct.entry(peer).or_default();
-                *sum = sum.saturating_add(rate);
+                if let Some(peer) = parse_pci(&text).filter(|it| addresses.contains(it)) {
+                    links.direct.entry(peer).or_default().add(rate);
+                }
             }
             Ok(LinkEnd::Other) | Err(_) => {}
         }
     }
-    rates
+    links
+}
+
+/// Where a switch is; none for one that is not in this machine, of which drivers tell zeros.
+fn switch_address(text: &str) -> Option<PciAddress> {
+    let host_bridge = "0000:00:00.0".parse().ok();
+    parse_pci(text).filter(|it| Some(*it) != host_bridge)
 }
 
 /// The rate of one link, in bytes per second and per direction.

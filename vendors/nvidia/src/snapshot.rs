@@ -139,15 +139,21 @@ impl Described {
         if let Ok(fabric) = gpu.fabric() {
             let cluster = format!("{:032x}", u128::from_be_bytes(fabric.cluster));
             let state = STATES[usize::from(fabric.joined)];
-            let clique = fabric.clique;
-            self.put("fabric", json!({ "cluster": cluster, "clique": clique, "state": state }));
+            let (clique, health) = (fabric.clique, fabric.health);
+            let fabric =
+                json!({ "cluster": cluster, "clique": clique, "state": state, "health": health });
+            self.put("fabric", fabric);
         }
         let mut links: Vec<Value> = Vec::new();
         for link in 0..LINKS_MAX {
             let Ok(up) = gpu.link_is_up(link) else { break };
             let end = match gpu.link_end(link) {
                 Ok(LinkEnd::Gpu(pci)) => parse_pci(&pci).map_or(pci, |pci| pci.to_string()),
-                Ok(LinkEnd::Switch) => "switch".to_owned(),
+                Ok(LinkEnd::Switch(None)) => "switch".to_owned(),
+                Ok(LinkEnd::Switch(Some(pci))) => {
+                    let pci = parse_pci(&pci).map_or(pci, |pci| pci.to_string());
+                    format!("switch {pci}")
+                }
                 // The stand-in has no word for it, and no device is at such an address.
                 Ok(LinkEnd::Other) | Err(_) => "other".to_owned(),
             };

@@ -1,16 +1,16 @@
 //! What each process used of a device.
 //!
-//! Memory is what the driver says that a process holds. Busy time is summed from the driver's
-//! samples since the previous call; a process that came and went in between is found where the
-//! operator has accounting mode on. In MIG mode the driver measures no busy time per process,
-//! which is then absent.
+//! Memory is what the driver says that a process holds. Busy time, of the multiprocessors and of
+//! the engines beside them, is summed from the driver's samples since the previous call; a process
+//! that came and went in between is found where the operator has accounting mode on. In MIG mode
+//! the driver measures no busy time per process, which is then absent.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use accelpool_model::{DeviceUuid, MemoryBytes, Sample};
+use accelpool_model::{DeviceUuid, Engine, MemoryBytes, Sample};
 use accelpool_vendor_api::VendorError;
 
 use crate::sys::{Accounting, CallError, Gpu, MigDevice, Process, Utilization};
@@ -24,6 +24,14 @@ pub(crate) struct Sampled {
 
 /// A process may run in several parts of a device, but has one entry in each.
 type Key = (u32, Option<DeviceUuid>);
+
+/// What a process kept busy.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Busy {
+    compute: Duration,
+    /// Of the engines that the driver measures.
+    engines: BTreeMap<Engine, Duration>,
+}
 
 /// Samples a device, and says when that was.
 pub(crate) fn sample(
@@ -50,25 +58,29 @@ pub(crate) fn sample(
     let mut samples: Vec<Sample> = samples
         .into_iter()
         .map(|((pid, partition), memory)| {
-            let compute_busy =
-                busy.as_ref().map(|busy| busy.get(&pid).copied().unwrap_or_default());
-            Sample { pid, partition, memory, compute_busy, engines: BTreeMap::new() }
+            let own = busy.as_ref().map(|busy| busy.get(&pid).cloned().unwrap_or_default());
+            told(pid, partition, memory, own)
         })
         .collect();
     // Those who are no longer listed still used something.
-    for (pid, compute_busy) in busy.unwrap_or_default() {
-        if pid > 0 && !compute_busy.is_zero() && samples.iter().all(|sample| sample.pid != pid) {
-            let compute_busy = Some(compute_busy);
-            samples.push(Sample {
-                pid,
-                partition: None,
-                memory: MemoryBytes::ZERO,
-                compute_busy,
-                engines: BTreeMap::new(),
-            });
+    for (pid, own) in busy.unwrap_or_default() {
+        let was_busy = !own.compute.is_zero() || own.engines.values().any(|it| !it.is_zero());
+        if pid > 0 && was_busy && samples.iter().all(|sample| sample.pid != pid) {
+            samples.push(told(pid, None, MemoryBytes::ZERO, Some(own)));
         }
     }
     Ok((samples, now))
+}
+
+fn told(
+    pid: u32,
+    partition: Option<DeviceUuid>,
+    memory: MemoryBytes,
+    busy: Option<Busy>,
+) -> Sample {
+    let compute_busy = busy.as_ref().map(|busy| busy.compute);
+    let engines = busy.map(|busy| busy.engines).unwrap_or_default();
+    Sample { pid, partition, memory, compute_busy, engines }
 }
 
 fn key(process: &Process, partitions: &[MigDevice]) -> Key {
@@ -85,7 +97,7 @@ fn busy(
     gpu: Gpu<'_>,
     before: Option<Sampled>,
     now: Sampled,
-) -> Result<Option<BTreeMap<u32, Duration>>, CallError> {
+) -> Result<Option<BTreeMap<u32, Busy>>, CallError> {
     let Some(before) = before else { return Ok(None) };
     let samples = match gpu.utilization(before.at_us) {
         Ok(samples) => samples,
@@ -95,7 +107,7 @@ fn busy(
     let mut busy = sum(samples, before.at_us, now.at_us);
     for (pid, ended) in ended(gpu) {
         let own = of_ended(ended, before.at_us, now.at_us);
-        let known = busy.entry(pid).or_default();
+        let known = &mut busy.entry(pid).or_default().compute;
         // The driver's samples may have caught part of it.
         *known = own.max(*known);
     }
@@ -103,18 +115,36 @@ fn busy(
 }
 
 /// Adds up samples: each speaks for the time since the one before it of the same process.
-fn sum(mut samples: Vec<Utilization>, from_us: u64, to_us: u64) -> BTreeMap<u32, Duration> {
+fn sum(mut samples: Vec<Utilization>, from_us: u64, to_us: u64) -> BTreeMap<u32, Busy> {
     samples.sort_by_key(|sample| (sample.pid, sample.timestamp_us));
-    let mut busy: BTreeMap<u32, Duration> = BTreeMap::new();
+    let mut busy: BTreeMap<u32, Busy> = BTreeMap::new();
     let mut last: Option<(u32, u64)> = None;
     for sample in samples {
         let at = sample.timestamp_us.clamp(from_us, to_us.max(from_us));
         let since = last.filter(|(pid, _)| *pid == sample.pid).map_or(from_us, |(_, at)| at);
-        let part = at.saturating_sub(since).saturating_mul(sample.percent.into()) / 100;
-        *busy.entry(sample.pid).or_default() += Duration::from_micros(part);
+        let span = at.saturating_sub(since);
+        let part = |percent: u32| Duration::from_micros(span.saturating_mul(percent.into()) / 100);
+        let own = busy.entry(sample.pid).or_default();
+        own.compute += part(sample.multiprocessors);
+        for (engine, percent) in engines(&sample) {
+            *own.engines.entry(engine).or_default() += part(percent);
+        }
         last = Some((sample.pid, at));
     }
     busy
+}
+
+/// The engines beside the multiprocessors that a sample tells of.
+fn engines(sample: &Utilization) -> impl Iterator<Item = (Engine, u32)> {
+    [
+        (Engine::MemoryInterface, Some(sample.memory)),
+        (Engine::Encoder, Some(sample.encoder)),
+        (Engine::Decoder, Some(sample.decoder)),
+        (Engine::Jpeg, sample.jpeg),
+        (Engine::OpticalFlow, sample.optical_flow),
+    ]
+    .into_iter()
+    .filter_map(|(engine, percent)| Some((engine, percent?)))
 }
 
 /// What accounting mode kept of the processes that have ended; nothing where it is off.
@@ -148,11 +178,22 @@ mod tests {
         let samples = samples.iter().map(|(pid, timestamp_us, percent)| Utilization {
             pid: *pid,
             timestamp_us: *timestamp_us,
-            percent: *percent,
+            multiprocessors: *percent,
+            memory: 0,
+            encoder: *percent / 2,
+            decoder: 0,
+            jpeg: None,
+            optical_flow: Some(0),
         });
         let busy = sum(samples.collect(), 1000, 2000);
+        for busy in busy.values() {
+            assert_eq!(busy.engines[&Engine::Encoder], busy.compute / 2);
+            assert_eq!(busy.engines[&Engine::OpticalFlow], Duration::ZERO);
+            // What is not measured is absent, which is not zero.
+            assert!(!busy.engines.contains_key(&Engine::Jpeg));
+        }
         let busy: Vec<(u32, u128)> =
-            busy.into_iter().map(|(pid, busy)| (pid, busy.as_micros())).collect();
+            busy.into_iter().map(|(pid, busy)| (pid, busy.compute.as_micros())).collect();
         assert_eq!(busy, expected);
     }
 

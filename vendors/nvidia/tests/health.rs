@@ -276,6 +276,15 @@ fn conditions_that_no_event_tells_of_are_found() {
             check_found(field("4", 8), expected, false);
         });
         scope.spawn(|| {
+            // Degraded bandwidth, a route that is not healthy; the rest is false.
+            let sick = |described: &mut serde_json::Value| {
+                described["devices"][0]["fabric"]["health"] = (1 | 2 << 2 | 1 << 4 | 2 << 6).into();
+            };
+            let words = "the NVLink fabric: less bandwidth than there should be, \
+                         a route is not healthy";
+            check_found(sick, (FaultClass::Link, "fabric-unhealthy", words), true);
+        });
+        scope.spawn(|| {
             let words = "an NVLink failed and was trained anew";
             check_found(field("59", 1), (FaultClass::Link, "nvlink-recovery", words), false);
         });
@@ -288,7 +297,7 @@ fn conditions_that_no_event_tells_of_are_found() {
                 (lost["count"], lost["down"]) = (1.into(), true.into());
                 links.as_array_mut().unwrap().insert(1, lost);
             };
-            check_found(down, (FaultClass::Link, "nvlink-down", "NVLink 17 is down"), true);
+            check_found(down, (FaultClass::Link, "nvlink-down", "NVLink 3 is down"), true);
         });
     });
 }

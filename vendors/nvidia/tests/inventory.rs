@@ -21,8 +21,11 @@ fn check(machine: &Machine, golden: &str) {
             describe_partition(&mut found, &partition);
         }
     }
-    for Link { ends: (a, b), kind, bandwidth } in vendor.links().unwrap() {
-        writeln!(found, "link {a} {b} {kind} {bandwidth}").unwrap();
+    for Link { ends: (a, b), kind, bandwidth, strands, route } in vendor.links().unwrap() {
+        let switches: Vec<String> = route.switches().map(|it| it.to_string()).collect();
+        let through = if route.is_switched() { " through " } else { "" };
+        let route = format!("{through}{}", switches.join(" "));
+        writeln!(found, "link {a} {b} {strands} {kind} {bandwidth}{route}").unwrap();
     }
     check_golden(&machine.neutral(&found), golden);
 }
@@ -234,7 +237,7 @@ fn profiles_that_differ_in_one_sign_have_names_of_their_own() {
 /// 12.560, 12.570, 12.575 and 13.580 looks up. All others that the adapter asks for are in 535.
 /// Field 230 (recovery action) is not in the headers before 12.8.
 const CAME_WITH: [(u32, &[&str]); 2] = [
-    (550, &["nvmlDeviceGetGpuFabricInfoV"]),
+    (550, &["nvmlDeviceGetGpuFabricInfoV", "nvmlDeviceGetProcessesUtilizationInfo"]),
     (
         575,
         &[

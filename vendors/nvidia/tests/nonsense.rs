@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::machine::{DGX_H100_MIG, Machine, V100_535, uuid};
 
 /// Every symbol that the adapter asks for and can do without.
-const SYMBOLS: [&str; 71] = [
+const SYMBOLS: [&str; 72] = [
     "nvmlComputeInstanceDestroy",
     "nvmlComputeInstanceGetInfo_v2",
     "nvmlDeviceCreateGpuInstanceWithPlacement",
@@ -66,6 +66,7 @@ const SYMBOLS: [&str; 71] = [
     "nvmlDeviceGetPersistenceMode",
     "nvmlDeviceGetPowerUsage",
     "nvmlDeviceGetProcessUtilization",
+    "nvmlDeviceGetProcessesUtilizationInfo",
     "nvmlDeviceGetRemappedRows",
     "nvmlDeviceGetSupportedEventTypes",
     "nvmlDeviceGetTemperature",

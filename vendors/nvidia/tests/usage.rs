@@ -5,7 +5,7 @@ mod machine;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use accelpool_model::{MemoryBytes, Sample};
+use accelpool_model::{Engine, MemoryBytes, Sample};
 use accelpool_vendor_api::Vendor;
 use accelpool_vendor_nvidia::Nvidia;
 use serde_json::json;
@@ -56,6 +56,40 @@ fn busy_time_is_measured_from_the_second_call_on() {
     assert!(busy(12) > Duration::ZERO && busy(12) < busy(10));
     let ended = samples.iter().find(|it| it.pid == 12).unwrap();
     assert_eq!(ended.memory, MemoryBytes::ZERO);
+}
+
+/// Drivers from 550 on tell all engines of all processes in one call; older ones all but two.
+#[test]
+fn engines_beside_the_multiprocessors_are_told_by_process() {
+    let mut told = Vec::new();
+    for lacks in [&[][..], &["nvmlDeviceGetProcessesUtilizationInfo"]] {
+        let machine = machine(&json!({
+            "processes": [{ "pid": 10, "memory_mib": 1 }],
+            "utilization": [{
+                "pid": 10, "percent": 0, "memory": 40, "encoder": 20, "decoder": 10, "jpeg": 80
+            }]
+        }));
+        machine.without_symbols(lacks);
+        let vendor = machine.vendor();
+        assert!(sample(&vendor)[0].engines.is_empty());
+        let engines = sample(&vendor).remove(0).engines;
+        // Each is rounded down to a microsecond.
+        let is_twice = |a: Engine, b: Engine| {
+            engines[&a].abs_diff(2 * engines[&b]) <= Duration::from_micros(2)
+        };
+        assert!(is_twice(Engine::MemoryInterface, Engine::Encoder), "{engines:?}");
+        assert!(is_twice(Engine::Encoder, Engine::Decoder), "{engines:?}");
+        assert!(!engines[&Engine::Decoder].is_zero());
+        told.push(engines.into_keys().collect::<Vec<_>>());
+    }
+    let all = [
+        Engine::MemoryInterface,
+        Engine::Encoder,
+        Engine::Decoder,
+        Engine::Jpeg,
+        Engine::OpticalFlow,
+    ];
+    assert_eq!(told, [&all[..], &all[..3]]);
 }
 
 #[test]

@@ -27,8 +27,21 @@ enum Action {
 }
 
 /// Functions outside the driver's library that the shim exports.
-const OTHER_EXPORTS: [&str; 4] =
-    ["dlsym", "dlvsym", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2"];
+const OTHER_EXPORTS: [&str; 13] = [
+    "dlsym",
+    "dlvsym",
+    "nvmlDeviceGetMemoryInfo",
+    "nvmlDeviceGetMemoryInfo_v2",
+    "nvmlDeviceGetComputeRunningProcesses",
+    "nvmlDeviceGetComputeRunningProcesses_v2",
+    "nvmlDeviceGetComputeRunningProcesses_v3",
+    "nvmlDeviceGetGraphicsRunningProcesses",
+    "nvmlDeviceGetGraphicsRunningProcesses_v2",
+    "nvmlDeviceGetGraphicsRunningProcesses_v3",
+    "nvmlDeviceGetMPSComputeRunningProcesses",
+    "nvmlDeviceGetMPSComputeRunningProcesses_v2",
+    "nvmlDeviceGetMPSComputeRunningProcesses_v3",
+];
 
 /// Reads the table; panics on what it does not understand, which stops the build.
 pub(crate) fn read(table: &str) -> Vec<Function> {

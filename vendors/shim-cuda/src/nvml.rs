@@ -1,7 +1,10 @@
-//! What NVML says of memory: the quota, as the CUDA driver's own functions do.
+//! What NVML says of memory: the quota, as the CUDA driver's own functions do. Of processes: the
+//! claim's own.
 //!
 //! Monitors and frameworks ask it beside CUDA. Everything else of NVML passes.
 #![expect(unsafe_code, reason = "stands in for C functions")]
+
+mod processes;
 
 use core::{
     ffi::{CStr, c_char, c_int, c_void},
@@ -12,7 +15,11 @@ use core::{
 
 use accelpool_shim::quota::Account;
 
-use crate::{device, libc, process, thread::thread};
+use crate::{
+    device, libc,
+    process::{self, Claim},
+    thread::thread,
+};
 
 const LIBRARY: &CStr = c"libnvidia-ml.so.1";
 const SUCCESS: c_int = 0;
@@ -49,7 +56,7 @@ pub(crate) fn wrapper(symbol: &[u8]) -> Option<*const c_void> {
     match symbol {
         b"nvmlDeviceGetMemoryInfo" => Some(nvmlDeviceGetMemoryInfo as *const c_void),
         b"nvmlDeviceGetMemoryInfo_v2" => Some(nvmlDeviceGetMemoryInfo_v2 as *const c_void),
-        _ => None,
+        _ => processes::wrapper(symbol),
     }
 }
 
@@ -57,8 +64,14 @@ pub(crate) fn wrapper(symbol: &[u8]) -> Option<*const c_void> {
 pub(crate) fn bind(symbol: &[u8], real: NonNull<c_void>) -> bool {
     let is_ours = wrapper(symbol) == Some(real.as_ptr().cast_const());
     if !is_ours {
-        let place = if symbol.ends_with(b"_v2") { &MEMORY_V2 } else { &MEMORY };
-        place.store(real.as_ptr(), Ordering::Release);
+        let place = match symbol {
+            b"nvmlDeviceGetMemoryInfo" => Some(&MEMORY),
+            b"nvmlDeviceGetMemoryInfo_v2" => Some(&MEMORY_V2),
+            _ => processes::place(symbol),
+        };
+        if let Some(place) = place {
+            place.store(real.as_ptr(), Ordering::Release);
+        }
     }
     !is_ours
 }
@@ -71,12 +84,12 @@ fn real(place: &AtomicPtr<c_void>, name: &CStr) -> Option<NonNull<c_void>> {
     })
 }
 
-/// What the claim holds of a device and may hold.
+/// The claim that has a device, and the device's index there.
 ///
 /// # Safety
 ///
 /// The device must be one that NVML has given.
-unsafe fn usage(nvml_device: *mut c_void) -> Option<(u64, u64)> {
+unsafe fn claimed(nvml_device: *mut c_void) -> Option<(&'static Claim, usize)> {
     type GetUuid = unsafe extern "C" fn(*mut c_void, *mut c_char, u32) -> c_int;
     let get = real(&UUID, c"nvmlDeviceGetUUID")?;
     let mut text = [0_u8; UUID_TEXT_BYTES];
@@ -90,7 +103,17 @@ unsafe fn usage(nvml_device: *mut c_void) -> Option<(u64, u64)> {
     }
     process::attach(thread());
     let uuid = parse_uuid(CStr::from_bytes_until_nul(&text).ok()?.to_bytes())?;
-    let (claim, index) = device::by_uuid(uuid)?;
+    device::by_uuid(uuid)
+}
+
+/// What the claim holds of a device and may hold.
+///
+/// # Safety
+///
+/// As of [`claimed`].
+unsafe fn usage(nvml_device: *mut c_void) -> Option<(u64, u64)> {
+    // SAFETY: as the caller says.
+    let (claim, index) = unsafe { claimed(nvml_device) }?;
     let quota = claim.control()?.limits.get(index)?.quota_bytes.load(Ordering::Relaxed);
     Some((claim.account(index).map_or(0, |it: Account<'_>| it.used()), quota))
 }

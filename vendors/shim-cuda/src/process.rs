@@ -303,6 +303,17 @@ impl Claim {
         self.process.store(from_ref(process.leak()).cast_mut(), Ordering::Release);
     }
 
+    /// The processes of the claim, as each numbers itself, and what they hold of a device.
+    pub(crate) fn holders(&self, device: usize) -> impl Iterator<Item = (u32, u64)> {
+        let rows = self.ledger().into_iter().flat_map(|it| &it.rows);
+        rows.filter_map(move |row| {
+            // What another process has written there may be no number of a process.
+            let pid = u32::try_from(row.process_id.load(Ordering::Relaxed)).ok()?;
+            let bytes = row.bytes.get(device)?.load(Ordering::Relaxed);
+            (pid != 0).then_some((pid, bytes))
+        })
+    }
+
     /// Says in the ledger page whose row it is; once there are pages.
     pub(crate) fn sign_row(&self) {
         let index = self.process_index.load(Ordering::Acquire) as usize;

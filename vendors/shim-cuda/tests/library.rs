@@ -99,7 +99,11 @@ fn it_exports_what_it_stands_in_for_and_nothing_else() {
         (fields[4] != "pass").then(|| fields[0].to_owned())
     });
     let others = ["dlsym", "dlvsym", "nvmlDeviceGetMemoryInfo", "nvmlDeviceGetMemoryInfo_v2"];
-    let mut expected: Vec<String> = wrapped.chain(others.map(str::to_owned)).collect();
+    let lists = ["Compute", "Graphics", "MPSCompute"].into_iter().flat_map(|kind| {
+        ["", "_v2", "_v3"].map(|it| format!("nvmlDeviceGet{kind}RunningProcesses{it}"))
+    });
+    let others = others.map(str::to_owned).into_iter().chain(lists);
+    let mut expected: Vec<String> = wrapped.chain(others).collect();
     let (mut exported, _) = symbols();
     expected.sort();
     exported.sort();

@@ -199,3 +199,59 @@ fn nvml_tells_of_the_quota() {
     let mut tenant = start_with(&node, &keeper, &["nvml"], &variables);
     assert_eq!(tenant.answer(), format!("{} {} {}", 80_u64 << 30, 79_u64 << 30, 1_u64 << 30));
 }
+
+#[test]
+fn nvml_lists_the_claims_own_processes() {
+    let node = Node::new();
+    compile(node.dir.path(), "nvml.c", "libnvidia-ml.so.1", &["-shared"]);
+    let keeper = node.claim("claim", 64 * MIB, MIB);
+    let uuid = node.machine.devices[0].uuid.clone();
+    let variables = [("NVML_UUID", uuid.as_str())];
+    let begin = || {
+        let mut tenant = start_with(&node, &keeper, &["processes"], &variables);
+        assert_eq!(tenant.answer(), "ready");
+        tenant
+    };
+    let lists = |tenant: &mut Tenant| {
+        tenant.send("");
+        let lines: Vec<String> = (0..9).map(|_| tenant.answer()).collect();
+        assert_eq!(tenant.answer(), "listed");
+        lines
+    };
+    let (mut first, second) = (begin(), begin());
+    // A context and an allocation each; the code says that there was no room at first.
+    let held = 2 * MIB;
+    let mut both = [first.pid(), second.pid()].map(|pid| format!("{pid}:{held}"));
+    let told = lists(&mut first);
+    for line in &told[..3] {
+        let mut words: Vec<&str> = line.split(' ').collect();
+        assert_eq!(words.drain(..2).collect::<Vec<_>>(), ["7", "0"], "{told:?}");
+        words.sort_unstable();
+        both.sort_unstable();
+        assert_eq!(words, both, "{told:?}");
+    }
+    assert!(told[3..].iter().all(|line| line == "0 0"), "nobody draws: {told:?}");
+    drop((first, second));
+    until("gone", || keeper.registered() == 0);
+    let mut third = begin();
+    let own = format!("7 0 {}:{held}", third.pid());
+    assert!(lists(&mut third)[..3].iter().all(|line| *line == own));
+    // A device of nobody's claim is shown as it is.
+    let variables = [("NVML_UUID", "GPU-00000000-0000-4000-8000-00000000ffff")];
+    let mut other = start_with(&node, &keeper, &["processes"], &variables);
+    assert_eq!(other.answer(), "ready");
+    assert!(lists(&mut other).iter().all(|line| *line == format!("7 0 4711:{}", 5_u64 << 30)));
+}
+
+#[test]
+fn without_a_daemon_nvml_lists_the_process_itself() {
+    let node = Node::new();
+    compile(node.dir.path(), "nvml.c", "libnvidia-ml.so.1", &["-shared"]);
+    let mut keeper = node.claim("claim", 64 * MIB, MIB);
+    keeper.stop();
+    let uuid = node.machine.devices[0].uuid.clone();
+    let mut tenant = start_with(&node, &keeper, &["processes"], &[("NVML_UUID", uuid.as_str())]);
+    assert_eq!(tenant.answer(), "ready");
+    tenant.send("");
+    assert_eq!(tenant.answer(), format!("7 0 {}:{}", tenant.pid(), 2 * MIB));
+}

@@ -1,6 +1,6 @@
 //! Each test reads: devices as `name/NUMA node/root`, links, what is wanted, the choice.
 
-use accelpool_model::{Bandwidth, LinkKind};
+use accelpool_model::{Bandwidth, LinkKind, Route};
 use proptest::{prelude::*, sample::subsequence};
 
 use super::*;
@@ -36,7 +36,8 @@ fn candidates(free: &[Free]) -> Vec<Candidate<'_>> {
 
 fn link(a: &str, b: &str, kind: LinkKind, gigabytes: u64) -> Link {
     let bandwidth = Bandwidth::from_bytes_per_second(gigabytes * 1_000_000_000);
-    Link { ends: (a.parse().unwrap(), b.parse().unwrap()), kind, bandwidth }
+    let ends = (a.parse().unwrap(), b.parse().unwrap());
+    Link { ends, kind, bandwidth, strands: 0, route: Route::Direct }
 }
 
 /// `free` and `must_include` are lists of words; a link is `a-b=GB/s`.

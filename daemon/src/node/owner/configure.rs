@@ -3,7 +3,7 @@
 //! They are not put back: what a pool no longer wants stays as it was set last, since nobody can
 //! know whose it is by then.
 
-use accelpool_model::{Device, DeviceUuid, Settings, VendorName};
+use accelpool_model::{Device, DeviceName, DeviceUuid, Settings, VendorName};
 use tracing::{info, warn};
 
 use super::{Owner, round::Round};
@@ -20,6 +20,7 @@ impl Owner {
             .map(|device| (device.uuid.clone(), self.wanted(device)))
             .filter(|(_, settings)| *settings != Settings::default())
             .collect();
+        self.tell_unknown_settings(adapter);
         for (device, settings) in wanted {
             if self.memory.configuring.insert(device.clone()) {
                 let (worker, notify) = (worker.clone(), self.parts.notify.clone());
@@ -43,6 +44,27 @@ impl Owner {
         wanted
     }
 
+    /// Tells of settings that a pool wants and that driver or device do not have.
+    fn tell_unknown_settings(&mut self, adapter: &VendorName) {
+        let Some(found) = self.memory.discoveries.get(adapter) else { return };
+        let view = self.memory.view(&self.parts.pools);
+        let trouble_of = |device: &Device| {
+            let (wanted, known) = (view.pool(device)?.settings, device.traits.settings);
+            let unknown = wanted.unknown_to(known);
+            // Of a device whose library does not answer nothing is known at all.
+            let is_known = known != Settings::default() && unknown != Settings::default();
+            let why = "not supported by the driver or the device";
+            is_known.then(|| (device.uuid.clone(), trouble(&device.name, unknown, &why)))
+        };
+        let told: Vec<(DeviceUuid, String)> = found.devices.iter().filter_map(trouble_of).collect();
+        for (uuid, words) in told {
+            if self.memory.setting_troubles.get(&uuid) != Some(&words) {
+                warn!(trouble = words, "driver not set");
+                self.memory.setting_troubles.insert(uuid, words);
+            }
+        }
+    }
+
     pub(super) fn on_configured(
         &mut self,
         uuid: &DeviceUuid,
@@ -61,7 +83,7 @@ impl Owner {
                 self.memory.outdated.extend(adapter);
             }
             Err(error) => {
-                let words = format!("{name} cannot be set to {settings}: {}", Chain(&error));
+                let words = trouble(&name, settings, &Chain(&error));
                 // It is tried again after each look, and told once.
                 if self.memory.setting_troubles.get(uuid) != Some(&words) {
                     warn!(device = %name, %settings, error = %Chain(&error), "driver not set");
@@ -71,4 +93,9 @@ impl Owner {
             }
         }
     }
+}
+
+/// What a pool wants of the driver and cannot have, in words.
+fn trouble(device: &DeviceName, settings: Settings, why: &dyn std::fmt::Display) -> String {
+    format!("AP0133: {device} cannot be set to {settings}: {why}")
 }

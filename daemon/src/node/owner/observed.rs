@@ -7,11 +7,12 @@ use accelpool_model::{
     Device, DeviceName, DeviceUuid, Fault, Inventory, RecoveryAction, Taint, TaintEffect,
     VendorName,
 };
-use accelpool_planner::{taint_for, taint_for_loss};
+use accelpool_planner::{Convalescence, taint_for, taint_for_loss};
 use tracing::{debug, info, warn};
 
 use super::{Owner, now_ms, round::Round};
 use crate::{
+    audit::Asker,
     error::Chain,
     node::{observe, request::NodeError},
     worker::{Discovery, WorkerError},
@@ -151,13 +152,16 @@ impl Owner {
             return;
         };
         // Whatever was sound before this fault proves nothing about what comes after it.
-        self.memory.convalescent.remove(&fault.device);
+        let begun = Convalescence::after_fault(now_ms());
+        self.memory.convalescent.insert(fault.device.clone(), begun);
         let known = self.memory.taints.get(&fault.device).is_some_and(|taints| {
             taints.iter().any(|old| old.key == taint.key && old.reason == taint.reason)
         });
         // A faulty device can repeat itself thousands of times a second: it is told once.
         if !known {
             warn!(device = %name, reason = taint.reason, effect = %taint.effect, "device tainted");
+            let words = format!("{}:{} {}", taint.key, taint.effect, taint.reason);
+            self.record_device("tainted", name.to_string(), words, Asker::default());
             self.set_taint(&fault.device, taint, round);
         }
     }
@@ -173,11 +177,17 @@ impl Owner {
         let Some(taints) = self.memory.taints.get(uuid) else { return };
         let progress = self.memory.convalescent.entry(uuid.clone()).or_default();
         *progress = progress.looked(action, probed);
+        debug!(device = %uuid, %action, probed, sound = progress.sound(), "tainted device looked at");
         let (gone, kept): (Vec<Taint>, Vec<Taint>) =
-            taints.clone().into_iter().partition(|taint| progress.frees_of(taint));
+            taints.clone().into_iter().partition(|taint| progress.frees_of(taint, now_ms()));
         if !gone.is_empty() {
-            self.memory.convalescent.remove(uuid);
             info!(device = %uuid, "device recovered, taint taken away");
+            let device = self.memory.inventory.device_by_uuid(uuid);
+            let name = device.map_or_else(|| uuid.to_string(), |device| device.name.to_string());
+            for taint in &gone {
+                let words = format!("{}:{} recovered: {}", taint.key, taint.effect, taint.reason);
+                self.record_device("untainted", name.clone(), words, Asker::default());
+            }
             self.put_taints(uuid.clone(), kept, round);
         }
     }

@@ -2,13 +2,16 @@
 //!
 //! The claim is held by this process in the daemon's eyes: should it be killed, the daemon
 //! releases it, and the kernel ends the command. In between stands `held`, this same program,
-//! which becomes the command once it has asked the kernel for that.
+//! which becomes the command once it has asked the kernel for that. Where the device gate holds
+//! this process, the command gets a cgroup that the claim is bound to.
+
+mod place;
 
 use std::{
     collections::HashMap,
     env,
     ffi::OsString,
-    fs::File,
+    fs::{self, File},
     io,
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{self, ExitCode, ExitStatus},
@@ -26,6 +29,7 @@ use tokio::{
     signal::unix::{Signal as Stream, SignalKind, signal},
 };
 
+use self::place::Place;
 use super::claim;
 use crate::{
     args::{HeldArguments, RunArguments},
@@ -50,6 +54,8 @@ pub(super) async fn run(
     let name = arguments.name.unwrap_or_else(|| format!("run-{}", process::id()));
     let mut request = claim::request(name.clone(), &arguments.wanted)?;
     request.held = true;
+    let place = Place::below_gate(&client.gate().await?).map_err(Failure::Place)?;
+    request.bindings = claim::bindings(place.iter().map(|it| it.path().to_owned()).collect());
     // Heard from here on, so that none ends this process while it holds the claim.
     let mut signals = Signals::new().map_err(Failure::Signals)?;
     let prepared = tokio::select! {
@@ -61,7 +67,7 @@ pub(super) async fn run(
         }
     };
     let (_, environment) = prepared;
-    let ended = match start(&name, &arguments.command, &environment) {
+    let ended = match start(&name, &arguments.command, &environment, place.as_ref()) {
         Ok(child) => wait(child, signals).await,
         Err(error) => Err(error),
     };
@@ -80,9 +86,14 @@ fn start(
     claim: &str,
     command: &[OsString],
     environment: &HashMap<String, String>,
+    place: Option<&Place>,
 ) -> io::Result<Child> {
     let mut child = Command::new(env::current_exe()?);
-    child.arg("held").arg(process::id().to_string()).arg("--").args(command);
+    child.arg("held").arg(process::id().to_string());
+    if let Some(place) = place {
+        child.arg("--cgroup").arg(place.processes());
+    }
+    child.arg("--").args(command);
     child.env("ACCELPOOL_CLAIM", claim);
     for (name, value) in environment {
         match env::var_os(name) {
@@ -104,6 +115,13 @@ pub(super) fn become_held(arguments: HeldArguments, console: &Console) -> ExitCo
     let bound = prctl::set_pdeathsig(Signal::SIGKILL);
     // It may have ended before that.
     if bound.is_err() || getppid() != Pid::from_raw(arguments.holder) {
+        return ExitCode::from(NOT_RUN);
+    }
+    // Before it is the command: what that starts is there as well.
+    if let Some(cgroup) = &arguments.cgroup
+        && let Err(source) = fs::write(cgroup, "0")
+    {
+        console.report(&Failure::Place(source));
         return ExitCode::from(NOT_RUN);
     }
     let mut words = arguments.command.into_iter();

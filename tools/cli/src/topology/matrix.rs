@@ -1,6 +1,8 @@
-//! The link matrix: how each pair of devices speaks, and how fast.
+//! The link matrix: how each pair of devices speaks, how fast, and through which switches.
 
-use super::{NumaGroup, fastest_link, in_order};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{NumaGroup, fastest_link, in_order, tree::cut};
 use crate::{
     document::{Device, Link},
     output::{LINE_WIDTH, Page, Tone, bandwidth},
@@ -13,6 +15,9 @@ const ROOT: &str = "root";
 const NUMA: &str = "numa";
 const CROSS: &str = "cross";
 const UNKNOWN: &str = "?";
+
+/// Stands for switches whose addresses nobody tells: they are not in the node.
+const UNNAMED: &str = "outside";
 
 /// Writes the matrix in as many blocks as fit the page side by side with the names.
 pub(crate) fn write_matrix(groups: &[NumaGroup<'_>], links: &[Link], page: &mut Page) {
@@ -47,12 +52,38 @@ pub(crate) fn write_matrix(groups: &[NumaGroup<'_>], links: &[Link], page: &mut 
     }
     page.gap();
     write_words(&rows, page);
+    write_switches(&devices, &names, links, page);
+}
+
+/// The switches that links run through, each with the devices that it joins.
+fn write_switches(devices: &[&Device], names: &[String], links: &[Link], page: &mut Page) {
+    let mut joined: BTreeMap<(&str, &str), BTreeSet<usize>> = BTreeMap::new();
+    let index = |name: &str| devices.iter().position(|device| device.name == name);
+    for link in links.iter().filter(|link| link.switched) {
+        let ends = [index(&link.a), index(&link.b)].into_iter().flatten();
+        let switches = link.switches.iter().map(String::as_str);
+        let nobody_tells = link.switches.is_empty().then_some(UNNAMED);
+        for switch in switches.chain(nobody_tells) {
+            joined.entry((switch, &link.kind)).or_default().extend(ends.clone());
+        }
+    }
+    if joined.is_empty() {
+        return;
+    }
+    page.heading("Switches");
+    for ((switch, kind), of_switch) in joined {
+        let of_switch: Vec<&str> = of_switch.into_iter().map(|at| names[at].as_str()).collect();
+        page.line(&cut(&format!("{switch}  {kind}  {}", of_switch.join(" ")), LINE_WIDTH));
+    }
 }
 
 /// Explains the words that occur.
 fn write_words(rows: &[Vec<String>], page: &mut Page) {
     if rows.iter().flatten().any(|cell| cell.contains(' ')) {
         page.line("A number is GB/s each way.");
+    }
+    if rows.iter().flatten().any(|cell| cell.starts_with("NV")) {
+        page.line("NVn    n NVLinks that work as one");
     }
     let words = [
         (ROOT, "no link, but the same PCIe root"),
@@ -72,7 +103,7 @@ fn cell(groups: &[NumaGroup<'_>], links: &[Link], a: &Device, b: &Device) -> Str
         return "-".to_owned();
     }
     if let Some(link) = fastest_link(links, &a.name, &b.name) {
-        return format!("{} {}", link.kind, bandwidth(link.bandwidth_bytes_per_second));
+        return format!("{} {}", made_of(link), bandwidth(link.bandwidth_bytes_per_second));
     }
     let of_both = |devices: &mut dyn Iterator<Item = &Device>| {
         devices.filter(|device| device.name == a.name || device.name == b.name).count() == 2
@@ -86,6 +117,14 @@ fn cell(groups: &[NumaGroup<'_>], links: &[Link], a: &Device, b: &Device) -> Str
         (Some(a), Some(b)) if a == b => NUMA.to_owned(),
         (Some(_), Some(_)) => CROSS.to_owned(),
         (None, _) | (_, None) => UNKNOWN.to_owned(),
+    }
+}
+
+/// The kind of a link; of NVLink, as its own tools write it: `NV18` is 18 of them as one.
+fn made_of(link: &Link) -> String {
+    match (link.kind.as_str(), link.strands) {
+        ("nvlink", strands @ 1..) => format!("NV{strands}"),
+        (kind, _) => kind.to_owned(),
     }
 }
 

@@ -30,6 +30,7 @@ fn link(a: &str, b: &str, gigabytes: u64) -> Link {
         b: b.to_owned(),
         kind: "xgmi".to_owned(),
         bandwidth_bytes_per_second: gigabytes * 1_000_000_000,
+        ..Link::default()
     }
 }
 
@@ -108,6 +109,45 @@ fn a_matrix_says_how_each_pair_speaks() {
         "4        ?  xgmi 64        ?        -",
     ];
     assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_matrix_says_which_switches_join_whom() {
+    let devices = ["a-1", "a-2", "a-3"].map(|name| device(name, "", Some(0))).into();
+    let switched = |a: &str, b: &str, switches: &[&str]| Link {
+        kind: "nvlink".to_owned(),
+        strands: 18,
+        switched: true,
+        switches: switches.iter().map(|it| (*it).to_owned()).collect(),
+        ..link(a, b, 450)
+    };
+    let topology = GetTopologyResponse { devices, ..GetTopologyResponse::default() };
+    let check = |links: &[Link], expected: &str| {
+        let mut page = Page::new(false, false, 0);
+        write_matrix(&arrange(&topology), links, &mut page);
+        assert!(page.text().ends_with(expected), "{}", page.text());
+    };
+    let two = ["0000:05:00.0", "0000:06:00.0"];
+    let links = [switched("a-1", "a-2", &two), switched("a-1", "a-3", &two[..1])];
+    check(
+        &links,
+        "\
+Links
+          1         2         3
+1         -  NV18 450  NV18 450
+2  NV18 450         -      numa
+3  NV18 450      numa         -
+
+A number is GB/s each way.
+NVn    n NVLinks that work as one
+numa   no link, but the same NUMA node
+
+Switches
+0000:05:00.0  nvlink  1 2 3
+0000:06:00.0  nvlink  1 2
+",
+    );
+    check(&[switched("a-2", "a-3", &[])], "\nSwitches\noutside  nvlink  2 3\n");
 }
 
 #[test]

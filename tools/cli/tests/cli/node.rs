@@ -317,6 +317,9 @@ fn topology(devices: &[Device]) -> GetTopologyResponse {
         b: name(BUSES[b]),
         kind: "nvlink".into(),
         bandwidth_bytes_per_second: 450_000_000_000,
+        strands: 18,
+        switched: true,
+        switches: [5, 6, 7, 8].map(|bus| format!("0000:{bus:02x}:00.0")).into(),
     };
     GetTopologyResponse {
         source: "host".into(),

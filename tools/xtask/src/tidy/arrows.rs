@@ -127,7 +127,7 @@ const PLACES: [Place; 30] = [
     place(
         "accelpool-hw",
         "tests/hw",
-        &[MODEL, VENDOR_API, VENDOR_NVIDIA],
+        &[MODEL, VENDOR_API, VENDOR_NVIDIA, CUDA_ENGINE],
         "it drives an adapter, and programs from outside",
     ),
     place("accelpool-tests", "tests", SUITES, "it drives libraries, and programs from outside"),

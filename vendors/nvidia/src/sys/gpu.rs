@@ -10,7 +10,8 @@ use nvml_wrapper_sys::bindings::{
     nvmlGpuP2PCapsIndex_enum_NVML_P2P_CAPS_INDEX_READ, nvmlGpuP2PStatus_enum_NVML_P2P_STATUS_OK,
     nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_GPU,
     nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_SWITCH, nvmlPciInfo_t, nvmlProcessInfo_t,
-    nvmlProcessUtilizationSample_t, nvmlReturn_t,
+    nvmlProcessUtilizationInfo_v1_t, nvmlProcessUtilizationSample_t,
+    nvmlProcessesUtilizationInfo_v1_t, nvmlReturn_t,
 };
 
 use super::{
@@ -35,6 +36,8 @@ unsafe impl Plain for nvmlProcessInfo_t {}
 // SAFETY: as above.
 unsafe impl Plain for nvmlProcessUtilizationSample_t {}
 // SAFETY: as above.
+unsafe impl Plain for nvmlProcessUtilizationInfo_v1_t {}
+// SAFETY: as above.
 unsafe impl Plain for nvmlAccountingStats_t {}
 
 /// A device, as long as the library stays loaded.
@@ -52,6 +55,8 @@ pub(crate) struct Fabric {
     pub(crate) clique: u32,
     /// True if it has joined the fabric.
     pub(crate) joined: bool,
+    /// `NVML_GPU_FABRIC_HEALTH_MASK_...`; zero where the driver does not tell.
+    pub(crate) health: u32,
 }
 
 /// What became of faulty rows of a device's memory.
@@ -77,8 +82,9 @@ pub(crate) enum PeerUse {
 pub(crate) enum LinkEnd {
     /// The device at this PCI address, as NVML writes it.
     Gpu(String),
-    /// An NVSwitch: every device on it can be reached.
-    Switch,
+    /// An NVSwitch: every device on it can be reached. With its address, as NVML writes it, where
+    /// the driver tells one: of a switch outside of the node it does not.
+    Switch(Option<String>),
     /// Something else, such as a processor.
     Other,
 }
@@ -93,13 +99,20 @@ pub(crate) struct Process {
     pub(crate) place: Option<(u32, u32)>,
 }
 
-/// How busy a process kept the device in the time up to `timestamp_us`.
+/// How busy a process kept the device in the time up to `timestamp_us`, in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Utilization {
     pub(crate) pid: u32,
     /// Microseconds since the Unix epoch.
     pub(crate) timestamp_us: u64,
-    pub(crate) percent: u32,
+    pub(crate) multiprocessors: u32,
+    /// The way to the memory.
+    pub(crate) memory: u32,
+    pub(crate) encoder: u32,
+    pub(crate) decoder: u32,
+    /// These two are absent where the driver does not measure them by process.
+    pub(crate) jpeg: Option<u32>,
+    pub(crate) optical_flow: Option<u32>,
 }
 
 /// What accounting mode kept of a process.
@@ -201,8 +214,9 @@ impl<'nvml> Gpu<'nvml> {
             match unsafe { get(call, symbol, self.handle, asked) } {
                 Err(error) if error.is_unsupported() => {}
                 answer => {
-                    return answer
-                        .map(|it| fabric(it.clusterUuid, it.cliqueId, it.state.into(), it.status));
+                    let it = answer?;
+                    let known = fabric(it.clusterUuid, it.cliqueId, it.state.into(), it.status);
+                    return Ok(Fabric { health: it.healthMask, ..known });
                 }
             }
         }
@@ -237,19 +251,24 @@ impl<'nvml> Gpu<'nvml> {
         match kind {
             Ok(nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_GPU) => {}
             Ok(nvmlIntNvLinkDeviceType_enum_NVML_NVLINK_DEVICE_TYPE_SWITCH) => {
-                return Ok(LinkEnd::Switch);
+                return Ok(LinkEnd::Switch(self.link_address(link).ok()));
             }
             Ok(_) => return Ok(LinkEnd::Other),
             // Without the type the address tells devices; what has none of theirs is no peer.
             Err(error) if error.is_unsupported() => {}
             Err(error) => return Err(error),
         }
+        self.link_address(link).map(LinkEnd::Gpu)
+    }
+
+    /// The address at the other end of NVLink number `link`.
+    fn link_address(self, link: u32) -> Result<String, CallError> {
         let call = "nvmlDeviceGetNvLinkRemotePciInfo_v2";
-        let symbol = &raw.nvmlDeviceGetNvLinkRemotePciInfo_v2;
+        let symbol = &self.nvml.raw().nvmlDeviceGetNvLinkRemotePciInfo_v2;
         // SAFETY: the handle is live; the call writes one structure.
         let pci = unsafe { get_at(call, symbol, self.handle, link, zeroed::<nvmlPciInfo_t>()) }?;
         let field = if pci.busId[0] == 0 { &pci.busIdLegacy[..] } else { &pci.busId[..] };
-        read_text(call, field).map(LinkEnd::Gpu)
+        read_text(call, field)
     }
 
     /// Major and minor of CUDA's compute capability.
@@ -362,18 +381,71 @@ impl<'nvml> Gpu<'nvml> {
         Ok(entries.into_iter().map(process).collect())
     }
 
-    /// What processes used since `since_us`; nothing if there is nothing new.
+    /// What processes used since `since_us`, of all in one call; nothing if there is nothing new.
     pub(crate) fn utilization(self, since_us: u64) -> Result<Vec<Utilization>, CallError> {
+        let answer = match self.utilization_infos(since_us) {
+            Err(error) if error.is_unsupported() => self.utilization_samples(since_us),
+            answer => answer,
+        };
+        match answer {
+            Err(CallError::Refused { error: NvmlError::NotFound, .. }) => Ok(Vec::new()),
+            answer => answer,
+        }
+    }
+
+    /// As drivers tell from 550 on.
+    fn utilization_infos(self, since_us: u64) -> Result<Vec<Utilization>, CallError> {
+        const CALL: &str = "nvmlDeviceGetProcessesUtilizationInfo";
+        let function = found(CALL, &self.nvml.raw().nvmlDeviceGetProcessesUtilizationInfo)?;
+        let read = |entries: &mut [nvmlProcessUtilizationInfo_v1_t], count: &mut c_uint| {
+            let mut asked = nvmlProcessesUtilizationInfo_v1_t {
+                version: struct_version::<nvmlProcessesUtilizationInfo_v1_t>(1),
+                processSamplesCount: *count,
+                lastSeenTimeStamp: since_us,
+                procUtilArray: entries.as_mut_ptr(),
+            };
+            // SAFETY: the handle is live; the structure outlives the call, and says how many
+            // entries have room.
+            let code = unsafe { function(self.handle, &raw mut asked) };
+            *count = asked.processSamplesCount;
+            code
+        };
+        let entries = list(CALL, PROCESSES_ROOM, PROCESSES_MAX, zeroed(), read)?;
+        let percent = |it: c_uint| it.min(100);
+        let told = entries.into_iter().map(|entry| Utilization {
+            pid: entry.pid,
+            timestamp_us: entry.timeStamp,
+            multiprocessors: percent(entry.smUtil),
+            memory: percent(entry.memUtil),
+            encoder: percent(entry.encUtil),
+            decoder: percent(entry.decUtil),
+            jpeg: Some(percent(entry.jpgUtil)),
+            optical_flow: Some(percent(entry.ofaUtil)),
+        });
+        Ok(told.collect())
+    }
+
+    /// As older drivers tell.
+    fn utilization_samples(self, since_us: u64) -> Result<Vec<Utilization>, CallError> {
         const CALL: &str = "nvmlDeviceGetProcessUtilization";
         let function = found(CALL, &self.nvml.raw().nvmlDeviceGetProcessUtilization)?;
         let read = |entries: &mut [nvmlProcessUtilizationSample_t], count: &mut c_uint| {
             // SAFETY: the handle is live; `count` says how many entries have room.
             unsafe { function(self.handle, entries.as_mut_ptr(), &raw mut *count, since_us) }
         };
-        match list(CALL, PROCESSES_ROOM, PROCESSES_MAX, zeroed(), read) {
-            Err(CallError::Refused { error: NvmlError::NotFound, .. }) => Ok(Vec::new()),
-            answer => Ok(answer?.into_iter().map(utilization).collect()),
-        }
+        let entries = list(CALL, PROCESSES_ROOM, PROCESSES_MAX, zeroed(), read)?;
+        let percent = |it: c_uint| it.min(100);
+        let told = entries.into_iter().map(|entry| Utilization {
+            pid: entry.pid,
+            timestamp_us: entry.timeStamp,
+            multiprocessors: percent(entry.smUtil),
+            memory: percent(entry.memUtil),
+            encoder: percent(entry.encUtil),
+            decoder: percent(entry.decUtil),
+            jpeg: None,
+            optical_flow: None,
+        });
+        Ok(told.collect())
     }
 
     pub(crate) fn accounting_is_on(self) -> Result<bool, CallError> {
@@ -410,7 +482,8 @@ type ProcessList =
     unsafe extern "C" fn(nvmlDevice_t, *mut c_uint, *mut nvmlProcessInfo_t) -> nvmlReturn_t;
 
 fn fabric(cluster: [u8; 16], clique: u32, state: u32, status: nvmlReturn_t) -> Fabric {
-    Fabric { cluster, clique, joined: state == NVML_GPU_FABRIC_STATE_COMPLETED && status == 0 }
+    let joined = state == NVML_GPU_FABRIC_STATE_COMPLETED && status == 0;
+    Fabric { cluster, clique, joined, health: 0 }
 }
 
 fn process(entry: nvmlProcessInfo_t) -> Process {
@@ -422,8 +495,4 @@ fn process(entry: nvmlProcessInfo_t) -> Process {
         memory_bytes: (entry.usedGpuMemory != u64::MAX).then_some(entry.usedGpuMemory),
         place: (place.0 != NONE && place.1 != NONE).then_some(place),
     }
-}
-
-fn utilization(entry: nvmlProcessUtilizationSample_t) -> Utilization {
-    Utilization { pid: entry.pid, timestamp_us: entry.timeStamp, percent: entry.smUtil.min(100) }
 }

@@ -182,6 +182,30 @@ pub(crate) struct UtilizationSample {
     pub(crate) decoder: c_uint,
 }
 
+/// `nvmlProcessUtilizationInfo_v1_t`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct UtilizationInfo {
+    pub(crate) timestamp: u64,
+    pub(crate) pid: c_uint,
+    pub(crate) sm: c_uint,
+    pub(crate) memory: c_uint,
+    pub(crate) encoder: c_uint,
+    pub(crate) decoder: c_uint,
+    pub(crate) jpeg: c_uint,
+    pub(crate) optical_flow: c_uint,
+}
+
+/// `nvmlProcessesUtilizationInfo_v1_t`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct UtilizationInfos {
+    pub(crate) version: c_uint,
+    pub(crate) count: c_uint,
+    pub(crate) since: u64,
+    pub(crate) entries: *mut UtilizationInfo,
+}
+
 /// `nvmlAccountingStats_t`.
 #[repr(C)]
 #[derive(Clone, Copy)]

@@ -23,6 +23,9 @@ pub(crate) struct Machine {
     /// Calls that succeed and answer nonsense: counts beyond reason, texts without end.
     #[serde(default)]
     pub(crate) nonsense: BTreeSet<String>,
+    /// Files that it has open from when it is initialized until it is shut down: device nodes.
+    #[serde(default)]
+    pub(crate) opens: Vec<String>,
     /// Where the driver tells of its capabilities, if it is to.
     #[serde(default)]
     pub(crate) procfs: Option<String>,
@@ -141,7 +144,8 @@ pub(crate) struct Figures {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Links {
     pub(crate) count: u32,
-    /// `switch`, or the other device's PCI address.
+    /// `switch`, with its PCI address behind it if it is one of the machine; or the address of
+    /// the other device.
     pub(crate) end: String,
     pub(crate) version: u32,
     #[serde(default)]
@@ -155,6 +159,9 @@ pub(crate) struct Fabric {
     pub(crate) cluster: String,
     pub(crate) clique: u32,
     pub(crate) state: u8,
+    /// `NVML_GPU_FABRIC_HEALTH_MASK_...`.
+    #[serde(default)]
+    pub(crate) health: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -187,7 +194,19 @@ pub(crate) enum ProcessKind {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Utilization {
     pub(crate) pid: u32,
+    /// Of the multiprocessors.
     pub(crate) percent: u32,
+    #[serde(default)]
+    pub(crate) memory: u32,
+    #[serde(default)]
+    pub(crate) encoder: u32,
+    #[serde(default)]
+    pub(crate) decoder: u32,
+    /// These two only the newer call tells.
+    #[serde(default)]
+    pub(crate) jpeg: u32,
+    #[serde(default)]
+    pub(crate) optical_flow: u32,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -224,6 +224,40 @@ int main(int argc, char **argv) {
         must("nvml", ask((Handle)1, info));
         printf("%llu %llu %llu\n", (unsigned long long)info[0], (unsigned long long)info[1],
                (unsigned long long)info[2]);
+    } else if (!strcmp(mode, "processes")) {
+        /* Of each list: the code without room, the code with room, and who is in it. */
+        struct { unsigned pid; unsigned long long used; unsigned gpu, compute; } newer[8];
+        struct { unsigned pid; unsigned long long used; } older[8];
+        static const char *const kinds[] = {"Compute", "Graphics", "MPSCompute"};
+        static const char *const versions[] = {"", "_v2", "_v3"};
+        void *library = dlopen("libnvidia-ml.so.1", RTLD_NOW);
+        start(0);
+        must("alloc", cuMemAlloc_v2(&at, 1 << 20));
+        step("ready");
+        for (int kind = 0; kind < 3; kind++) {
+            for (int version = 0; version < 3; version++) {
+                char name[64];
+                unsigned none = 0, count = 8;
+                void *infos = version ? (void *)newer : (void *)older;
+                snprintf(name, sizeof name, "nvmlDeviceGet%sRunningProcesses%s", kinds[kind],
+                         versions[version]);
+                int (*list)(Handle, unsigned *, void *) =
+                    (int (*)(Handle, unsigned *, void *))dlsym(library, name);
+                if (list((Handle)2, &none, 0) != 2)
+                    return 3;
+                printf("%d", list((Handle)1, &none, 0));
+                printf(" %d", list((Handle)1, &count, infos));
+                for (unsigned index = 0; index < count; index++) {
+                    if (version && kind == 0 && newer[index].gpu + 1 != 0 && count > 1)
+                        return 4;
+                    printf(" %u:%llu", version ? newer[index].pid : older[index].pid,
+                           version ? newer[index].used : older[index].used);
+                }
+                printf("\n");
+            }
+        }
+        fflush(stdout);
+        step("listed");
     }
     return 0;
 }

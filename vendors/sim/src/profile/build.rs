@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use accelpool_model::{Bandwidth, Device, Injection, Link, LinkKind, Partition, VendorName};
+use accelpool_model::{Bandwidth, Device, Injection, Link, LinkKind, Partition, Route, VendorName};
 
 use super::{
     Node, PartitionNodes, Profile, Unit,
@@ -182,7 +182,8 @@ fn links(raw: &raw::Profile, units: &[Unit]) -> Result<Vec<Link>, Refusal> {
         for (i, a) in members.iter().enumerate() {
             for b in &members[i + 1..] {
                 let ends = (a.device.name.clone(), b.device.name.clone());
-                links.push((path.clone(), Link { ends, kind, bandwidth }));
+                let (strands, route) = (0, Route::Direct);
+                links.push((path.clone(), Link { ends, kind, bandwidth, strands, route }));
             }
         }
     }
@@ -199,7 +200,7 @@ fn links(raw: &raw::Profile, units: &[Unit]) -> Result<Vec<Link>, Refusal> {
         let ends = (end(0)?, end(1)?);
         let kind = parse(format!("{path}.kind"), &written.kind)?;
         let bandwidth = bandwidth(&path, written.bandwidth_bytes_per_second)?;
-        links.push((path, Link { ends, kind, bandwidth }));
+        links.push((path, Link { ends, kind, bandwidth, strands: 0, route: Route::Direct }));
     }
     distinct(links)
 }

@@ -18,6 +18,7 @@ fn picture(devices: usize, pairs: &[(usize, usize)]) -> String {
         b: b.to_string(),
         kind: "nvlink".to_owned(),
         bandwidth_bytes_per_second: 450_000_000_000,
+        ..Link::default()
     };
     let links = pairs.iter().map(link).collect();
     let topology = GetTopologyResponse { devices, links, ..GetTopologyResponse::default() };

@@ -111,6 +111,7 @@ extern "C" fn nvmlDeviceGetGpuFabricInfoV(device: Handle, fabric: Out<FabricInfo
             status: SUCCESS,
             clique: known.clique,
             state: known.state,
+            health_mask: known.health,
             ..asked
         })
     })

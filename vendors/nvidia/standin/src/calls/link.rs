@@ -36,7 +36,7 @@ extern "C" fn nvmlDeviceGetNvLinkRemoteDeviceType(
 ) -> Code {
     on_gpu("nvmlDeviceGetNvLinkRemoteDeviceType", device, |_, gpu| {
         let end = &gpu.link(link).ok_or(INVALID_ARGUMENT)?.end;
-        kind.put(if end == "switch" { SWITCH } else { GPU })
+        kind.put(if end.starts_with("switch") { SWITCH } else { GPU })
     })
 }
 
@@ -47,7 +47,10 @@ extern "C" fn nvmlDeviceGetNvLinkRemotePciInfo_v2(
     pci: Out<PciInfo>,
 ) -> Code {
     on_gpu("nvmlDeviceGetNvLinkRemotePciInfo_v2", device, |call, gpu| {
-        let end = gpu.link(link).ok_or(INVALID_ARGUMENT)?.end.to_uppercase();
+        let end = &gpu.link(link).ok_or(INVALID_ARGUMENT)?.end;
+        // A switch outside of the machine is at no address of its own.
+        let end = end.strip_prefix("switch").map_or(end.as_str(), str::trim_start);
+        let end = if end.is_empty() { "0000:00:00.0" } else { end }.to_uppercase();
         pci.put(PciInfo {
             bus_id_legacy: call.field(&end),
             domain: 0,

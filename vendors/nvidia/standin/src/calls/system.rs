@@ -3,7 +3,8 @@
 use std::{
     collections::BTreeMap,
     ffi::c_char,
-    sync::{Mutex, PoisonError, atomic::Ordering},
+    fs::File,
+    sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering},
 };
 
 use super::{Call, GPU_BASE, INITIALIZED, call, device::version};
@@ -13,10 +14,20 @@ use crate::abi::{
     UNINITIALIZED,
 };
 
+/// What is open while the library is.
+static OPENED: Mutex<Vec<File>> = Mutex::new(Vec::new());
+
+fn opened_files() -> MutexGuard<'static, Vec<File>> {
+    OPENED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn initialize(symbol: &'static str) -> Code {
     match Call::begin(symbol) {
-        Ok(_) => {
-            INITIALIZED.fetch_add(1, Ordering::SeqCst);
+        Ok(call) => {
+            if INITIALIZED.fetch_add(1, Ordering::SeqCst) == 0 {
+                let opened = call.machine.opens.iter().filter_map(|path| File::open(path).ok());
+                opened_files().extend(opened);
+            }
             SUCCESS
         }
         Err(code) => code,
@@ -35,9 +46,18 @@ extern "C" fn nvmlInit_v2() -> Code {
 
 #[unsafe(no_mangle)]
 extern "C" fn nvmlShutdown() -> Code {
+    // It can hang as any other.
+    if let Err(code) = Call::begin("nvmlShutdown") {
+        return code;
+    }
     let less = |count: u32| count.checked_sub(1);
     match INITIALIZED.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less) {
-        Ok(_) => SUCCESS,
+        Ok(before) => {
+            if before == 1 {
+                opened_files().clear();
+            }
+            SUCCESS
+        }
         Err(_) => UNINITIALIZED,
     }
 }

@@ -2,13 +2,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{on_gpu, put_list};
+use super::{device::version, on_gpu, put_list};
 use crate::{
     abi::{
-        AccountingStats, Code, Handle, NOT_FOUND, NOT_SUPPORTED, Out, ProcessInfo,
-        UtilizationSample,
+        ARGUMENT_VERSION_MISMATCH, AccountingStats, Code, Handle, NOT_FOUND, NOT_SUPPORTED, Out,
+        ProcessInfo, UtilizationInfo, UtilizationInfos, UtilizationSample,
     },
-    machine::{Accounting, Gpu, ProcessKind},
+    machine::{Accounting, Gpu, ProcessKind, Utilization},
     settings,
 };
 
@@ -74,6 +74,17 @@ extern "C" fn nvmlDeviceGetMPSComputeRunningProcesses_v3(
 }
 
 /// Each process has one sample, stamped now.
+fn measured(gpu: &Gpu) -> Result<(u64, &[Utilization]), Code> {
+    if crate::partition::mode(gpu)?.is_some_and(|(now, _)| now) {
+        return Err(NOT_SUPPORTED);
+    }
+    if gpu.utilization.is_empty() {
+        return Err(NOT_FOUND);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok((u64::try_from(now.as_micros()).unwrap_or(u64::MAX), &gpu.utilization))
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn nvmlDeviceGetProcessUtilization(
     device: Handle,
@@ -82,23 +93,46 @@ extern "C" fn nvmlDeviceGetProcessUtilization(
     _since: u64,
 ) -> Code {
     on_gpu("nvmlDeviceGetProcessUtilization", device, |call, gpu| {
-        if crate::partition::mode(gpu)?.is_some_and(|(now, _)| now) {
-            return Err(NOT_SUPPORTED);
-        }
-        if gpu.utilization.is_empty() {
-            return Err(NOT_FOUND);
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let timestamp = u64::try_from(now.as_micros()).unwrap_or(u64::MAX);
-        let of = |it: &crate::machine::Utilization| UtilizationSample {
+        let (timestamp, processes) = measured(gpu)?;
+        let of = |it: &Utilization| UtilizationSample {
             pid: it.pid,
             timestamp,
             sm: it.percent,
-            memory: 0,
-            encoder: 0,
-            decoder: 0,
+            memory: it.memory,
+            encoder: it.encoder,
+            decoder: it.decoder,
         };
-        put_list(call, &gpu.utilization.iter().map(of).collect::<Vec<_>>(), &count, &at)
+        put_list(call, &processes.iter().map(of).collect::<Vec<_>>(), &count, &at)
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn nvmlDeviceGetProcessesUtilizationInfo(
+    device: Handle,
+    at: Out<UtilizationInfos>,
+) -> Code {
+    on_gpu("nvmlDeviceGetProcessesUtilizationInfo", device, |call, gpu| {
+        let mut infos = at.get()?;
+        if infos.version != version::<UtilizationInfos>(1) {
+            return Err(ARGUMENT_VERSION_MISMATCH);
+        }
+        let (timestamp, processes) = measured(gpu)?;
+        let of = |it: &Utilization| UtilizationInfo {
+            timestamp,
+            pid: it.pid,
+            sm: it.percent,
+            memory: it.memory,
+            encoder: it.encoder,
+            decoder: it.decoder,
+            jpeg: it.jpeg,
+            optical_flow: it.optical_flow,
+        };
+        let entries: Vec<UtilizationInfo> = processes.iter().map(of).collect();
+        let mut count = infos.count;
+        let put = put_list(call, &entries, &Out::at(&raw mut count), &Out::at(infos.entries));
+        infos.count = count;
+        at.put(infos)?;
+        put
     })
 }
 
