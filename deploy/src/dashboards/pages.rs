@@ -1,9 +1,9 @@
 //! The four dashboards: the cluster, a node, a device, an agent.
 
 use super::{
-    Dashboard,
+    Dashboard, Look,
     Look::{Lines, Number, Stack, Table},
-    Panel,
+    Panel, Unit,
     Unit::{Bytes, BytesPerSecond, Celsius, Count, Ratio, Seconds, Watts},
     Variable,
 };
@@ -107,7 +107,7 @@ fn cluster() -> Dashboard {
 }
 
 fn node() -> Dashboard {
-    let panels = vec![
+    let mut panels = vec![
         Panel::new("Daemon answers", Number, Count, "min(accelpool_up{node=~\"$node\"})", ""),
         Panel::new("Driver is ready", Number, Count, "min(accelpool_driver_ready{node=~\"$node\"})", ""),
         Panel::new(
@@ -162,6 +162,14 @@ fn node() -> Dashboard {
             "{{namespace}}/{{agent}}",
         )
         .and("sum(accelpool_unattributed_memory_bytes{node=~\"$node\"})", "(unattributed)"),
+    ];
+    panels.extend(programs());
+    Dashboard { name: "node", title: "node", variables: &[NODE], panels }
+}
+
+/// How the programs of a node fare.
+fn programs() -> Vec<Panel> {
+    vec![
         Panel::new(
             "The kubelet's calls",
             Lines,
@@ -227,28 +235,39 @@ fn node() -> Dashboard {
             "{{state}}",
         )
         .or_nothing(),
-    ];
-    Dashboard { name: "node", title: "node", variables: &[NODE], panels }
+    ]
+}
+
+/// What stands for `OF` in the queries about devices.
+const CHOSEN: &str = "node=~\"$node\",device=~\"$device\"";
+
+fn of(query: &str) -> String {
+    query.replace("OF", CHOSEN)
+}
+
+fn of_device(
+    title: &'static str,
+    look: Look,
+    unit: Unit,
+    query: &str,
+    legend: &'static str,
+) -> Panel {
+    Panel::new(title, look, unit, &of(query), legend)
 }
 
 fn device() -> Dashboard {
-    /// What stands for `OF` in a query.
-    const CHOSEN: &str = "node=~\"$node\",device=~\"$device\"";
-    let of = |query: &str| query.replace("OF", CHOSEN);
-    let panel =
-        |title, look, unit, query: &str, legend| Panel::new(title, look, unit, &of(query), legend);
-    let panels = vec![
-        panel("On the bus", Number, Count, "min(accelpool_device_up{OF})", ""),
-        panel("Sound", Number, Count, "min(accelpool_device_health{OF,state=\"healthy\"})", ""),
-        panel("Holders", Number, Count, "count(accelpool_allocation_info{OF})", ""),
-        panel(
+    let mut panels = vec![
+        of_device("On the bus", Number, Count, "min(accelpool_device_up{OF})", ""),
+        of_device("Sound", Number, Count, "min(accelpool_device_health{OF,state=\"healthy\"})", ""),
+        of_device("Holders", Number, Count, "count(accelpool_allocation_info{OF})", ""),
+        of_device(
             "Memory free",
             Number,
             Bytes,
             "sum(accelpool_device_memory_bytes{OF,state=\"total\"}) - sum(accelpool_device_memory_bytes{OF,state=\"used\"})",
             "",
         ),
-        panel(
+        of_device(
             "Compute by holder",
             Stack,
             Ratio,
@@ -260,7 +279,7 @@ fn device() -> Dashboard {
             "{{device}} (unattributed)",
         )
         .help("Together they are the device: nothing is dropped, and nothing is copied."),
-        panel(
+        of_device(
             "Memory by holder",
             Stack,
             Bytes,
@@ -268,54 +287,21 @@ fn device() -> Dashboard {
             "{{device}} {{agent}}",
         )
         .and(&of("sum by (device) (accelpool_unattributed_memory_bytes{OF})"), "{{device}} (unattributed)"),
-        panel(
+        of_device(
             "Engines",
             Lines,
             Ratio,
             "accelpool_device_utilization_ratio{OF}",
             "{{device}} {{engine}}",
         ),
-        panel(
+        of_device(
             "Shares: granted and measured",
             Lines,
             Ratio,
             "max by (device, agent, kind) (accelpool_allocation_compute_share_ratio{OF,kind=~\"granted|measured\"})",
             "{{device}} {{agent}} {{kind}}",
         ),
-        panel("Power", Lines, Watts, "accelpool_device_power_watts{OF}", "{{device}}")
-            .and(&of("accelpool_device_power_limit_watts{OF}"), "{{device}} limit"),
-        panel(
-            "Temperature",
-            Lines,
-            Celsius,
-            "accelpool_device_temperature_celsius{OF}",
-            "{{device}} {{sensor}}",
-        ),
-        panel(
-            "Slowed down, by reason",
-            Lines,
-            Count,
-            "accelpool_device_throttled{OF} == 1",
-            "{{device}} {{reason}}",
-        )
-        .or_nothing(),
-        panel(
-            "Errors in an hour",
-            Lines,
-            Count,
-            "increase(accelpool_device_errors_total{OF}[1h])",
-            "{{device}} {{class}}",
-        )
-        .or_nothing(),
-        panel(
-            "Over the links",
-            Lines,
-            BytesPerSecond,
-            "rate(accelpool_link_bytes_total{OF}[$__rate_interval])",
-            "{{device}} {{link_type}} {{direction}}",
-        )
-        .or_nothing(),
-        panel(
+        of_device(
             "Turns a second",
             Lines,
             Count,
@@ -324,7 +310,7 @@ fn device() -> Dashboard {
         )
         .or_nothing()
         .help("Of devices whose holders take turns."),
-        panel(
+        of_device(
             "Waiting for a turn",
             Lines,
             Ratio,
@@ -333,7 +319,7 @@ fn device() -> Dashboard {
         )
         .or_nothing()
         .help("The part of its time for which a holder wanted the device and was kept waiting."),
-        panel(
+        of_device(
             "Who holds what",
             Table,
             Count,
@@ -341,7 +327,47 @@ fn device() -> Dashboard {
             "",
         ),
     ];
+    panels.extend(hardware());
     Dashboard { name: "device", title: "device", variables: &[NODE, DEVICE], panels }
+}
+
+/// How devices fare.
+fn hardware() -> Vec<Panel> {
+    vec![
+        of_device("Power", Lines, Watts, "accelpool_device_power_watts{OF}", "{{device}}")
+            .and(&of("accelpool_device_power_limit_watts{OF}"), "{{device}} limit"),
+        of_device(
+            "Temperature",
+            Lines,
+            Celsius,
+            "accelpool_device_temperature_celsius{OF}",
+            "{{device}} {{sensor}}",
+        ),
+        of_device(
+            "Slowed down, by reason",
+            Lines,
+            Count,
+            "accelpool_device_throttled{OF} == 1",
+            "{{device}} {{reason}}",
+        )
+        .or_nothing(),
+        of_device(
+            "Errors in an hour",
+            Lines,
+            Count,
+            "increase(accelpool_device_errors_total{OF}[1h])",
+            "{{device}} {{class}}",
+        )
+        .or_nothing(),
+        of_device(
+            "Over the links",
+            Lines,
+            BytesPerSecond,
+            "rate(accelpool_link_bytes_total{OF}[$__rate_interval])",
+            "{{device}} {{link_type}} {{direction}}",
+        )
+        .or_nothing(),
+    ]
 }
 
 fn agent() -> Dashboard {
