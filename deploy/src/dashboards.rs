@@ -170,7 +170,9 @@ impl Look {
 }
 
 impl Unit {
-    fn word(self) -> &'static str {
+    /// What Grafana calls it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
         match self {
             Self::Count => "short",
             Self::Ratio => "percentunit",
