@@ -89,7 +89,7 @@ table! {
     DEVICE_RETIREMENT: Gauge "accelpool_device_memory_retirement" ("device", "vendor", "state") "1 if faulty memory waits for a reset to be taken out of use (pending), or could not be (failed)";
     LINK_TRAFFIC: Counter "accelpool_link_bytes" ["bytes"] ("device", "vendor", "link_type", "direction") "Bytes over the device's links";
 
-    ALLOCATION: Info "accelpool_allocation" ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)", "(claim)", "(pod)", "(pod_uid)", "(partition)", "portion", "path", "memory_enforcement", "compute_enforcement", "(source)") "Who holds what: words to join with the other allocation series, and how their figures were made (source: process, device or turns)";
+    ALLOCATION: Info "accelpool_allocation" ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)", "(claim)", "(pod)", "(pod_uid)", "(partition)", "portion", "path", "memory_enforcement", "compute_enforcement", "(source)") "Who holds what: words to join with the other allocation series, and how their figures were made (source: process, fdinfo, kfd, device or turns)";
     ALLOCATION_MEMORY: Gauge "accelpool_allocation_memory_used_bytes" ["bytes"] ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Device memory in use";
     ALLOCATION_MEMORY_LIMIT: Gauge "accelpool_allocation_memory_limit_bytes" ["bytes"] ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Device memory that may be used";
     ALLOCATION_COMPUTE: Counter "accelpool_allocation_compute_seconds" ["seconds"] ("device", "claim_uid", "request", "agent", "(share_id)", "(namespace)") "Compute time that was used; its rate is the part of the device";
