@@ -178,6 +178,23 @@ impl SocketPaths {
     }
 }
 
+/// Starts to send spans where `otel` says, also those that the daemon has made.
+fn trace(
+    otel: &otel::Settings,
+    identity: Identity,
+    daemon: &Node,
+    stopped: &Stopped,
+    instruments: &mut Registry,
+    tasks: &mut Vec<JoinHandle<()>>,
+) -> Tracer {
+    let Some(target) = otel.traces.clone() else { return Tracer::default() };
+    let (exporter, sending) = Exporter::new(otel, target, identity, stopped.clone(), instruments);
+    tasks.push(tokio::spawn(sending));
+    let follow = exporter.clone().follow(daemon.clone());
+    tasks.push(tokio::spawn(until(follow, stopped.clone())));
+    Tracer::new(Arc::new(exporter), otel.sampler)
+}
+
 impl Driver {
     /// Starts everything. The sockets exist when this returns.
     ///
@@ -198,18 +215,10 @@ impl Driver {
         let observers = node::follow(daemon.clone());
         let (rest, stopped) = Stop::new();
         let mut tasks = Vec::new();
-        let mut tracer = Tracer::default();
-        if let Some(otel) = &otel {
-            let identity = Identity::new(otel, &metrics_node, &pod_uid, own_pod.as_ref());
-            if let Some(target) = otel.traces.clone() {
-                let (exporter, sending) =
-                    Exporter::new(otel, target, identity, stopped.clone(), &mut instruments);
-                tasks.push(tokio::spawn(sending));
-                let follow = exporter.clone().follow(daemon.clone());
-                tasks.push(tokio::spawn(until(follow, stopped.clone())));
-                tracer = Tracer::new(Arc::new(exporter), otel.sampler);
-            }
-        }
+        let identity = |otel: &_| Identity::new(otel, &metrics_node, &pod_uid, own_pod.as_ref());
+        let tracer = otel.as_ref().map_or_else(Tracer::default, |otel| {
+            trace(otel, identity(otel), &daemon, &stopped, &mut instruments, &mut tasks)
+        });
 
         let calls = CallTimes::new();
         calls.register(&mut instruments);

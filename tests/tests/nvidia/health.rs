@@ -60,6 +60,7 @@ impl Kubernetes {
                 node_name: NODE.to_owned(),
                 pod_uid: "11111111-1111-4111-8111-111111111111".to_owned(),
                 own_pod: Some(OwnPod { namespace: "accelpool".into(), name: "driver".into() }),
+                otel: None,
                 server: Address::Url(api.url().to_owned()),
                 pace: Pace::default(),
             };
