@@ -13,7 +13,7 @@ use accelpool_vendor_api::{
 use accelpool_vendor_nvidia::Nvidia;
 use serde_json::json;
 
-use crate::machine::{DGX_H100_MIG, Machine, V100_535, uuid};
+use crate::machine::{DGX_H100, DGX_H100_MIG, Machine, V100_535, uuid};
 
 /// Every symbol that the adapter asks for and can do without.
 const SYMBOLS: [&str; 72] = [
