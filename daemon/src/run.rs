@@ -146,8 +146,9 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
     let mut listener =
         Listener::bind(&config.socket(), &access).map_err(|source| RunError::Bind { source })?;
     let meter = Arc::new(Meter::default());
-    let (interval, proc) = (config.usage.sample_interval, config.usage.proc_dir.clone());
-    let settings = usage::Settings { interval, proc };
+    let measured = config.usage.clone();
+    let (interval, proc, sys) = (measured.sample_interval, measured.proc_dir, measured.sys_dir);
+    let settings = usage::Settings { interval, proc, sys };
     beside.spawn(usage::run(node.clone(), Arc::clone(&meter), turns.clone(), settings));
     let proc_dir = config.usage.proc_dir.clone();
     beside.spawn(holder::watch(node.clone(), proc_dir.clone(), boot.clone()));

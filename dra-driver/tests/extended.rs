@@ -84,6 +84,43 @@ async fn the_daemon_prefers() {
     assert_eq!(ids, [format!("accelpool.dev/claim=dp-{GPU_1}-device-{GPU_1}")]);
 }
 
+/// Who takes a device that also serves shares takes all of these with it. The daemon of this bench
+/// prefers the last device, so that its word alone would choose the wrong one.
+#[tokio::test]
+async fn devices_that_serve_shares_as_well_are_taken_last() {
+    const GPU_2: &str = "gpu-0000-52-00-0";
+    let devices = vec![gpu(GPU_0, None), gpu(GPU_1, None), gpu(GPU_2, None)];
+    let setup = Setup { exposure: "device-plugin", replicas: 2, devices, ..exposed() };
+    let bench = Bench::new(setup).await;
+    bench.daemon.change(|node| {
+        let mut plain = node.pools[0].clone();
+        plain.name = "plain".into();
+        node.devices[0].pool.clone_from(&plain.name);
+        plain.devices = vec![GPU_0.into()];
+        node.pools[0].devices.remove(0);
+        node.pools.push(plain);
+    });
+    let kubelet = bench.kubelet();
+    let _driver = bench.driver(POD_UID).await;
+    wait_healthy(&kubelet, GPU, &[GPU_0, GPU_1, GPU_2]).await;
+    let share = |gpu: &str, index: u32| format!("{gpu}-share-{index}");
+    let shares = [share(GPU_1, 0), share(GPU_1, 1), share(GPU_2, 0), share(GPU_2, 1)];
+    let [a, b, c, d] = &shares;
+    wait_healthy(&kubelet, SHARE, &[a, b, c, d].map(String::as_str)).await;
+
+    let id = |gpu: &str| format!("accelpool.dev/claim=dp-{gpu}-device-{gpu}");
+    let first = kubelet.extended.allocate(("team", "p"), "main", GPU, 1).await.unwrap();
+    assert_eq!(first, [id(GPU_0)], "the one that serves nothing else");
+    wait_healthy(&kubelet, SHARE, &[a, b, c, d].map(String::as_str)).await;
+    // Two shares fill one device, so that the other stays whole.
+    kubelet.extended.allocate(("team", "q"), "main", SHARE, 1).await.unwrap();
+    wait_healthy(&kubelet, GPU, &[GPU_0, GPU_2]).await;
+    kubelet.extended.allocate(("team", "r"), "main", SHARE, 1).await.unwrap();
+    let last = kubelet.extended.allocate(("team", "s"), "main", GPU, 1).await.unwrap();
+    assert_eq!(last, [id(GPU_2)]);
+    wait_healthy(&kubelet, SHARE, &[a, b]).await;
+}
+
 /// DESIGN section 4: what one way of asking holds, the other does not offer.
 #[tokio::test]
 async fn what_a_claim_holds_is_withdrawn() {

@@ -43,5 +43,8 @@ pub use crate::{
     wanted::Wanted,
 };
 
+/// What the name of a device's entry for claims with `adminAccess` has behind the device's.
+pub const ADMIN_SUFFIX: &str = slices::admin::SUFFIX;
+
 /// The driver's name in Kubernetes.
 pub const DRIVER_NAME: &str = "accelpool.dev";
