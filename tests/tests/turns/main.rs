@@ -5,10 +5,11 @@
 mod fair;
 mod hostile;
 mod scene;
+mod top;
 
 use std::fs;
 
-use accelpool_proto::node::{Enforcements, GetTurnsResponse};
+use accelpool_proto::node::{Enforcements, GetTurnsResponse, ListPoolsRequest};
 use accelpool_tests::{Home, page, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -49,6 +50,20 @@ fn a_share_gets_what_its_programs_need_and_loses_it_with_the_claim() {
     assert_eq!(scene.turns_of("a"), None);
     assert!(!scene.home.turns().join("a").exists());
     scene.until("the rest", "b", |told| told.granted_permille == 1000);
+}
+
+#[test]
+fn a_pool_tells_how_its_devices_are_shared() {
+    let scene = Scene::with_pool("compute = \"cap\"\non_violation = \"freeze\"", &[DEVICE]);
+    let pools = |client: &accelpool_tests::Client| {
+        let answer = client.call(async |mut node| node.list_pools(ListPoolsRequest {}).await);
+        answer.unwrap().pools
+    };
+    let told = &pools(&scene.client)[0];
+    assert_eq!((&*told.compute, &*told.on_violation, told.mps), ("cap", "freeze", false));
+    let home = Home::with_turns_in("dgx-h100", "");
+    let told = &pools(&home.start().client())[0];
+    assert_eq!((&*told.compute, &*told.on_violation, told.mps), ("guarantee", "report", false));
 }
 
 #[test]
