@@ -172,29 +172,31 @@ impl Sending {
         let stopped = self.stopped.clone();
         let stop = stopped.wait();
         tokio::pin!(stop);
-        tokio::select! {
-            Some(span) = self.inbox.recv() => batch.push(span),
-            () = &mut stop => {}
-        }
+        let mut last = tokio::select! {
+            Some(span) = self.inbox.recv() => {
+                batch.push(span);
+                false
+            }
+            () = &mut stop => true,
+        };
         let until = Instant::now() + self.delay;
-        let last = loop {
+        loop {
             while batch.len() < self.batch_max
                 && let Ok(span) = self.inbox.try_recv()
             {
                 batch.push(span);
             }
-            if batch.is_empty() {
-                break true;
-            }
-            if batch.len() >= self.batch_max {
-                break false;
+            if last || batch.len() >= self.batch_max {
+                break;
             }
             tokio::select! {
                 Some(span) = self.inbox.recv() => batch.push(span),
-                () = sleep_until(until) => break false,
-                () = &mut stop => break true,
+                () = sleep_until(until) => break,
+                () = &mut stop => last = true,
             }
-        };
+        }
+        // A full one may leave some behind.
+        let last = last && batch.len() < self.batch_max;
         (batch, last)
     }
 
