@@ -5,6 +5,7 @@
 pub(crate) mod cri;
 pub(crate) mod daemon;
 pub(crate) mod other;
+mod portion;
 pub(crate) mod runtime;
 
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
