@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use super::portion::portion;
 use accelpool_kubelet_double::Apart;
 use accelpool_proto::node::{self as wire, allocation::Portion, node_server, request::Wanted};
 use tokio::{
@@ -314,25 +315,6 @@ impl State {
             }
         }
         Ok(())
-    }
-}
-
-fn portion(asked: &wire::Request, partition: Option<&wire::Partition>) -> Portion {
-    match (asked.admin, partition, &asked.share) {
-        (true, ..) => Portion::Admin(wire::AdminPortion {}),
-        (_, Some(partition), _) => Portion::Partition(wire::PartitionPortion {
-            name: partition.name.clone(),
-            profile: partition.profile.clone(),
-            start: partition.start,
-            adopted: false,
-        }),
-        (_, None, Some(share)) => Portion::Share(wire::SharePortion {
-            memory_bytes: share.memory_bytes.unwrap_or(80 << 30),
-            compute_permille: share.compute_permille.unwrap_or(1000),
-            weight: share.weight,
-            class: share.class.clone(),
-        }),
-        (_, None, None) => Portion::Whole(wire::Whole {}),
     }
 }
 

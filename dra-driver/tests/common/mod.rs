@@ -6,6 +6,7 @@ pub(crate) mod collector;
 pub(crate) mod cri;
 pub(crate) mod daemon;
 pub(crate) mod other;
+mod portion;
 pub(crate) mod runtime;
 
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
