@@ -107,6 +107,7 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
         _ = interrupt.recv() => return Ok(()),
     };
     info!(ledger = %file.display(), leases = replayed.leases.len(), "ledger read");
+    let faults = fault_points();
     let families = config.vendors.iter().map(VendorConfig::family).collect();
     let gate = Keeper::new(config.gate.clone(), families, &config.pools);
     // Before claims are restored, so that their grants are in place when the node serves.
@@ -125,7 +126,7 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
         gate: gate.clone(),
         turns: turns.clone(),
         mps: mps(&config)?,
-        faults: FaultPoints::from_environment(),
+        faults,
         topology: topology.await?,
         ledger,
         replayed,
@@ -256,7 +257,18 @@ async fn keep_gate(gate: Keeper, node: Node) {
             Ok(false) => {}
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
+        for (claim, bindings) in gate.take_gone() {
+            node.tell_gone(claim, bindings).await;
+        }
     }
+}
+
+/// Those of the environment, which the gate passes as well.
+fn fault_points() -> FaultPoints {
+    let faults = FaultPoints::from_environment();
+    let of_gate = faults.clone();
+    accelpool_gate::on_step(move |point| of_gate.pass_now(point));
+    faults
 }
 
 /// Reads the configuration again at each `SIGHUP`.

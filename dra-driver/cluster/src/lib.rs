@@ -35,7 +35,7 @@ pub use crate::{
         ExistingPartition, HeldPortion, Holding, NodeDevice, NodeState, Offer, SURFACE_DRA,
         SURFACE_LABEL,
     },
-    pod::ReadPodError,
+    pod::{ListPodsError, PodIdentity, ReadPodError},
     publisher::{PublishStatus, Publisher},
     quantity::BadQuantity,
     share_config::{CONFIG_API_VERSION, SHARE_CONFIG_KIND, ShareConfig, ShareConfigError},

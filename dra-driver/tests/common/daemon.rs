@@ -9,10 +9,13 @@ use std::{
 
 use accelpool_kubelet_double::Apart;
 use accelpool_proto::node::{self as wire, allocation::Portion, node_server, request::Wanted};
-use tokio::{net::UnixListener, sync::watch};
+use tokio::{
+    net::UnixListener,
+    sync::{broadcast, watch},
+};
 use tokio_stream::{
     Stream, StreamExt as _,
-    wrappers::{UnixListenerStream, WatchStream},
+    wrappers::{BroadcastStream, UnixListenerStream, WatchStream},
 };
 use tonic::{Code, Request, Response, Status, metadata::MetadataValue, transport::Server};
 
@@ -26,6 +29,8 @@ pub(crate) struct Daemon {
 pub(crate) struct Shared {
     state: Mutex<State>,
     published: watch::Sender<Arc<wire::WatchNodeResponse>>,
+    /// Denials, for those who watch.
+    denials: broadcast::Sender<wire::Denial>,
     /// Calls that prepare, bind or ask for the topology wait while this is false.
     open: watch::Sender<bool>,
 }
@@ -42,6 +47,9 @@ struct State {
     waiting_max: usize,
     unified: HashMap<String, String>,
 }
+
+/// More than a test denies at once.
+const DENIALS: usize = 64;
 
 impl Daemon {
     /// A daemon on a node with these devices, each in the pool named `gpus`.
@@ -66,6 +74,7 @@ impl Daemon {
         let shared = Arc::new(Shared {
             state,
             published: watch::Sender::new(Arc::new(node)),
+            denials: broadcast::Sender::new(DENIALS),
             open: watch::Sender::new(true),
         });
         let mut daemon = Self { socket: socket.to_owned(), shared, server: None };
@@ -121,6 +130,16 @@ impl Daemon {
     /// Has a kernel that limits the memory of shares by this file of a cgroup.
     pub(crate) fn set_unified(&self, file: &str, text: &str) {
         self.shared.state().unified = [(file.to_owned(), text.to_owned())].into();
+    }
+
+    /// How many follow what the gate denies.
+    pub(crate) fn watchers_of_denials(&self) -> usize {
+        self.shared.denials.receiver_count()
+    }
+
+    /// The gate denies an open.
+    pub(crate) fn deny(&self, denial: wire::Denial) {
+        self.shared.denials.send(denial).unwrap();
     }
 
     /// Changes the NUMA nodes of the host.
@@ -367,7 +386,8 @@ impl node_server::Node for Service {
         &self,
         _request: Request<wire::WatchDenialsRequest>,
     ) -> Result<Response<Self::WatchDenialsStream>, Status> {
-        Err(Status::unimplemented("watch_denials"))
+        let denials = BroadcastStream::new(self.0.denials.subscribe());
+        Ok(Response::new(Box::pin(denials.filter_map(Result::ok).map(Ok))))
     }
 
     async fn prepare_claim(

@@ -8,7 +8,7 @@ use std::{
 };
 
 use accelpool_gate::{Access, Defect, Gate, GateError};
-use accelpool_model::{CgroupId, ClaimId};
+use accelpool_model::{Binding, CgroupId, ClaimId};
 use accelpool_planner::NodeView;
 use tracing::{info, warn};
 
@@ -105,6 +105,23 @@ impl Keeper {
         }
         self.publish(&state);
         had_gate != state.gate.is_some() || reason != state.trouble
+    }
+
+    /// Forgets the bindings whose cgroups are gone for good, and returns them, for who keeps
+    /// them on record.
+    #[must_use]
+    pub fn take_gone(&self) -> Vec<(ClaimId, Vec<Binding>)> {
+        let mut state = self.lock();
+        let State { gate: Some(_), claims, root, .. } = &mut *state else { return Vec::new() };
+        let taken = claims.iter_mut().filter_map(|(claim, armed)| {
+            let gone = armed.take_gone(root);
+            (!gone.is_empty()).then(|| (claim.clone(), gone))
+        });
+        let taken: Vec<_> = taken.collect();
+        if !taken.is_empty() {
+            self.publish(&state);
+        }
+        taken
     }
 
     /// Lets other cgroups open everything from the next look on.
@@ -281,6 +298,12 @@ impl State {
         let foreign = if self.synced { foreign.count() } else { 0 };
         if taken + foreign > 0 {
             warn!(taken, foreign, "somebody changed the grants of the device gate");
+            repairs += 1;
+        }
+        let unlimited = self.unlimited();
+        if !unlimited.is_empty() {
+            warn!(?unlimited, "somebody changed the limits of device memory");
+            self.limit(&unlimited.iter().map(|(cgroup, ..)| *cgroup).collect::<Vec<_>>());
             repairs += 1;
         }
         self.repairs += repairs;

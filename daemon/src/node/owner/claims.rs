@@ -113,6 +113,27 @@ impl Owner {
         self.launch(claim, Purpose::Repeat(reply), by, job, round);
     }
 
+    /// Forgets bindings whose cgroups are gone: a claim that outlives its pods must not run out
+    /// of room for the next.
+    pub(super) fn on_gone(&mut self, claim: &ClaimId, gone: &[Binding], round: &mut Round) {
+        // What is under way for the claim goes first; this comes again.
+        if self.memory.draining || self.memory.in_flight.contains_key(claim) {
+            return;
+        }
+        let Some(known) = self.memory.leases.get(claim) else { return };
+        if known.state != LeaseState::Prepared {
+            return;
+        }
+        let mut lease = known.clone();
+        lease.bindings.retain(|binding| !gone.contains(binding));
+        let count = known.bindings.len() - lease.bindings.len();
+        if count > 0 {
+            self.put(lease, round);
+            let words = format!("no longer bound to {count}, whose cgroups are gone");
+            self.note(claim, EventKind::Bound, words, "");
+        }
+    }
+
     pub(super) fn on_release(
         &mut self,
         claim: ClaimId,

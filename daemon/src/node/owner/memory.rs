@@ -100,6 +100,7 @@ impl InFlight {
             | Request::Gate { .. }
             | Request::Pools { .. }
             | Request::Violated { .. }
+            | Request::Gone { .. }
             | Request::Drain { .. } => {}
         }
     }
