@@ -83,7 +83,8 @@ fn accounting_mode_bills_a_process_that_nobody_saw_to_the_claim_that_had_the_dev
     });
     // It came and went between two samples: in no list of processes, in no sample, not in procfs.
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let start = u64::try_from(now.saturating_sub(Duration::from_mins(1)).as_micros()).unwrap();
+    let start = now.checked_sub(Duration::from_mins(1)).unwrap();
+    let start = u64::try_from(start.as_micros()).unwrap();
     machine.change(|described| {
         described["devices"][0]["accounting"] = json!([
             { "pid": 4_000_001, "percent": 100, "start_us": start, "lived_ms": 3_600_000,
