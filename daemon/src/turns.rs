@@ -26,7 +26,7 @@ use accelpool_turns::TurnWeight;
 use self::admit::Bound;
 pub use self::{
     offence::{Offence, punish},
-    shim::{InstallError, Shim},
+    shim::{Delivery, InstallError, Shim},
 };
 use crate::cdi::Injections;
 
@@ -38,6 +38,8 @@ const CONTAINER_FOLDER: &str = "/run/accelpool/turns";
 pub struct TurnsConfig {
     /// What each process of a share is charged for its context on a device.
     pub context_reserve: MemoryBytes,
+    /// How programs come to the library.
+    pub delivery: Delivery,
     /// The adapters whose devices are shared so.
     pub adapters: BTreeSet<VendorName>,
 }
@@ -139,11 +141,10 @@ impl Keeper {
         };
         for allocation in lease.allocations.iter().filter(|it| it.takes_turns()) {
             let Some(injection) = injections.get_mut(allocation.target()) else { continue };
-            for mount in [&own].into_iter().chain(shared.shim.mounts()) {
-                if !injection.mounts.contains(mount) {
-                    injection.mounts.push(mount.clone());
-                }
+            if !injection.mounts.contains(&own) {
+                injection.mounts.push(own.clone());
             }
+            shared.shim.add_to(injection, shared.config.delivery);
         }
         Ok(())
     }

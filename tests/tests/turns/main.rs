@@ -205,3 +205,36 @@ fn what_an_earlier_daemon_left_is_cleared() {
     assert_eq!(devices.len(), 1);
     assert_eq!(devices[0].device, DEVICE);
 }
+
+/// The comment before the table of `docs/turns.md` that has a test for each row.
+const MARK: &str = "<!-- ci: hostile table -->";
+
+#[test]
+fn each_row_of_the_table_names_tests_that_are_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let guide = fs::read_to_string(root.join("docs/turns.md")).unwrap();
+    let (_, table) = guide.split_once(MARK).expect("the table is marked");
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 12, "{} rows", rows.len());
+    let mut sources = String::new();
+    let mut folders: Vec<_> = ["tests/tests", "daemon", "vendors"].map(|it| root.join(it)).into();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|it| it == "rs") {
+                sources += &fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    for row in rows {
+        let named = row.rsplit('|').nth(1).unwrap();
+        let mut count = 0;
+        for name in named.split('`').skip(1).step_by(2) {
+            assert!(sources.contains(&format!("#[test]\nfn {name}() {{")), "no test `{name}`");
+            count += 1;
+        }
+        assert!(count > 0, "no test: {row}");
+    }
+}

@@ -7,6 +7,8 @@ use core::ffi::c_int;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use accelpool_shim::quota::OverQuota;
+
 use crate::{
     capture, context,
     device::{self, Device},
@@ -94,16 +96,21 @@ pub(crate) fn allocate(
     outcome
 }
 
-/// Corrects what a pointer is charged to what the driver has really taken.
-pub(crate) fn correct(pointer: u64, bytes: u64) {
-    let Some(bytes) = device::rounded(bytes) else { return };
-    POINTERS.change(pointer, |value| {
-        if let (Some(device), true) = (device::by_number(value.device), bytes > value.bytes) {
-            device.charge(bytes - value.bytes);
-            value.bytes = bytes;
+/// Corrects what a pointer is charged to what the driver has really taken; `false` if the quota
+/// has no room for that.
+pub(crate) fn correct(pointer: u64, bytes: u64) -> bool {
+    let has_room = POINTERS.change(pointer, |value| {
+        let more = bytes.saturating_sub(value.bytes);
+        let reserved = device::by_number(value.device).map(|device| device.reserve(more));
+        match reserved {
+            Some(Ok(reservation)) => value.bytes += reservation.commit(),
+            Some(Err(OverQuota)) => return (false, true),
+            None => {}
         }
-        ((), true)
+        (true, true)
     });
+    // Nobody's, or never charged.
+    has_room.unwrap_or(true)
 }
 
 /// Frees by `call` what `key` names.

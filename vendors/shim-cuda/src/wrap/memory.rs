@@ -9,7 +9,7 @@ use crate::{
     fence::Stream,
     memory::{self, GRAPHS_ALLOCATE, Kind},
     process,
-    surface::{self, SUCCESS},
+    surface::{self, OUT_OF_MEMORY, SUCCESS},
     thread::thread,
 };
 
@@ -118,12 +118,24 @@ wrap! {
     }
 
     fn cuMemAllocPitch_v2(there: Pointer, pitch: Pointer, row: usize, rows: usize, element: u32) {
-        let call = || surface::cuMemAllocPitch_v2(there, pitch, row, rows, element);
-        let outcome = pointer(there, pitched_bytes(row as u64, rows as u64), call);
-        if outcome == SUCCESS {
-            let bytes = written::<usize>(pitch).saturating_mul(rows);
-            memory::correct(written(there), bytes as u64);
+        if there.is_null() || pitch.is_null() {
+            // The driver's to refuse.
+            return surface::cuMemAllocPitch_v2(there, pitch, row, rows, element);
         }
+        // Into places of our own: rows that the driver makes longer may be more than the quota.
+        let (mut address, mut row_bytes) = (0_u64, 0_usize);
+        let (made, its_pitch) = ((&raw mut address).cast(), (&raw mut row_bytes).cast());
+        let call = || surface::cuMemAllocPitch_v2(made, its_pitch, row, rows, element);
+        let outcome = pointer(made, pitched_bytes(row as u64, rows as u64), call);
+        if outcome != SUCCESS {
+            return outcome;
+        }
+        if !memory::correct(address, row_bytes.saturating_mul(rows) as u64) {
+            memory::free(Kind::Pointer, address, || surface::cuMemFree_v2(address));
+            return OUT_OF_MEMORY;
+        }
+        there.cast::<u64>().write_unaligned(address);
+        pitch.cast::<usize>().write_unaligned(row_bytes);
         outcome
     }
 
