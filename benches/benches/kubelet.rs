@@ -15,7 +15,7 @@ use std::{
 
 use accelpool_benches::{
     Report, Timing,
-    node::{Daemon, Home, build, profile},
+    node::{Daemon, Home, ONE_HEAP, build, profile},
 };
 use accelpool_cluster_double::{ApiServer, Options, Verb};
 use accelpool_proto::kubelet::{
@@ -230,6 +230,8 @@ impl Driver {
         let mut command = Command::new(build("accelpool-dra-driver", "accelpool-dra"));
         command.args(["--node-name", NODE, "--pod-uid", "bench", "--api-server", api.url()]);
         command.arg("--config").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
+        let (name, value) = ONE_HEAP;
+        command.env(name, value);
         let began = Instant::now();
         let child = command.spawn().expect("accelpool-dra can be run");
         Self { child, root: root.to_owned(), began }

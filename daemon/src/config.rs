@@ -75,6 +75,8 @@ pub struct Usage {
     pub sample_interval: Duration,
     /// Where the procfs is that shows the host's processes.
     pub proc_dir: PathBuf,
+    /// Where the host's sysfs is.
+    pub sys_dir: PathBuf,
 }
 
 /// How the log is written.
@@ -318,6 +320,7 @@ impl TryFrom<RawConfig> for Config {
                     600_000,
                 )?),
                 proc_dir: absolute("usage.proc_dir", raw.usage.proc_dir)?,
+                sys_dir: absolute("usage.sys_dir", raw.usage.sys_dir)?,
             },
             hwloc_xml: raw
                 .topology

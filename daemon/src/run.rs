@@ -146,9 +146,8 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
     let mut listener =
         Listener::bind(&config.socket(), &access).map_err(|source| RunError::Bind { source })?;
     let meter = Arc::new(Meter::default());
-    let (interval, proc) = (config.usage.sample_interval, config.usage.proc_dir.clone());
-    let settings = usage::Settings { interval, proc };
-    beside.spawn(usage::run(node.clone(), Arc::clone(&meter), turns.clone(), settings));
+    let measuring = usage_settings(&config);
+    beside.spawn(usage::run(node.clone(), Arc::clone(&meter), turns.clone(), measuring));
     let proc_dir = config.usage.proc_dir.clone();
     beside.spawn(holder::watch(node.clone(), proc_dir.clone(), boot.clone()));
     let (cdi_dir, ledger) = (config.cdi_dir.clone(), config.ledger());
@@ -224,6 +223,12 @@ async fn open_ledger(
         }
         tokio::time::sleep(TAKEOVER_INTERVAL).await;
     }
+}
+
+fn usage_settings(config: &Config) -> usage::Settings {
+    let measured = config.usage.clone();
+    let (interval, proc, sys) = (measured.sample_interval, measured.proc_dir, measured.sys_dir);
+    usage::Settings { interval, proc, sys }
 }
 
 /// Keeps the gate in line with the node until the node is gone.

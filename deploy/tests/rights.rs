@@ -102,6 +102,7 @@ async fn ask_everything(server: &ApiServer) {
         reason: "Tested",
         action: "Test",
         note: "tested".to_owned(),
+        trace_id: None,
     };
     EventRecorder::spawn(cluster.clone()).record(event);
     let sent = async {

@@ -209,7 +209,8 @@ fn event(pod: &PodIdentity, denied: bool, devices: &[String]) -> Event {
         (Severity::Normal, "DeviceNotGranted", note)
     };
     let regarding = Regarding::Pod { namespace, name, uid };
-    Event { regarding, severity, reason, action: "OpenDevice", note }
+    // No call led to it: a process of the container did.
+    Event { regarding, severity, reason, action: "OpenDevice", note, trace_id: None }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub mod labels;
 pub mod metrics;
 pub mod node;
 pub mod nri;
+pub mod otel;
 pub mod plugin;
 mod pod_resources;
 pub mod registration;

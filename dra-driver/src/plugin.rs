@@ -41,6 +41,7 @@ use crate::{
     calls::CallTimes,
     node::{Node, Observed},
     nri::NriStatus,
+    otel::Tracer,
     pod_resources::PodResources,
     stop::Stopped,
 };
@@ -69,6 +70,8 @@ pub struct Plugin {
     pub nri: watch::Receiver<NriStatus>,
     /// Where calls are counted.
     pub calls: CallTimes,
+    /// Where calls are traced.
+    pub tracer: Tracer,
     /// The node, as last seen.
     pub observed: watch::Receiver<Observed>,
     /// How often the kubelet is asked who has what: [`RECLAIM_INTERVAL`].
@@ -91,7 +94,7 @@ impl Plugin {
             pod_resources: pod_resources.clone(),
             nri: self.nri,
         };
-        let allocator = Allocator::new(self.node, self.calls);
+        let allocator = Allocator::new(self.node, self.calls, self.tracer);
         let reclaim = Reclaim {
             pod_resources,
             own_pod: self.own_pod,

@@ -4,7 +4,16 @@
 
 use std::{fmt::Display, fs, str::FromStr};
 
-use accelpool_daemon::{api::claim_from_wire, config::Config, error::Chain};
+use accelpool_daemon::{
+    api::claim_from_wire,
+    config::Config,
+    error::Chain,
+    usage::{
+        cgroup::pod_uid,
+        drm::{fdinfo, kfd},
+        process::{parse_place, parse_started},
+    },
+};
 use accelpool_model::{
     BootId, ClaimId, ComputePermille, DeviceKind, DeviceName, DeviceUuid, Enforcement, Exposure,
     LinkKind, MemoryBytes, PartitionName, PciAddress, PoolName, ProfileName, RequestName,
@@ -232,4 +241,27 @@ fn refused(input: &[u8], error: &dyn Display) -> bool {
 
 fn longest_line(input: &[u8]) -> usize {
     input.split(|byte| *byte == b'\n').map(<[u8]>::len).max().unwrap_or(0)
+}
+
+/// What the kernel tells of a process: its cgroups, its start, its open render nodes, and what
+/// KFD knows of devices.
+///
+/// # Panics
+///
+/// If a promise is broken.
+#[must_use]
+pub fn process(bytes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    let started = parse_started(&text).is_some();
+    let place = parse_place(&text);
+    if let Some(pod) = &place.pod {
+        assert!(place.cgroups.iter().any(|path| pod_uid(path).as_ref() == Some(pod)), "{pod}");
+    }
+    let address = kfd::parse_address(&text).is_some();
+    let number = kfd::parse_number(&text).is_some();
+    let client = match fdinfo::parse(&text) {
+        Ok(client) => client.is_some(),
+        Err(error) => refused(bytes, &error),
+    };
+    started || place.pod.is_some() || address || number || client
 }

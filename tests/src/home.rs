@@ -128,6 +128,19 @@ impl Home {
         fs::write(self.config(), text).expect("the folder takes files");
     }
 
+    /// The same, with the sysfs at `sys` besides.
+    ///
+    /// # Panics
+    ///
+    /// If the configuration cannot be changed.
+    pub fn sample_kernel_every(&self, interval_ms: u32, proc: &Path, sys: &Path) {
+        self.sample_every(interval_ms, proc);
+        let text = fs::read_to_string(self.config()).expect("there is a configuration");
+        let sys = format!("\nsys_dir = {:?}\nproc_dir = ", sys.display().to_string());
+        fs::write(self.config(), text.replace("\nproc_dir = ", &sys))
+            .expect("the folder takes files");
+    }
+
     /// Has the next daemon write its CDI specs to another folder.
     ///
     /// # Panics

@@ -203,6 +203,7 @@ async fn impatient_node(home: &Home) -> Node {
         gate: GateMode::default(),
         on_stale_holder: OnStaleHolder::default(),
         compute: ComputeRule::default(),
+        host_memory: None,
         on_violation: OnViolation::default(),
         align_cpus: false,
     };

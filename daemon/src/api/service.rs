@@ -16,10 +16,13 @@ use std::{
 };
 
 use accelpool_model::{BootId, Taint};
-use accelpool_proto::node::{self as wire, node_server::Node as NodeApi};
+use accelpool_proto::{
+    node::{self as wire, node_server::Node as NodeApi},
+    trace::Here,
+};
 use tokio_stream::{
     Stream, StreamExt,
-    wrappers::{BroadcastStream, WatchStream},
+    wrappers::{BroadcastStream, WatchStream, errors::BroadcastStreamRecvError},
 };
 use tonic::{Code, Request, Response, Status};
 
@@ -317,7 +320,9 @@ impl NodeApi for Service {
         self.access.change(&request)?;
         let held = request.get_ref().held.then(|| self.holder(&request)).transpose()?;
         let held = held.map(|holder| holder.to_string());
-        let by = access::asker(&request);
+        let mut span = self.node.spans().of_call(request.metadata(), "PrepareClaim");
+        span.set("accelpool.claim.uid", &request.get_ref().claim);
+        let by = access::asker(&request, span.here());
         let request = request.into_inner();
         let bindings = gate::find(request::subjects(&request.bindings)?).await?;
         let mut claim = request::claim_from_wire(request)?;
@@ -325,6 +330,7 @@ impl NodeApi for Service {
         let started = Instant::now();
         let prepared = self.node.asked_by(by).prepare_for(claim, bindings).await;
         self.timings.prepares.observe_since(outcome(&prepared), started);
+        span.end(&prepared);
         let lease = prepared.map_err(|error| error::status(&error))?;
         if held.is_some() && lease.claim.labels.get(holder::LABEL) != held.as_ref() {
             let message = format!("claim {} is there and not this process's", lease.claim.id);
@@ -342,11 +348,14 @@ impl NodeApi for Service {
         request: Request<wire::BindClaimRequest>,
     ) -> Result<Response<wire::BindClaimResponse>, Status> {
         self.access.change(&request)?;
-        let by = access::asker(&request);
+        let mut span = self.node.spans().of_call(request.metadata(), "BindClaim");
+        span.set("accelpool.claim.uid", &request.get_ref().claim);
+        let by = access::asker(&request, span.here());
         let request = request.into_inner();
         let claim = request::claim_id(&request.claim)?;
         let bindings = gate::find(request::subjects(&request.bindings)?).await?;
         let bound = self.node.asked_by(by).bind(claim, bindings).await;
+        span.end(&bound);
         let lease = bound.map_err(|error| error::status(&error))?;
         let state = self.state().await?;
         let bindings = response::lease(&state, &lease).bindings;
@@ -405,16 +414,38 @@ impl NodeApi for Service {
         Ok(Response::new(Box::pin(denials)))
     }
 
+    type WatchSpansStream =
+        Pin<Box<dyn Stream<Item = Result<wire::WatchSpansResponse, Status>> + Send>>;
+
+    async fn watch_spans(
+        &self,
+        request: Request<wire::WatchSpansRequest>,
+    ) -> Result<Response<Self::WatchSpansStream>, Status> {
+        self.access.read(&request)?;
+        let told = BroadcastStream::new(self.node.spans().subscribe()).map(|told| {
+            Ok(match told {
+                Ok(span) => wire::WatchSpansResponse { span: Some((*span).clone()), dropped: 0 },
+                Err(BroadcastStreamRecvError::Lagged(dropped)) => {
+                    wire::WatchSpansResponse { span: None, dropped }
+                }
+            })
+        });
+        Ok(Response::new(Box::pin(told)))
+    }
+
     async fn release_claim(
         &self,
         request: Request<wire::ReleaseClaimRequest>,
     ) -> Result<Response<wire::ReleaseClaimResponse>, Status> {
         self.access.change(&request)?;
-        let by = access::asker(&request);
+        let mut span = self.node.spans().of_call(request.metadata(), "ReleaseClaim");
+        span.set("accelpool.claim.uid", &request.get_ref().claim);
+        let by = access::asker(&request, span.here());
         let claim = request::claim_id(&request.into_inner().claim)?;
         let started = Instant::now();
         let released = self.node.asked_by(by).release(claim).await;
         self.timings.releases.observe_since(outcome(&released), started);
+        span.end(&released);
         let released = released.map_err(|error| error::status(&error))?;
         Ok(Response::new(wire::ReleaseClaimResponse { released }))
     }
@@ -424,7 +455,7 @@ impl NodeApi for Service {
         request: Request<wire::TaintDeviceRequest>,
     ) -> Result<Response<wire::TaintDeviceResponse>, Status> {
         self.access.change(&request)?;
-        let by = access::asker(&request);
+        let by = access::asker(&request, &Here::default());
         let request = request.into_inner();
         let (effect, reason) = request::taint_from_wire(&request)?;
         let tainted = self.node.asked_by(by).taint(request.device.clone(), effect, reason).await;
@@ -438,7 +469,7 @@ impl NodeApi for Service {
         request: Request<wire::UntaintDeviceRequest>,
     ) -> Result<Response<wire::UntaintDeviceResponse>, Status> {
         self.access.change(&request)?;
-        let by = access::asker(&request);
+        let by = access::asker(&request, &Here::default());
         let wire::UntaintDeviceRequest { device, key } = request.into_inner();
         let key = if key.is_empty() { Taint::OPERATOR.to_owned() } else { key };
         let key: String = key.chars().take(63).collect();

@@ -76,6 +76,7 @@ pub(super) struct State {
     pub(super) root: PathBuf,
     pub(super) claims: BTreeMap<ClaimId, Armed>,
     pub(super) guarded: Guarded,
+    looked: Option<sync::Looked>,
     /// Every vendor was heard and every lease armed: what is not known here is not true.
     complete: bool,
     /// The kernel agreed with everything once: a difference is somebody else's doing.

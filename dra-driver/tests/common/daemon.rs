@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     denials: broadcast::Sender<wire::Denial>,
     /// Calls that prepare, bind or ask for the topology wait while this is false.
     open: watch::Sender<bool>,
+    /// Tells the spans of the daemon.
+    spans: broadcast::Sender<wire::WatchSpansResponse>,
 }
 
 #[derive(Default)]
@@ -47,6 +49,7 @@ struct State {
     waiting: usize,
     waiting_max: usize,
     unified: HashMap<String, String>,
+    traceparents: BTreeMap<String, String>,
 }
 
 /// More than a test denies at once.
@@ -77,6 +80,7 @@ impl Daemon {
             published: watch::Sender::new(Arc::new(node)),
             denials: broadcast::Sender::new(DENIALS),
             open: watch::Sender::new(true),
+            spans: broadcast::Sender::new(16),
         });
         let mut daemon = Self { socket: socket.to_owned(), shared, server: None };
         daemon.resume();
@@ -175,6 +179,18 @@ impl Daemon {
     pub(crate) fn release(&self, claim: &str) {
         self.shared.state().leases.remove(claim);
         self.shared.publish();
+    }
+
+    /// The span that a claim was prepared in, as its caller said.
+    pub(crate) fn traceparent(&self, claim: &str) -> Option<String> {
+        self.shared.state().traceparents.get(claim).cloned()
+    }
+
+    /// Tells a span to whoever reads the daemon's.
+    pub(crate) async fn tell_span(&self, span: wire::Span) {
+        let told = wire::WatchSpansResponse { span: Some(span), dropped: 0 };
+        super::eventually("somebody reads spans", || self.shared.spans.receiver_count() > 0).await;
+        self.shared.spans.send(told).unwrap();
     }
 
     /// The claims that hold something.
@@ -380,13 +396,28 @@ impl node_server::Node for Service {
         Ok(Response::new(Box::pin(denials.filter_map(Result::ok).map(Ok))))
     }
 
+    type WatchSpansStream = BoxStream<wire::WatchSpansResponse>;
+
+    async fn watch_spans(
+        &self,
+        _request: Request<wire::WatchSpansRequest>,
+    ) -> Result<Response<Self::WatchSpansStream>, Status> {
+        let told = tokio_stream::wrappers::BroadcastStream::new(self.0.spans.subscribe());
+        Ok(Response::new(Box::pin(told.filter_map(Result::ok).map(Ok))))
+    }
+
     async fn prepare_claim(
         &self,
         request: Request<wire::PrepareClaimRequest>,
     ) -> Result<Response<wire::PrepareClaimResponse>, Status> {
+        let parent = request.metadata().get("traceparent").cloned();
         let request = request.into_inner();
         {
             let mut state = self.0.state();
+            if let Some(parent) = parent {
+                let parent = parent.to_str().unwrap().to_owned();
+                state.traceparents.insert(request.claim.clone(), parent);
+            }
             state.calls.push(format!("prepare {}", request.claim));
             state.asked.insert(request.claim.clone(), request.clone());
         }

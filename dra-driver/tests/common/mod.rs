@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each suite uses its part")]
 
+pub(crate) mod collector;
 pub(crate) mod cri;
 pub(crate) mod daemon;
 pub(crate) mod other;
@@ -15,6 +16,7 @@ use accelpool_cluster_double::ApiServer;
 use accelpool_dra_driver::{
     config::{Config, NriConfig},
     driver::{Driver, Pace, Settings},
+    otel,
     plugin::OwnPod,
 };
 use accelpool_kubelet_double::{Kubelet, Options, Pod, PodClaim};
@@ -60,6 +62,7 @@ pub(crate) struct Bench {
     pub(crate) daemon: Daemon,
     pub(crate) options: Options,
     pub(crate) nri: Option<NriConfig>,
+    pub(crate) otel: Option<otel::Settings>,
     replicas: u32,
     pace: Pace,
 }
@@ -81,7 +84,7 @@ impl Bench {
             options.log = accelpool_kubelet_double::Log::printing();
         }
         let Setup { replicas, pace, .. } = setup;
-        Self { folder, api, daemon, options, nri: None, replicas, pace }
+        Self { folder, api, daemon, options, nri: None, otel: None, replicas, pace }
     }
 
     /// The surroundings with a kubelet and a driver that is registered and has published.
@@ -122,6 +125,7 @@ impl Bench {
             own_pod: Some(OwnPod { namespace: "accelpool".into(), name: "driver".into() }),
             server: Address::Url(self.api.url().to_owned()),
             pace: self.pace,
+            otel: self.otel.clone(),
         };
         Driver::start(settings).await.unwrap()
     }

@@ -206,6 +206,21 @@ fn what_an_earlier_daemon_left_is_cleared() {
     assert_eq!(devices[0].device, DEVICE);
 }
 
+#[test]
+fn a_pools_limit_of_pinned_memory_reaches_its_shares() {
+    let mut scene = Scene::with_pool("host_memory = \"8Mi\"", &[DEVICE]);
+    scene.share("a", 8, 750);
+    let mut a = scene.tenant("a");
+    let most = a.must("pin 8388608");
+    assert_eq!(a.ask("pin 1"), "error 2", "CUDA's out of memory");
+    // The next daemon says the same, and what is pinned is still counted.
+    scene.restart();
+    scene.until("a is back", "a", |told| told.pids == [a.pid()]);
+    assert_eq!(a.ask("pin 1"), "error 2");
+    a.must(&format!("unpin {most}"));
+    a.must("pin 1");
+}
+
 /// The comment before the table of `docs/turns.md` that has a test for each row.
 const MARK: &str = "<!-- ci: hostile table -->";
 

@@ -196,7 +196,7 @@ fn is_per_thread(function: &Function) -> bool {
 /// Where in `src/wrap` the wrappers of a class are.
 fn module(class: &str) -> &'static str {
     match class {
-        "allocate" | "free" | "map" | "import" | "query" => "memory",
+        "allocate" | "free" | "map" | "import" | "query" | "host" => "memory",
         "launch" | "capture" | "sync" => "work",
         "context" | "entry" => "context",
         _ => panic!("no wrapper is written for the class `{class}`"),
