@@ -16,8 +16,8 @@ const NUMA: &str = "numa";
 const CROSS: &str = "cross";
 const UNKNOWN: &str = "?";
 
-/// Stands for switches whose addresses nobody tells: they are not in the node.
-const UNNAMED: &str = "outside";
+/// Stands for switches whose addresses nobody tells: of some boards the driver does not.
+const UNNAMED: &str = "unnamed";
 
 /// Writes the matrix in as many blocks as fit the page side by side with the names.
 pub(crate) fn write_matrix(groups: &[NumaGroup<'_>], links: &[Link], page: &mut Page) {

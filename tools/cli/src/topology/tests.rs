@@ -147,7 +147,7 @@ Switches
 0000:06:00.0  nvlink  1 2
 ",
     );
-    check(&[switched("a-2", "a-3", &[])], "\nSwitches\noutside  nvlink  2 3\n");
+    check(&[switched("a-2", "a-3", &[])], "\nSwitches\nunnamed  nvlink  2 3\n");
 }
 
 #[test]
