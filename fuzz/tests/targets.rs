@@ -96,3 +96,8 @@ fn record() {
 fn word() {
     try_on("proptest-regressions/word.txt", RECIPES, &["fuzz/corpus/word"], targets::word);
 }
+
+#[test]
+fn nri() {
+    try_on("proptest-regressions/nri.txt", RECIPES, &["fuzz/corpus/nri"], targets::nri);
+}

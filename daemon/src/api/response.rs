@@ -235,7 +235,7 @@ pub(super) fn lease(state: &State, lease: &Lease) -> wire::Lease {
 }
 
 /// The devices that the gate keeps everybody off who was not granted them.
-fn gated_devices(state: &State) -> BTreeSet<&DeviceName> {
+pub(super) fn gated_devices(state: &State) -> BTreeSet<&DeviceName> {
     let view = view(state);
     let enforced = |device: &&Device| {
         view.pool(device).is_some_and(|pool| pool.gate == accelpool_model::GateMode::Enforce)

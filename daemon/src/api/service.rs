@@ -320,6 +320,7 @@ impl NodeApi for Service {
         let by = access::asker(&request);
         let request = request.into_inner();
         let bindings = gate::find(request::subjects(&request.bindings)?).await?;
+        self.check_access(&request.requests).await?;
         let mut claim = request::claim_from_wire(request)?;
         claim.labels.extend(held.clone().map(|holder| (holder::LABEL.to_owned(), holder)));
         let started = Instant::now();

@@ -138,12 +138,14 @@ fn share(share: &accelpool_model::Share) -> Share {
 }
 
 fn demand_of(result: &AllocationResult) -> Option<Enforcements> {
-    let (memory, compute) = (result.config.memory_enforcement, result.config.compute_enforcement);
+    let config = &result.config;
+    let (memory, compute) = (config.memory_enforcement, config.compute_enforcement);
+    let access = config.access_enforcement;
     let word = |demand: Option<Enforcement>| demand.unwrap_or_default().as_str().to_owned();
-    (memory.is_some() || compute.is_some()).then(|| Enforcements {
+    (memory.is_some() || compute.is_some() || access.is_some()).then(|| Enforcements {
         memory: word(memory),
         compute: word(compute),
-        ..Enforcements::default()
+        access: access.map(|_| word(access)).unwrap_or_default(),
     })
 }
 

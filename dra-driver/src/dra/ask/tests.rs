@@ -184,3 +184,17 @@ fn allocations_are_known_by_their_published_names() {
         assert_eq!(scheduled_share_id(&allocation).as_deref(), share_id);
     }
 }
+
+#[test]
+fn enforced_access_is_demanded_for_a_whole_device_too() {
+    let whole = AllocationResult {
+        config: ShareConfig {
+            access_enforcement: Some(Enforcement::Kernel),
+            ..ShareConfig::default()
+        },
+        ..result("gpu", "gpu-0")
+    };
+    let asked = request_for(&claim(vec![whole]), POOL, &state()).unwrap();
+    let demand = asked.requests[0].demand.clone().unwrap();
+    assert_eq!((demand.access.as_str(), demand.memory.as_str()), ("kernel", "none"));
+}
