@@ -25,12 +25,14 @@ const LIBRARY: &str = "libaccelpool_cuda.so";
 /// Where the drop-in lies, in a folder of its own: its name is the driver's.
 const DROP_IN: &str = "drop-in/libcuda.so.1";
 
-/// All that is linked of the C library; each is in glibc 2.17 too.
-const LIBC_FUNCTIONS: [&str; 9] = [
+/// All that is linked of the C library; each is in glibc 2.17 too. `getauxval` is for the
+/// compiler's own atomics on arm64, which ask what the processor can do.
+const LIBC_FUNCTIONS: [&str; 10] = [
     "__register_atfork",
     "bcmp",
     "clock_gettime",
     "dl_iterate_phdr",
+    "getauxval",
     "getenv",
     "memcmp",
     "memcpy",
@@ -68,15 +70,11 @@ fn main() {
         let library = out.join(path);
         let name = library.file_name().expect("a library has a name").display();
         fs::create_dir_all(library.parent().expect("it is in OUT_DIR")).expect("OUT_DIR is ours");
-        let exports = library.with_extension("map");
-        let names = surface::exports(&functions, is_drop_in);
-        fs::write(&exports, names).expect("OUT_DIR is ours");
         let mut arguments = shared.clone();
         if is_drop_in {
             arguments.extend(["--cfg".into(), "accelpool_drop_in".into()]);
         }
         arguments.extend(link(&format!("-Wl,-soname,{name}")));
-        arguments.extend(["-C".into(), join("link-arg=-Wl,--version-script=", &exports)]);
         // After the objects, which is where the linker looks for what they need.
         arguments.extend(["-C".into(), join("link-arg=", &stub)]);
         let source = here.join("src/lib.rs");

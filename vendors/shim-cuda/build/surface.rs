@@ -1,5 +1,5 @@
 //! From the table of functions to code: real functions by name, wrappers that only gate or
-//! deny, the table that the look-up hooks search, and the list of exports.
+//! deny, and the table that the look-up hooks search.
 
 use std::fmt::Write;
 
@@ -25,23 +25,6 @@ enum Action {
     /// Nothing: callers get the driver's own.
     Pass,
 }
-
-/// Functions outside the driver's library that the shim exports, unless it stands in its place.
-const OTHER_EXPORTS: [&str; 13] = [
-    "dlsym",
-    "dlvsym",
-    "nvmlDeviceGetMemoryInfo",
-    "nvmlDeviceGetMemoryInfo_v2",
-    "nvmlDeviceGetComputeRunningProcesses",
-    "nvmlDeviceGetComputeRunningProcesses_v2",
-    "nvmlDeviceGetComputeRunningProcesses_v3",
-    "nvmlDeviceGetGraphicsRunningProcesses",
-    "nvmlDeviceGetGraphicsRunningProcesses_v2",
-    "nvmlDeviceGetGraphicsRunningProcesses_v3",
-    "nvmlDeviceGetMPSComputeRunningProcesses",
-    "nvmlDeviceGetMPSComputeRunningProcesses_v2",
-    "nvmlDeviceGetMPSComputeRunningProcesses_v3",
-];
 
 /// Reads the table; panics on what it does not understand, which stops the build.
 pub(crate) fn read(table: &str) -> Vec<Function> {
@@ -71,15 +54,6 @@ fn read_line(line: &str) -> Function {
     let since = since.parse().unwrap_or_else(|_| panic!("no version: `{line}`"));
     let (symbol, name, class) = (symbol.to_owned(), name.to_owned(), class.to_owned());
     Function { symbol, name, since, class, action, parameters }
-}
-
-/// The version script of the library: nothing is exported but what stands in for others. The
-/// drop-in exports all that the driver does, and nothing else.
-pub(crate) fn exports(functions: &[Function], is_drop_in: bool) -> String {
-    let exported = functions.iter().filter(|it| is_drop_in || it.action != Action::Pass);
-    let others = OTHER_EXPORTS.into_iter().filter(|_| !is_drop_in);
-    let names: Vec<&str> = exported.map(|it| it.symbol.as_str()).chain(others).collect();
-    format!("{{\n  global:\n    {};\n  local:\n    *;\n}};\n", names.join(";\n    "))
 }
 
 /// The code.

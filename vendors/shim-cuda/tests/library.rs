@@ -64,6 +64,7 @@ fn it_needs_no_version_of_the_c_library() {
             "bcmp",
             "clock_gettime",
             "dl_iterate_phdr",
+            "getauxval",
             "getenv",
             "memcmp",
             "memcpy",

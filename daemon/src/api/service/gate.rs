@@ -43,8 +43,8 @@ pub(super) async fn find(subjects: Vec<Subject>) -> Result<Vec<Binding>, Status>
     found.await.map_err(|error| error::status(&NodeError::UnknownCgroup(Arc::new(error))))
 }
 
-/// Refuses requests that demand more of the gate than it gives their devices now.
-pub(super) fn check_access(state: &State, requests: &[wire::Request]) -> Result<(), Status> {
+/// The refusal of the first request that demands more than the gate gives.
+fn check_access(state: &State, requests: &[wire::Request]) -> Result<(), Status> {
     let gated = response::gated_devices(state);
     for (index, request) in requests.iter().enumerate() {
         let text = request.demand.as_ref().map(|demand| demand.access.as_str());
@@ -81,6 +81,16 @@ pub(super) fn check_access(state: &State, requests: &[wire::Request]) -> Result<
 }
 
 impl Service {
+    /// Refuses requests that demand more of the gate than it gives their devices now.
+    pub(super) async fn check_access(&self, requests: &[wire::Request]) -> Result<(), Status> {
+        let demands =
+            |it: &wire::Request| it.demand.as_ref().is_some_and(|it| !it.access.is_empty());
+        if !requests.iter().any(demands) {
+            return Ok(());
+        }
+        check_access(&self.state().await?, requests)
+    }
+
     /// Who has `device` open, or any.
     pub(super) async fn holders(&self, device: &str) -> Result<ListHoldersResponse, Status> {
         if !device.is_empty() {
