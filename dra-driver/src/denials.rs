@@ -61,7 +61,7 @@ impl Denials {
                         denial = denials.message() => match denial {
                             Ok(Some(denial)) => {
                                 retry = RETRY_FIRST;
-                                tally.add(&denial);
+                                tally.add(&denial, Instant::now());
                             }
                             Ok(None) | Err(_) => break,
                         },
@@ -135,7 +135,7 @@ struct OfPod {
 }
 
 impl Tally {
-    fn add(&mut self, denial: &Denial) {
+    fn add(&mut self, denial: &Denial, now: Instant) {
         if denial.workload.is_empty() {
             return;
         }
@@ -150,7 +150,7 @@ impl Tally {
             return;
         }
         pod.untold.insert(what);
-        pod.since.get_or_insert_with(Instant::now);
+        pod.since.get_or_insert(now);
     }
 
     /// The pods of which something is to be told now. Forgets what was told long ago, and pods
@@ -241,35 +241,35 @@ mod tests {
         let start = Instant::now();
         let mut tally = Tally::default();
         for device in ["gpu-0", "gpu-0", "gpu-1", ""] {
-            tally.add(&denial("a", device, true));
+            tally.add(&denial("a", device, true), start);
         }
-        tally.add(&denial("b", "gpu-0", false));
-        tally.add(&denial("", "gpu-0", true));
+        tally.add(&denial("b", "gpu-0", false), start);
+        tally.add(&denial("", "gpu-0", true), start);
         let first = [r#"a true ["c 195:255", "gpu-0", "gpu-1"]"#, r#"b false ["gpu-0"]"#];
         assert_eq!(told(&mut tally, start), first);
-        tally.add(&denial("a", "gpu-0", true));
-        tally.add(&denial("a", "gpu-2", true));
+        tally.add(&denial("a", "gpu-0", true), start);
+        tally.add(&denial("a", "gpu-2", true), start);
         assert_eq!(told(&mut tally, start + GATHER), [""; 0]);
         assert_eq!(told(&mut tally, start + POD_INTERVAL), [r#"a true ["gpu-2"]"#]);
         let again = start + POD_INTERVAL + REPEAT_AFTER;
         assert_eq!(told(&mut tally, again), [""; 0]);
-        tally.add(&denial("a", "gpu-0", true));
+        tally.add(&denial("a", "gpu-0", true), again);
         assert_eq!(told(&mut tally, again), [r#"a true ["gpu-0"]"#], "it goes on");
     }
 
     #[test]
     fn what_tenants_make_of_it_has_an_end() {
-        let mut tally = Tally::default();
+        let (mut tally, now) = (Tally::default(), Instant::now());
         for number in 0..3 * PODS_MAX {
-            tally.add(&denial(&format!("pod-{number}"), "gpu-0", true));
+            tally.add(&denial(&format!("pod-{number}"), "gpu-0", true), now);
         }
         assert_eq!(tally.pods.len(), PODS_MAX);
         for number in 0..3 * DEVICES_MAX {
-            tally.add(&denial("pod-0", &format!("gpu-{number}"), true));
+            tally.add(&denial("pod-0", &format!("gpu-{number}"), true), now);
         }
         assert_eq!(tally.pods["pod-0"].untold.len(), DEVICES_MAX);
         // Nobody knows these pods: they are forgotten in the end.
-        tally.due(Instant::now() + REPEAT_AFTER);
+        tally.due(now + REPEAT_AFTER);
         assert!(tally.pods.is_empty());
     }
 
