@@ -5,6 +5,8 @@
 mod fair;
 mod hostile;
 mod scene;
+#[cfg(target_arch = "x86_64")]
+mod steps;
 mod top;
 
 use std::fs;

@@ -70,6 +70,13 @@ impl Scene {
 
     /// One that works on the device with this number.
     pub(crate) fn tenant_on(&self, claim: &str, ordinal: usize) -> Tenant {
+        let mut tenant = self.tenant_unstarted(claim);
+        tenant.must(&format!("start {ordinal}"));
+        tenant
+    }
+
+    /// One that has not come to the driver yet.
+    pub(crate) fn tenant_unstarted(&self, claim: &str) -> Tenant {
         let turns = self.client.turns().unwrap();
         let mut command = Command::new(accelpool_tests::tenant());
         command
@@ -77,9 +84,7 @@ impl Scene {
             .env("LD_PRELOAD", &turns.shim)
             .env("ACCELPOOL_TURNS", Path::new(&turns.folder).join(claim))
             .env("ACCELPOOL_CUDA_STANDIN", self.engine.socket());
-        let mut tenant = Tenant::spawn(command);
-        tenant.must(&format!("start {ordinal}"));
-        tenant
+        Tenant::spawn(command)
     }
 
     /// What is told of a claim.
