@@ -1,6 +1,9 @@
-//! The manifests of this folder as data, for the tests that compare them with the code.
+//! The manifests of this folder as data, for the tests that compare them with the code, and the
+//! dashboards, which are made by code.
 
 #![forbid(unsafe_code)]
+
+pub mod dashboards;
 
 use std::{
     fs,

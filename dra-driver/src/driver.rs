@@ -35,6 +35,7 @@ use tonic::transport::Server;
 use crate::{
     calls::CallTimes,
     config::{Config, NriConfig},
+    denials::Denials,
     dra::{self, Claims, V1, V1beta1},
     health::{self, Health},
     http::{self, Pages, Readiness, Tls, TlsError},
@@ -259,7 +260,14 @@ impl Driver {
             Some(address) => Some(serve_http(address, pages, stopped.clone(), &mut tasks).await?),
             None => None,
         };
-        let statuses = status::Statuses { cluster, observed: observers.observed.clone(), events };
+        let denials =
+            Denials { node: daemon.clone(), cluster: cluster.clone(), events: events.clone() };
+        tasks.push(tokio::spawn(until(denials.run(), stopped.clone())));
+        let statuses = status::Statuses {
+            cluster: cluster.clone(),
+            observed: observers.observed.clone(),
+            events,
+        };
         tasks.push(tokio::spawn(until(statuses.run(), stopped.clone())));
         let observed = observers.observed.clone();
         let extended = plugin::Plugin {
@@ -268,6 +276,8 @@ impl Driver {
             own_pod,
             replicas: config.replicas,
             node: daemon,
+            cluster,
+            nri: nri.status.clone(),
             calls,
             tracer,
             observed: observers.observed,

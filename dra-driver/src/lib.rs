@@ -9,6 +9,7 @@
 pub mod calls;
 pub mod config;
 pub mod confine;
+mod denials;
 pub mod dra;
 pub mod driver;
 pub mod health;

@@ -9,9 +9,10 @@ mod watch;
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use accelpool_proto::node::{
-    BindClaimRequest, Binding, GetMetricsRequest, GetMetricsResponse, GetTopologyRequest, Lease,
-    NumaNode, PreferDevicesRequest, PrepareClaimRequest, ReleaseClaimRequest, SpanKind,
-    WatchSpansRequest, WatchSpansResponse, binding::Subject, node_client::NodeClient,
+    BindClaimRequest, Binding, Denial, GetMetricsRequest, GetMetricsResponse, GetTopologyRequest,
+    Lease, NumaNode, PreferDevicesRequest, PrepareClaimRequest, ReleaseClaimRequest, SpanKind,
+    WatchDenialsRequest, WatchSpansRequest, WatchSpansResponse, binding::Subject,
+    node_client::NodeClient,
 };
 use accelpool_proto::trace::{Here, Span, TRACEPARENT};
 use hyper_util::rt::TokioIo;
@@ -116,6 +117,16 @@ impl Node {
         let bindings = vec![Binding { subject: Some(subject), ..Binding::default() }];
         let request = BindClaimRequest { claim: claim.to_owned(), bindings };
         Ok(self.client.clone().bind_claim(request).await?.into_inner().unified)
+    }
+
+    /// Each open that the device gate refuses, or lets pass because of the mode alone, from now
+    /// on.
+    ///
+    /// # Errors
+    ///
+    /// The daemon is away.
+    pub async fn denials(&self) -> Result<tonic::Streaming<Denial>, NodeError> {
+        Ok(self.client.clone().watch_denials(WatchDenialsRequest {}).await?.into_inner())
     }
 
     /// What devices, claims and agents use.

@@ -2,15 +2,25 @@
 //!
 //! Each says whether the input was taken. A refusal is for a person, so no input makes it longer than a screen or two.
 
-use std::{fmt::Display, fs, str::FromStr};
+use std::{collections::BTreeMap, fmt::Display, fs, str::FromStr};
 
-use accelpool_daemon::{api::claim_from_wire, config::Config, error::Chain};
+use accelpool_daemon::{
+    api::claim_from_wire,
+    config::Config,
+    error::Chain,
+    usage::{
+        cgroup::pod_uid,
+        drm::{fdinfo, kfd},
+        process::{parse_place, parse_started},
+    },
+};
 use accelpool_model::{
     BootId, ClaimId, ComputePermille, DeviceKind, DeviceName, DeviceUuid, Enforcement, Exposure,
     LinkKind, MemoryBytes, PartitionName, PciAddress, PoolName, ProfileName, RequestName,
     ShareClass, ShareId, Sharing, TaintEffect, VendorName,
 };
-use accelpool_proto::node::PrepareClaimRequest;
+use accelpool_nri::frame::{Assembler, FRAME_HEADER_LEN, FrameHeader, Message as FrameMessage};
+use accelpool_proto::{node::PrepareClaimRequest, nri, ttrpc};
 use accelpool_shim::wire::Record;
 use accelpool_vendor_sim::{Profile, Script};
 use prost::Message as _;
@@ -220,6 +230,59 @@ where
     }
 }
 
+/// What a container runtime sends its plugin: frames, ttrpc's messages in them, NRI's in those.
+///
+/// # Panics
+///
+/// If a promise is broken.
+#[must_use]
+pub fn nri(bytes: &[u8]) -> bool {
+    let (mut rest, mut taken) = (bytes, false);
+    let mut connections: BTreeMap<u32, Assembler> = BTreeMap::new();
+    while let Some((header, after)) = rest.split_first_chunk::<FRAME_HEADER_LEN>() {
+        let header = match FrameHeader::parse(*header) {
+            Ok(header) => header,
+            Err(error) => return refused(bytes, &error),
+        };
+        let len = usize::try_from(header.len).unwrap_or(usize::MAX);
+        let Some((payload, after)) = after.split_at_checked(len) else { return false };
+        rest = after;
+        let assembler = connections.entry(header.connection).or_default();
+        assembler.push(payload);
+        loop {
+            match assembler.next_message() {
+                Ok(Some(message)) => taken |= nri_message(&message),
+                Ok(None) => break,
+                Err(error) => return refused(bytes, &error),
+            }
+        }
+    }
+    taken
+}
+
+/// Takes a message apart as the plugin does, and puts it together again.
+fn nri_message(message: &FrameMessage) -> bool {
+    let again = message.encode(1).expect("what was taken is not too long");
+    let mut assembler = Assembler::default();
+    let mut rest = again.as_slice();
+    while let Some((header, after)) = rest.split_first_chunk::<FRAME_HEADER_LEN>() {
+        let header = FrameHeader::parse(*header).expect("our own frame");
+        let (payload, after) = after.split_at(header.len.try_into().expect("it is short"));
+        assembler.push(payload);
+        rest = after;
+    }
+    let back = assembler.next_message().expect("our own message");
+    assert_eq!(back.as_ref(), Some(message), "a message does not come back");
+    let Ok(request) = ttrpc::Request::decode(message.data.as_slice()) else { return false };
+    let payload = request.payload.as_slice();
+    let understood = [
+        nri::CreateContainerRequest::decode(payload).is_ok(),
+        nri::SynchronizeRequest::decode(payload).is_ok(),
+        nri::ConfigureRequest::decode(payload).is_ok(),
+    ];
+    understood.contains(&true)
+}
+
 /// Checks a refusal; false, for nothing was taken.
 #[track_caller]
 fn refused(input: &[u8], error: &dyn Display) -> bool {
@@ -232,4 +295,27 @@ fn refused(input: &[u8], error: &dyn Display) -> bool {
 
 fn longest_line(input: &[u8]) -> usize {
     input.split(|byte| *byte == b'\n').map(<[u8]>::len).max().unwrap_or(0)
+}
+
+/// What the kernel tells of a process: its cgroups, its start, its open render nodes, and what
+/// KFD knows of devices.
+///
+/// # Panics
+///
+/// If a promise is broken.
+#[must_use]
+pub fn process(bytes: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(bytes);
+    let started = parse_started(&text).is_some();
+    let place = parse_place(&text);
+    if let Some(pod) = &place.pod {
+        assert!(place.cgroups.iter().any(|path| pod_uid(path).as_ref() == Some(pod)), "{pod}");
+    }
+    let address = kfd::parse_address(&text).is_some();
+    let number = kfd::parse_number(&text).is_some();
+    let client = match fdinfo::parse(&text) {
+        Ok(client) => client.is_some(),
+        Err(error) => refused(bytes, &error),
+    };
+    started || place.pod.is_some() || address || number || client
 }

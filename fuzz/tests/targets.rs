@@ -96,3 +96,13 @@ fn record() {
 fn word() {
     try_on("proptest-regressions/word.txt", RECIPES, &["fuzz/corpus/word"], targets::word);
 }
+
+#[test]
+fn process() {
+    try_on("proptest-regressions/process.txt", RECIPES, &["fuzz/corpus/process"], targets::process);
+}
+
+#[test]
+fn nri() {
+    try_on("proptest-regressions/nri.txt", RECIPES, &["fuzz/corpus/nri"], targets::nri);
+}

@@ -5,9 +5,10 @@
 use std::{fs, path::Path};
 
 /// Every `.proto` file that code is made from, relative to the crate.
-const FILES: [&str; 19] = [
+const FILES: [&str; 20] = [
     "accelpool/node/v1/gate.proto",
     "accelpool/node/v1/node.proto",
+    "accelpool/node/v1/topology.proto",
     "accelpool/node/v1/trace.proto",
     "accelpool/node/v1/traits.proto",
     "accelpool/node/v1/turns.proto",

@@ -6,18 +6,18 @@
 use std::{
     error::Error,
     fs,
-    io::{BufRead as _, BufReader},
     net::SocketAddr,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Command,
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
 use accelpool_cluster_double::{ApiServer, Options};
+use accelpool_deploy::dashboards;
 use accelpool_proto::node::PrepareClaimRequest;
 use accelpool_tests::{
-    Client, Home, program,
+    Client, Driver, Home, program,
     prometheus::{Prometheus, get, lint},
     requests::{claim, named, share},
     tenants::{Proc, of_pod},
@@ -69,9 +69,9 @@ fn run(folder: &Path, load: Duration) -> Outcome<()> {
     api.put(json!({
         "apiVersion": "v1", "kind": "Node", "metadata": { "name": NODE, "uid": "node-uid" },
     }));
-    let driver = Driver::start(&home, folder, api.url())?;
-    let prometheus = Prometheus::scrape(driver.address);
-    println!("http://{}/metrics", driver.address);
+    let driver = Driver::start(&home, folder, NODE, api.url());
+    let prometheus = Prometheus::scrape(driver.address());
+    println!("http://{}/metrics", driver.address());
 
     title(3, "Five agents get their claims: three share a GPU, one has one alone, one a partition");
     for request in requests() {
@@ -84,7 +84,10 @@ fn run(folder: &Path, load: Duration) -> Outcome<()> {
     title(5, "What people ask first");
     ask(&prometheus);
 
-    title(6, "The same on the node, without Prometheus");
+    title(6, "The dashboards: what each panel asks, and what Prometheus answers");
+    show_dashboards(&prometheus)?;
+
+    title(7, "The same on the node, without Prometheus");
     accelpool(&home, &["usage", "--since", "10m"])?;
     let picture = folder.join("usage.svg");
     accelpool(&home, &["usage", "--since", "10m", "--svg", &picture.display().to_string()])?;
@@ -93,8 +96,8 @@ fn run(folder: &Path, load: Duration) -> Outcome<()> {
         return Err("an agent is not in the picture".into());
     }
 
-    title(7, "The vendor's library hangs: the page stays, and says how old it is");
-    hang(&home, &prometheus, driver.address)
+    title(8, "The vendor's library hangs: the page stays, and says how old it is");
+    hang(&home, &prometheus, driver.address())
 }
 
 /// The claims of the agents.
@@ -287,6 +290,36 @@ fn ask(prometheus: &Prometheus) {
     }
 }
 
+/// Asks what every panel of every dashboard asks.
+fn show_dashboards(prometheus: &Prometheus) -> Outcome<()> {
+    let span = "10s";
+    for dashboard in dashboards::all() {
+        println!("{}", dashboard.title);
+        for panel in &dashboard.panels {
+            let mut found = Vec::new();
+            for (query, _) in &panel.queries {
+                found.extend(prometheus.query(&dashboards::filled(query, span)));
+            }
+            // Kubelets call no one here: the claims are made at the daemon's own door.
+            let of_kubelet = panel
+                .queries
+                .iter()
+                .any(|(query, _)| query.contains("prepare_errors") || query.contains("kubelet"));
+            if found.is_empty() && !panel.may_be_empty && !of_kubelet {
+                return Err(format!("the panel {:?} shows nothing", panel.title).into());
+            }
+            let sum: f64 = found.iter().map(|(_, value)| value).filter(|it| it.is_finite()).sum();
+            let shown = match found.len() {
+                0 => "nothing, as it should be".to_owned(),
+                1 => format!("{sum:.3} {}", panel.unit.word()),
+                count => format!("{sum:.3} {} in {count} series", panel.unit.word()),
+            };
+            println!("    {:<52} {shown}", panel.title);
+        }
+    }
+    Ok(())
+}
+
 fn hang(home: &Home, prometheus: &Prometheus, address: SocketAddr) -> Outcome<()> {
     let stuck = "[[call]]\nid = \"stuck\"\nmethod = \"sample\"\ntimes = 1000000\nhang = true\n";
     home.script(&[&script(Duration::ZERO), stuck].concat());
@@ -317,48 +350,4 @@ fn accelpool(home: &Home, arguments: &[&str]) -> Outcome<()> {
         .arg(home.socket())
         .status()?;
     if status.success() { Ok(()) } else { Err(format!("it ended with {status}").into()) }
-}
-
-/// `accelpool-dra`; it ends with the demonstration.
-struct Driver {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Driver {
-    fn start(home: &Home, folder: &Path, api: &str) -> Outcome<Self> {
-        let config = folder.join("accelpool-dra.toml");
-        let root = folder.join("kubelet");
-        let (socket, root) = (home.socket().display().to_string(), root.display().to_string());
-        fs::write(
-            &config,
-            format!(
-                "node_socket = {socket:?}\nkubelet_root = {root:?}\nlisten = \"127.0.0.1:0\"\n"
-            ),
-        )?;
-        let mut child = Command::new(program().with_file_name("accelpool-dra"))
-            .args(["--node-name", NODE, "--pod-uid", "demo", "--api-server", api, "--config"])
-            .arg(&config)
-            .env("RUST_LOG", "info")
-            .env("NO_COLOR", "1")
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let log = BufReader::new(child.stderr.take().ok_or("its log is piped")?);
-        let mut lines = log.lines().map_while(Result::ok);
-        let address = lines.by_ref().find_map(|line| {
-            let (_, address) = line.split_once("serving http=")?;
-            address.trim().parse().ok()
-        });
-        // A full pipe would stop it.
-        thread::spawn(move || lines.for_each(drop));
-        Ok(Self { child, address: address.ok_or("the driver does not say where it serves")? })
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        // It may be gone already; then there is nothing to do.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -128,6 +128,32 @@ impl Home {
         fs::write(self.config(), text).expect("the folder takes files");
     }
 
+    /// The same, with the sysfs at `sys` besides.
+    ///
+    /// # Panics
+    ///
+    /// If the configuration cannot be changed.
+    pub fn sample_kernel_every(&self, interval_ms: u32, proc: &Path, sys: &Path) {
+        self.sample_every(interval_ms, proc);
+        let text = fs::read_to_string(self.config()).expect("there is a configuration");
+        let sys = format!("\nsys_dir = {:?}\nproc_dir = ", sys.display().to_string());
+        fs::write(self.config(), text.replace("\nproc_dir = ", &sys))
+            .expect("the folder takes files");
+    }
+
+    /// Has the next daemon write its CDI specs to another folder.
+    ///
+    /// # Panics
+    ///
+    /// If the configuration cannot be changed.
+    pub fn write_specs_to(&self, folder: &str) {
+        let own = format!("cdi_dir = {:?}", self.cdi().display().to_string());
+        let text = fs::read_to_string(self.config()).expect("there is a configuration");
+        assert!(text.contains(&own), "the configuration names its CDI folder: {text}");
+        let text = text.replace(&own, &format!("cdi_dir = {folder:?}"));
+        fs::write(self.config(), text).expect("the folder takes files");
+    }
+
     /// The configuration.
     #[must_use]
     pub fn config(&self) -> PathBuf {

@@ -9,6 +9,7 @@
 mod cgroups;
 mod client;
 mod daemon;
+mod driver;
 mod home;
 mod podman;
 mod program;
@@ -23,9 +24,10 @@ pub use crate::{
     cgroups::{Cgroups, Tenant},
     client::{Client, page},
     daemon::{Daemon, Faults},
+    driver::Driver,
     home::Home,
     podman::{CDI_DIR, Container, Podman},
-    program::{cli, program, tenant},
+    program::{cli, driver, program, tenant},
 };
 
 /// Longer than anything takes on a loaded machine; a test that passes never waits as long.

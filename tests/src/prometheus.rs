@@ -14,7 +14,11 @@ use tempfile::TempDir;
 
 use crate::LONG;
 
-/// A Prometheus that scrapes one target five times a second; it ends with the test.
+/// The project's rules, which it evaluates.
+const RULES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/prometheus/rules.yaml");
+
+/// A Prometheus that scrapes one target five times a second, and evaluates the project's rules
+/// every second; it ends with the test.
 #[derive(Debug)]
 pub struct Prometheus {
     child: Child,
@@ -33,7 +37,8 @@ impl Prometheus {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let config = folder.path().join("prometheus.yml");
         let text = format!(
-            "global: {{ scrape_interval: 200ms, scrape_timeout: 200ms }}\n\
+            "global: {{ scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 1s }}\n\
+             rule_files: [{RULES:?}]\n\
              scrape_configs:\n\
              - job_name: accelpool\n  \
                static_configs: [{{ targets: ['{target}'] }}]\n"

@@ -48,6 +48,18 @@ impl Proc {
         self.0.path()
     }
 
+    /// Ends a process; one that is not there has ended.
+    ///
+    /// # Panics
+    ///
+    /// If its files cannot be deleted.
+    pub fn remove(&self, pid: u32) {
+        match fs::remove_dir_all(self.path().join(pid.to_string())) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
+            Ok(()) | Err(_) => {}
+        }
+    }
+
     /// Starts a process in a container of pod `pod`.
     ///
     /// # Panics

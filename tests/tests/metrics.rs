@@ -3,17 +3,19 @@
 
 use std::{fs, net::SocketAddr, path::Path, sync::Arc};
 
-use accelpool_cluster::ApiServer as Address;
+use accelpool_cluster::{ApiServer as Address, DRIVER_NAME};
 use accelpool_cluster_double::ApiServer;
+use accelpool_deploy::dashboards;
 use accelpool_dra_driver::{
     config::Config,
     driver::{Driver, Pace, Settings},
 };
+use accelpool_kubelet_double::{Kubelet, Pod, PodClaim};
 use accelpool_tests::{
     Client, Daemon, Home,
     prometheus::{Prometheus, get, lint},
     requests::{claim, named, share},
-    tenants::{Proc, of_pod},
+    tenants::{Proc, of_pod, pod_uid},
     wait_for,
 };
 use serde_json::{Value, json};
@@ -24,6 +26,8 @@ const NODE: &str = "worker-1";
 const GPU: &str = "gpu-0000-1b-00-0";
 const OTHER: &str = "gpu-0000-43-00-0";
 const GIB: u64 = 1 << 30;
+/// The label of a pod that says who is billed.
+const AGENT_LABEL: &str = "example.com/team";
 
 /// Five pods on one device, and one that has another to itself.
 const PODS: u32 = 5;
@@ -33,10 +37,11 @@ struct Node {
     home: Home,
     proc: Proc,
     _root: TempDir,
-    _api: Arc<ApiServer>,
+    api: Arc<ApiServer>,
+    kubelet: Kubelet,
     _driver: Driver,
     address: SocketAddr,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 impl Node {
@@ -46,13 +51,16 @@ impl Node {
         home.sample_every(100, proc.path());
         let root = tempfile::tempdir().expect("a temporary folder can be made");
         let runtime = Runtime::new().expect("a runtime can be made");
-        let (api, driver) = runtime.block_on(async {
+        let (api, kubelet, driver) = runtime.block_on(async {
             let api = ApiServer::start(accelpool_cluster_double::Options::default()).await;
             api.put(json!({
                 "apiVersion": "v1", "kind": "Node", "metadata": { "name": NODE, "uid": "node-uid" },
             }));
+            let options = accelpool_kubelet_double::Options::new(root.path());
+            let kubelet = Kubelet::start(options).expect("the double starts");
             let settings = Settings {
                 config: Config {
+                    agent_label: Some(AGENT_LABEL.to_owned()),
                     node_socket: home.socket(),
                     kubelet_root: root.path().to_owned(),
                     listen: Some("127.0.0.1:0".parse().expect("it is an address")),
@@ -65,10 +73,11 @@ impl Node {
                 pace: Pace::default(),
                 otel: None,
             };
-            (Arc::new(api), Driver::start(settings).await.expect("the driver starts"))
+            let driver = Driver::start(settings).await.expect("the driver starts");
+            (Arc::new(api), kubelet, driver)
         });
         let address = driver.http.expect("the driver listens");
-        Self { home, proc, _root: root, _api: api, _driver: driver, address, _runtime: runtime }
+        Self { home, proc, _root: root, api, kubelet, _driver: driver, address, runtime }
     }
 
     /// A process in a container of pod `pod`; the answer is its line for the script.
@@ -78,6 +87,39 @@ impl Node {
             "[[process]]\npid = {pid}\ndevice = \"{device}\"\nmemory = \"{pod}Gi\"\n\
              compute_permille = {permille}\n"
         )
+    }
+}
+
+impl Node {
+    /// Starts pod `number` as the kubelet does: with the labels that it has at the API server,
+    /// and a claim for a share of `device` that the scheduler has allocated.
+    fn start_pod(&self, number: u32, labels: &Value, device: &str) {
+        let (name, uid) = (format!("pod-{number}"), pod_uid(number));
+        self.api.put(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "namespace": "team", "name": name, "uid": uid, "labels": labels },
+        }));
+        let claim = self.api.put(json!({
+            "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
+            "metadata": { "namespace": "team", "name": name },
+            "spec": { "devices": {} },
+            "status": {
+                "allocation": { "devices": { "config": [], "results": [{
+                    "request": "gpu", "driver": DRIVER_NAME, "pool": format!("{DRIVER_NAME}/{NODE}"),
+                    "device": device, "shareID": pod_uid(100 + number),
+                    "consumedCapacity": { "memory": "10Gi", "compute": "200" },
+                }] } },
+                "reservedFor": [{ "resource": "pods", "name": name, "uid": uid }],
+            },
+        }));
+        let claim_uid = claim["metadata"]["uid"].as_str().expect("the double gives UIDs");
+        let drivers = vec![DRIVER_NAME.to_owned()];
+        let claims = vec![PodClaim { name: name.clone(), uid: claim_uid.to_owned(), drivers }];
+        let pod = Pod { namespace: "team".to_owned(), name, uid, claims };
+        self.runtime.block_on(async {
+            self.kubelet.log.wait_for("accelpool.dev registered", 1).await;
+            self.kubelet.claims.prepare(&pod).await.expect("there is room");
+        });
     }
 }
 
@@ -205,6 +247,62 @@ fn check_absence(node: &Node, prometheus: &Prometheus, daemon: Daemon) {
     let gone = "accelpool_allocation_info{claim_uid=\"c1\"}";
     found(prometheus, gone, 0, |_| true);
     found(prometheus, "accelpool_allocation_info", 5, |_| true);
+}
+
+/// From a pod's label at the API server to the series and to the daemon's own account; and
+/// every panel of every dashboard shows something of it.
+#[test]
+fn a_pods_label_says_who_is_billed_and_every_panel_shows_it() {
+    let node = Node::new();
+    let script = [
+        node.process(101, 1, GPU, 100),
+        node.process(102, 2, GPU, 50),
+        node.process(103, 3, GPU, 30),
+        node.process(109, 9, OTHER, 10), // a pod that holds nothing
+    ];
+    node.home.script(&script.concat());
+    let (_daemon, client) = start(&node);
+    let labels = json!({ AGENT_LABEL: "search" });
+    node.start_pod(1, &labels, GPU);
+    node.start_pod(2, &labels, GPU);
+    node.start_pod(3, &json!({ "app": "lonely" }), GPU);
+
+    let prometheus = Prometheus::scrape(node.address);
+    let of = |agent: &str| {
+        format!("accelpool_agent_memory_used_bytes{{agent=\"{agent}\",namespace=\"team\"}}")
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a few GiB are exact")]
+    let gib = |count: u64| is((count * GIB) as f64);
+    found(&prometheus, &of("search"), 1, gib(3));
+    found(&prometheus, &of("pod-3"), 1, gib(3));
+    let both = "accelpool_allocation_memory_used_bytes{agent=\"search\"}";
+    found(&prometheus, both, 2, |value| value > 0.0);
+    let mut names: Vec<String> = wait_for("two agents on the node's own account", || {
+        let usage = client.usage().expect("the daemon answers");
+        let names: Vec<_> = usage.agents.into_iter().map(|agent| agent.name).collect();
+        (names.len() == 2).then_some(names)
+    });
+    names.sort();
+    assert_eq!(names, ["pod-3", "search"]);
+
+    for dashboard in dashboards::all() {
+        for panel in &dashboard.panels {
+            for (query, _) in &panel.queries {
+                let query = dashboards::filled(query, "5s");
+                let ask = || prometheus.query(&query);
+                if panel.may_be_empty {
+                    ask(); // which fails where Prometheus does not take it
+                } else {
+                    let what = format!("{}, {}: {query}", dashboard.name, panel.title);
+                    wait_for(&what, || (!ask().is_empty()).then_some(()));
+                }
+            }
+        }
+    }
+    // A sound node gives no alert: none fires, and none is about to. But for what the stranger
+    // of this test deserves.
+    let alerts = prometheus.query("ALERTS{alertname!=\"AccelpoolUnattributed\"}");
+    assert!(alerts.is_empty(), "{alerts:?}");
 }
 
 #[test]

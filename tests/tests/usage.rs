@@ -2,6 +2,7 @@
 //! are. The sums hold at every moment, whatever the vendor does.
 
 use std::{
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -60,6 +61,12 @@ fn check_sums(metrics: &GetMetricsResponse) {
     let parts: u64 = parts.map(|part| part.expect("it is measured as well")).iter().sum();
     let busy: u64 = of_device().filter_map(|it| it.busy_ns).sum();
     assert_eq!(busy + parts, device.busy_ns.expect("it is measured"), "{metrics:?}");
+    for (engine, busy) in &device.engine_busy_ns {
+        let of = |engines: &HashMap<String, u64>| engines.get(engine).copied().unwrap_or(0);
+        let held: u64 = of_device().map(|it| of(&it.engine_busy_ns)).sum();
+        let rest = of(&device.engine_unattributed_ns) + of(&device.engine_released_ns);
+        assert_eq!(held + rest, *busy, "{engine}: {metrics:?}");
+    }
     let agents: u64 = metrics.agents.iter().filter_map(|agent| agent.memory_used_bytes).sum();
     assert_eq!(agents, held, "{metrics:?}");
 }
@@ -105,6 +112,105 @@ fn sharers_of_one_device_are_told_apart() {
     });
     assert!(one > 0 && two > one, "{one} {two}");
     assert!(ratio > 0.15 && ratio < 0.6, "{ratio}");
+}
+
+/// A process's open render node, as the kernel tells of it.
+fn open_render_node(proc: &Path, pid: u32, client: u32, resident_mib: u64, encoder_ms: u64) {
+    let folder = proc.join(pid.to_string());
+    for part in ["fd", "fdinfo"] {
+        fs::create_dir_all(folder.join(part)).expect("the folder takes folders");
+    }
+    // A duplicate of it tells the same.
+    for fd in ["3", "4"] {
+        let link = folder.join("fd").join(fd);
+        if fs::symlink_metadata(&link).is_err() {
+            std::os::unix::fs::symlink("/dev/dri/renderD128", link).expect("it takes links");
+        }
+        let text = format!(
+            "pos:\t0\ndrm-driver:\tamdgpu\ndrm-client-id:\t{client}\ndrm-pdev:\t0000:1b:00.0\n\
+             drm-resident-vram:\t{resident_mib} MiB\ndrm-engine-compute:\t{ns} ns\n\
+             drm-engine-enc:\t{ns} ns\n",
+            ns = encoder_ms * 1_000_000,
+        );
+        fs::write(folder.join("fdinfo").join(fd), text).expect("the folder takes files");
+    }
+}
+
+/// Where the vendor's library knows no processes, the kernel does: DRM's fdinfo and KFD's folder.
+#[test]
+fn the_kernel_tells_of_processes_where_the_vendor_does_not() {
+    let (home, proc) = (Home::new("dgx-h100"), Proc::new());
+    let sys = tempfile::tempdir().expect("a temporary folder can be made");
+    let kfd = sys.path().join("class/kfd/kfd");
+    for folder in ["topology/nodes/0", "topology/nodes/1", "proc/103"] {
+        fs::create_dir_all(kfd.join(folder)).expect("the folder takes folders");
+    }
+    for (file, text) in [
+        ("topology/nodes/0/gpu_id", "0\n"),
+        ("topology/nodes/0/properties", "cpu_cores_count 8\nlocation_id 0\n"),
+        ("topology/nodes/1/gpu_id", "51110\n"),
+        ("topology/nodes/1/properties", "simd_count 304\nlocation_id 6912\ndomain 0\n"),
+        ("proc/103/vram_51110", "3221225472\n"),
+        ("proc/103/sdma_51110", "5000\n"),
+    ] {
+        fs::write(kfd.join(file), text).expect("the folder takes files");
+    }
+    home.sample_kernel_every(100, proc.path(), sys.path());
+    for (pid, pod) in [(101, 1), (102, 2), (103, 2), (104, 9)] {
+        proc.add(pid, pod);
+    }
+    open_render_node(proc.path(), 101, 7, 1024, 0);
+    open_render_node(proc.path(), 102, 8, 2048, 0);
+    open_render_node(proc.path(), 104, 9, 512, 0); // a pod that holds nothing
+    home.script(
+        "[[call]]\nid = \"none\"\nmethod = \"sample\"\ntimes = 1000000\n\
+         error = \"unsupported\"\nmessage = \"the library knows no processes\"\n",
+    );
+    let daemon = home.start();
+    let client = daemon.client();
+    for (name, pod) in [("one", 1), ("two", 2)] {
+        let request = claim(name, vec![share("gpu", GPU, 20 * GIB, 300)]);
+        client.prepare(of_pod(request, pod)).expect("there is room");
+    }
+    let figures = |what: &str, ready: &dyn Fn(&GetMetricsResponse) -> bool| {
+        wait_for(what, || {
+            let metrics = client.metrics().expect("the daemon answers");
+            device(&metrics).sampled_unix_ms?;
+            check_sums(&metrics);
+            ready(&metrics).then_some(metrics)
+        })
+    };
+    let first = figures("memory by process", &|metrics| {
+        metrics.allocations.len() == 2
+            && allocation(metrics, "two").memory_used_bytes == Some(5 * GIB)
+    });
+    assert_eq!(allocation(&first, "one").memory_used_bytes, Some(GIB), "each client once");
+    assert_eq!(device(&first).memory_unattributed_bytes, Some(GIB / 2));
+    assert_eq!(allocation(&first, "one").source, "fdinfo");
+    assert_eq!(allocation(&first, "two").source, "kfd", "the stronger word of two");
+
+    open_render_node(proc.path(), 101, 7, 1024, 40);
+    open_render_node(proc.path(), 104, 9, 512, 20);
+    fs::write(kfd.join("proc/103/sdma_51110"), "9000\n").expect("the folder takes files");
+    let ms = |count: u64| Some(count * 1_000_000);
+    let engine = |it: &AllocationMetrics, engine: &str| it.engine_busy_ns.get(engine).copied();
+    let second = figures("time by engine", &|metrics| {
+        let (one, two) = (allocation(metrics, "one"), allocation(metrics, "two"));
+        engine(one, "encoder") == ms(40)
+            && engine(two, "copy") == ms(4)
+            && device(metrics).engine_busy_ns.get("encoder").copied() == ms(60)
+    });
+    assert_eq!(allocation(&second, "one").busy_ns, ms(40));
+    assert_eq!(device(&second).busy_unattributed_ns, ms(20));
+    assert_eq!(device(&second).engine_unattributed_ns.get("encoder").copied(), ms(20));
+    assert_eq!(engine(allocation(&second, "one"), "copy"), None, "absent is not zero");
+    // What is not as a driver writes it counts for nothing, and nothing else stops.
+    fs::write(proc.path().join("101/fdinfo/3"), "drm-pdev:\tx\n").expect("it takes files");
+    fs::write(proc.path().join("101/fdinfo/4"), [0xff; 9]).expect("it takes files");
+    let third = figures("figures without the spoilt ones", &|metrics| {
+        allocation(metrics, "one").memory_used_bytes == Some(0)
+    });
+    assert_eq!(allocation(&third, "two").memory_used_bytes, Some(5 * GIB));
 }
 
 #[test]

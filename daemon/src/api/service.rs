@@ -8,6 +8,7 @@ mod readings;
 mod reload;
 mod timings;
 mod turns;
+mod vendors;
 
 use std::{
     pin::Pin,
@@ -42,9 +43,6 @@ use crate::{
 /// Between two states that one watcher is told. A change after a quiet time is told at once; of
 /// a hundred pods that start together, each with two changes, a few are enough.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
-
-/// The longest pause of a vendor: a day. Who needs longer takes it out of the configuration.
-const PAUSE_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What the daemon says of itself.
 #[derive(Debug, Clone)]
@@ -92,18 +90,6 @@ impl Service {
 
     async fn state(&self) -> Result<State, Status> {
         self.node.read(None).await.map_err(|error| error::status(&error))
-    }
-
-    /// The workers of the vendor of that name, or of all.
-    fn workers_named(&self, vendor: &str) -> Result<Vec<&Worker>, Status> {
-        let meant = |name: &str| vendor.is_empty() || name == vendor;
-        let workers = self.node.workers().iter().filter(|(name, _)| meant(name.as_str()));
-        let workers: Vec<&Worker> = workers.map(|(_, worker)| worker).collect();
-        if workers.is_empty() && !vendor.is_empty() {
-            let name = vendor.chars().take(63).collect();
-            return Err(error::status(&NodeError::UnknownVendor(name)));
-        }
-        Ok(workers)
     }
 
     /// The process that calls, as the one that holds a claim.
@@ -325,6 +311,11 @@ impl NodeApi for Service {
         let by = access::asker(&request, span.here());
         let request = request.into_inner();
         let bindings = gate::find(request::subjects(&request.bindings)?).await?;
+        let demands =
+            |asked: &wire::Request| asked.demand.as_ref().is_some_and(|it| !it.access.is_empty());
+        if request.requests.iter().any(demands) {
+            gate::check_access(&self.state().await?, &request.requests)?;
+        }
         let mut claim = request::claim_from_wire(request)?;
         claim.labels.extend(held.clone().map(|holder| (holder::LABEL.to_owned(), holder)));
         let started = Instant::now();
@@ -485,24 +476,7 @@ impl NodeApi for Service {
         request: Request<wire::QuiesceRequest>,
     ) -> Result<Response<wire::QuiesceResponse>, Status> {
         self.access.change(&request)?;
-        let wire::QuiesceRequest { vendor, for_ms } = request.into_inner();
-        if for_ms > PAUSE_MAX_MS {
-            let words = format!("a pause of {for_ms} ms is too long: at most {PAUSE_MAX_MS}");
-            return Err(error::coded(Code::InvalidArgument, error::INVALID_REQUEST, words));
-        }
-        for worker in self.workers_named(&vendor)? {
-            if for_ms > 0 {
-                let paused = worker.pause(Duration::from_millis(for_ms)).await;
-                paused.map_err(|error| error::pause_failed(worker, &error))?;
-                tracing::info!(vendor = %worker.vendor(), for_ms, "vendor paused");
-                continue;
-            }
-            // A worker that does not close its handles is killed, which closes them.
-            if let Err(error) = worker.quiesce(None).await {
-                tracing::warn!(error = %error::Chain(&error), "worker was killed to close handles");
-            }
-        }
-        Ok(Response::new(wire::QuiesceResponse {}))
+        self.quiesce_vendors(request.into_inner()).await.map(Response::new)
     }
 
     async fn resume(
@@ -510,14 +484,7 @@ impl NodeApi for Service {
         request: Request<wire::ResumeRequest>,
     ) -> Result<Response<wire::ResumeResponse>, Status> {
         self.access.change(&request)?;
-        let mut vendors = Vec::new();
-        for worker in self.workers_named(&request.into_inner().vendor)? {
-            if worker.resume().map_err(|error| error::pause_failed(worker, &error))? {
-                tracing::info!(vendor = %worker.vendor(), "vendor resumed");
-                vendors.push(worker.vendor().to_string());
-            }
-        }
-        Ok(Response::new(wire::ResumeResponse { vendors }))
+        self.resume_vendors(&request.into_inner()).map(Response::new)
     }
 
     async fn reload_config(

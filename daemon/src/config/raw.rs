@@ -66,11 +66,12 @@ pub(super) struct RawGate {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawTurns {
     pub(super) context_reserve: String,
+    pub(super) library: String,
 }
 
 impl Default for RawTurns {
     fn default() -> Self {
-        Self { context_reserve: "512Mi".to_owned() }
+        Self { context_reserve: "512Mi".to_owned(), library: "preload".to_owned() }
     }
 }
 
@@ -79,11 +80,12 @@ impl Default for RawTurns {
 pub(super) struct RawUsage {
     pub(super) sample_interval_ms: u64,
     pub(super) proc_dir: PathBuf,
+    pub(super) sys_dir: PathBuf,
 }
 
 impl Default for RawUsage {
     fn default() -> Self {
-        Self { sample_interval_ms: 2_000, proc_dir: "/proc".into() }
+        Self { sample_interval_ms: 2_000, proc_dir: "/proc".into(), sys_dir: "/sys".into() }
     }
 }
 
@@ -122,6 +124,7 @@ pub(super) struct RawPool {
     pub(super) gate: Option<String>,
     pub(super) on_stale_holder: Option<String>,
     pub(super) compute: Option<String>,
+    pub(super) host_memory: Option<String>,
     pub(super) on_violation: Option<String>,
     #[serde(default)]
     pub(super) align_cpus: bool,

@@ -6,20 +6,18 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use accelpool_model::{
-    Allocation, ComputeRule, DeviceUuid, Lease, ModeStep, MpsStep, Partition, PartitionStep, Plan,
-    Portion, Step,
+    Allocation, DeviceUuid, Lease, ModeStep, MpsStep, Partition, PartitionStep, Plan, Portion, Step,
 };
 
 use accelpool_proto::{node::SpanKind, trace::Here};
 
 use super::request::Applied;
 use crate::{
-    blocking::in_place,
     cdi::{Injections, SpecError, SpecFolder},
     fault_point::FaultPoints,
     gate::{GateStepError, Keeper, dmem::Shares},
     mps::{self, Mps, MpsError},
-    turns::{self, TurnsStepError},
+    turns::{self, Terms, TurnsStepError},
     worker::{Worker, WorkerError},
 };
 
@@ -79,8 +77,8 @@ pub(super) struct Job {
     pub(super) shares: Shares,
     /// Destructions that cannot be done now, since their device is gone.
     pub(super) owed: Vec<PartitionStep>,
-    /// What the compute time of its shares means.
-    pub(super) compute: ComputeRule,
+    /// What its shares are on.
+    pub(super) terms: Terms,
     /// True if a failure is to be undone: the claim was never promised to anybody.
     pub(super) undo: bool,
     /// The span that it is done in.
@@ -100,7 +98,7 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
         injections: job.injections,
         shares: job.shares,
         switched: Vec::new(),
-        compute: job.compute,
+        terms: job.terms,
         created: Vec::new(),
         destroyed: Vec::new(),
         owed: job.owed,
@@ -131,7 +129,7 @@ struct Run {
     injections: Injections,
     shares: Shares,
     switched: Vec<ModeStep>,
-    compute: ComputeRule,
+    terms: Terms,
     created: Vec<Partition>,
     destroyed: Vec<PartitionStep>,
     owed: Vec<PartitionStep>,
@@ -170,36 +168,34 @@ impl Run {
             Step::DestroyPartition(partition) => self.destroy(step, partition).await?,
             Step::ArmGate(_) => {
                 let Self { tools, lease, injections, shares, .. } = &*self;
-                let armed = in_place(|| tools.gate.arm(lease, injections, shares));
+                let armed = tools.gate.arm(lease, injections, shares);
                 armed.map_err(|source| gate_error(step, source))?;
             }
             Step::DisarmGate(claim) => {
-                let disarmed = in_place(|| self.tools.gate.disarm(claim));
+                let disarmed = self.tools.gate.disarm(claim);
                 disarmed.map_err(|source| gate_error(step, source))?;
             }
             Step::ArmTurns(_) => {
                 let mut injections = self.injections.clone();
-                let arm = || self.tools.turns.arm(&self.lease, self.compute, &mut injections);
-                in_place(arm).map_err(|source| turns_error(step, source))?;
+                let armed = self.tools.turns.arm(&self.lease, self.terms, &mut injections);
+                armed.map_err(|source| turns_error(step, source))?;
                 self.injections = injections;
             }
             Step::DisarmTurns(claim) => {
-                let disarmed = in_place(|| self.tools.turns.disarm(claim));
+                let disarmed = self.tools.turns.disarm(claim);
                 disarmed.map_err(|source| turns_error(step, source))?;
             }
             Step::WriteSpec(_) => {
                 let specs = &self.tools.specs;
-                let written = in_place(|| {
-                    if self.fresh {
-                        specs.write(&self.lease, &self.injections).map(|()| true)
-                    } else {
-                        specs.mend(&self.lease, &self.injections)
-                    }
-                });
+                let written = if self.fresh {
+                    specs.write(&self.lease, &self.injections).map(|()| true)
+                } else {
+                    specs.mend(&self.lease, &self.injections)
+                };
                 self.rewritten |= written.map_err(|source| spec_error(step, source))?;
             }
             Step::RemoveSpec(claim) => {
-                let removed = in_place(|| self.tools.specs.remove(claim));
+                let removed = self.tools.specs.remove(claim);
                 removed.map_err(|source| spec_error(step, source))?;
             }
         }

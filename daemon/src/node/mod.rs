@@ -195,6 +195,12 @@ impl Node {
         let _ = self.requests.send(Request::Gate { told }).await;
     }
 
+    /// Tells that the cgroups of some bindings of a claim are gone for good.
+    pub(crate) async fn tell_gone(&self, claim: ClaimId, bindings: Vec<Binding>) {
+        // An owner that has ended keeps no bindings.
+        let _ = self.requests.send(Request::Gone { claim, bindings }).await;
+    }
+
     /// Takes over how the pools of the configuration are now: what they say of the gate alone may
     /// differ. The state that is read afterwards has it.
     pub(crate) async fn set_pools(&self, pools: Arc<[Pool]>) -> Result<(), NodeError> {

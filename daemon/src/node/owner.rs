@@ -251,6 +251,7 @@ impl Owner {
                     Some(_) | None => {}
                 }
             }
+            Request::Gone { claim, bindings } => self.on_gone(&claim, &bindings, round),
             Request::Pools { pools, reply } => {
                 self.parts.pools = pools;
                 round.changed = true;

@@ -47,7 +47,7 @@ pub struct Used {
     pub has_busy: bool,
     /// Time of engines other than the compute engine.
     pub engines: Engines,
-    /// Who says so; [`Source::Process`] for a process.
+    /// Who says so.
     pub source: Source,
 }
 
@@ -57,6 +57,10 @@ pub enum Source {
     /// From what the vendor says of each process.
     #[default]
     Process,
+    /// From what the kernel's DRM driver says of each process.
+    Fdinfo,
+    /// From what KFD says of each process.
+    Kfd,
     /// From what the vendor says of the device, which its holder has alone.
     Device,
     /// Compute time as the arbiter charged it, memory from the vendor.
@@ -67,7 +71,7 @@ impl Source {
     /// True of what is told of a process, not of a device or a claim.
     const fn is_process(self) -> bool {
         match self {
-            Self::Process => true,
+            Self::Process | Self::Fdinfo | Self::Kfd => true,
             Self::Device | Self::Turns => false,
         }
     }
@@ -77,6 +81,8 @@ impl Source {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Process => "process",
+            Self::Fdinfo => "fdinfo",
+            Self::Kfd => "kfd",
             Self::Device => "device",
             Self::Turns => "turns",
         }

@@ -9,6 +9,7 @@
 //! devices' figures old, which they say.
 
 pub mod cgroup;
+pub mod drm;
 pub mod history;
 pub mod meter;
 pub mod process;

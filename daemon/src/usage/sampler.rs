@@ -11,7 +11,8 @@ use std::{
 
 use accelpool_arbiter::{Held, Report};
 use accelpool_model::{
-    ClaimId, Device, DeviceCounters, DeviceUuid, Engine, Inventory, Lease, OnViolation, Sample,
+    ClaimId, Device, DeviceCounters, DeviceUuid, Engine, Inventory, Lease, OnViolation, PciAddress,
+    Sample,
 };
 use accelpool_planner::{Amount, NodeView, Owner, ProcessUse};
 use tokio::{
@@ -22,6 +23,7 @@ use tracing::{debug, warn};
 
 use super::{
     Agent, Meter,
+    drm::{Clients, Told},
     meter::{Engines, Measured, Reading, Source, Used},
     process::{Place, Processes},
     tenants::{Tenants, held},
@@ -46,6 +48,8 @@ pub struct Settings {
     pub interval: Duration,
     /// Where the procfs is that shows the host's processes.
     pub proc: PathBuf,
+    /// Where the host's sysfs is.
+    pub sys: PathBuf,
 }
 
 /// Reads the node's vendors until the node ends.
@@ -57,6 +61,7 @@ pub async fn run(node: Node, meter: Arc<Meter>, turns: turns::Keeper, settings: 
             node: node.clone(),
             meter: Arc::clone(&meter),
             processes: Some(Processes::new(&settings.proc)),
+            clients: Some(Clients::new(&settings.proc, &settings.sys)),
             leases: BTreeMap::new(),
             turns: turns.clone(),
             offenders: BTreeMap::new(),
@@ -74,6 +79,8 @@ struct Sampler {
     meter: Arc<Meter>,
     /// Lent to a thread while it reads procfs.
     processes: Option<Processes>,
+    /// Likewise.
+    clients: Option<Clients>,
     /// Every lease since the devices were read last, also those that have ended since: what
     /// they used until then is theirs.
     leases: BTreeMap<ClaimId, Lease>,
@@ -84,6 +91,9 @@ struct Sampler {
     before: BTreeMap<DeviceUuid, Before>,
     charged: Charged,
 }
+
+/// What the kernel tells, by the device's address.
+type Kernels = BTreeMap<PciAddress, Vec<Told>>;
 
 struct Before {
     at: std::time::Instant,
@@ -128,16 +138,27 @@ impl Sampler {
         let listed: BTreeSet<DeviceUuid> =
             state.inventory.devices().map(|device| device.uuid.clone()).collect();
         self.meter.keep(&listed);
+        // What the kernel tells, of all devices at once, if it is asked for any.
+        let mut kernels: Option<Kernels> = None;
         for device in own {
-            let samples = match self.worker.sample(&device.uuid).await {
-                // What the device tells of itself may still be had.
-                Err(error) if error.is_unsupported() => Ok(Vec::new()),
-                samples => samples,
-            };
-            match samples {
+            let told = match self.worker.sample(&device.uuid).await {
                 Ok(samples) => {
-                    self.judge(device, state, &samples).await;
-                    self.record(device, &state.inventory, samples).await;
+                    let of_vendor = |sample| Told { sample, source: Source::Process };
+                    Ok(samples.into_iter().map(of_vendor).collect())
+                }
+                Err(error) if error.is_unsupported() => {
+                    let kernels = match &mut kernels {
+                        Some(kernels) => kernels,
+                        none => none.insert(self.ask_kernel().await),
+                    };
+                    Ok(kernels.remove(&device.pci).unwrap_or_default())
+                }
+                Err(error) => Err(error),
+            };
+            match told {
+                Ok(told) => {
+                    self.judge(device, state, &told).await;
+                    self.record(device, &state.inventory, told).await;
                 }
                 Err(error) => {
                     // The worker's client has told what is wrong; the figures tell their age.
@@ -152,10 +173,10 @@ impl Sampler {
 
     /// Compares what the vendor saw with what those who share the device may have, and does
     /// what the pool says to whoever took more, at each reading for as long as it lasts.
-    async fn judge(&mut self, device: &Device, state: &State, samples: &[Sample]) {
-        let held: Vec<Held> = samples
+    async fn judge(&mut self, device: &Device, state: &State, told: &[Told]) {
+        let held: Vec<Held> = told
             .iter()
-            .filter_map(|sample| {
+            .filter_map(|Told { sample, .. }| {
                 let pid = i32::try_from(sample.pid).ok()?;
                 let (bytes, busy) = (sample.memory.bytes(), sample.compute_busy);
                 Some(Held { pid, bytes, busy })
@@ -201,24 +222,24 @@ impl Sampler {
         }
     }
 
-    async fn record(&mut self, device: &Device, inventory: &Inventory, samples: Vec<Sample>) {
+    async fn record(&mut self, device: &Device, inventory: &Inventory, told: Vec<Told>) {
         let at = Instant::now().into_std();
         let unix_ms = now_ms();
         let counters = self.worker.counters(&device.uuid).await;
         let counters = counters.inspect_err(|error| {
             debug!(device = %device.name, error = %Chain(error), "no counters");
         });
-        let places = self.places(samples.iter().map(|sample| sample.pid).collect()).await;
+        let places = self.places(told.iter().map(|told| told.sample.pid).collect()).await;
         let held = held(&self.leases, device, inventory);
         let report = self.turns.report();
         let tenants = Tenants::of(&self.leases, &report, &device.uuid);
-        let mut used: Vec<Used> = samples
+        let mut used: Vec<Used> = told
             .into_iter()
-            .map(|sample| {
-                let place = places.get(&sample.pid);
-                let owner = tenants.owner(sample.pid, place);
+            .map(|told| {
+                let place = places.get(&told.sample.pid);
+                let owner = tenants.owner(told.sample.pid, place);
                 let agent = tenants.agent(&owner, place);
-                used(sample, owner, agent)
+                used(told, owner, agent)
             })
             .collect();
         charge(&report, &device.uuid, &mut self.charged, &mut used);
@@ -265,6 +286,24 @@ impl Sampler {
         }
     }
 
+    /// What the kernel tells of processes, by device.
+    async fn ask_kernel(&mut self) -> Kernels {
+        // Absent only if a thread died with it, which nothing there does.
+        let Some(mut clients) = self.clients.take() else { return Kernels::new() };
+        let at = std::time::Instant::now();
+        let read = tokio::task::spawn_blocking(move || {
+            let told = clients.read(at);
+            (clients, told)
+        });
+        match read.await {
+            Ok((clients, told)) => {
+                self.clients = Some(clients);
+                told
+            }
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+
     /// Where processes run, of those that are or were known.
     async fn places(&mut self, pids: Vec<u32>) -> BTreeMap<u32, Place> {
         // Absent only if a thread died with it, which nothing there does.
@@ -284,7 +323,8 @@ impl Sampler {
     }
 }
 
-fn used(sample: Sample, owner: Owner, agent: Option<Agent>) -> Used {
+fn used(told: Told, owner: Owner, agent: Option<Agent>) -> Used {
+    let Told { sample, source } = told;
     let Sample { partition, memory, compute_busy, engines, .. } = sample;
     let amount = Amount { memory, busy: compute_busy.unwrap_or_default() };
     Used {
@@ -292,7 +332,7 @@ fn used(sample: Sample, owner: Owner, agent: Option<Agent>) -> Used {
         agent,
         has_busy: compute_busy.is_some(),
         engines,
-        source: Source::Process,
+        source,
     }
 }
 
@@ -307,7 +347,7 @@ fn charge(report: &Report, device: &DeviceUuid, charged: &mut Charged, used: &mu
     for claim in report.claims.iter().filter(|claim| claim.device == *device) {
         let is_its = |used: &Used| match &used.process.owner {
             Owner::Claims(claims) => claims.contains(&claim.claim),
-            Owner::Stranger | Owner::Unknown => false,
+            Owner::Stranger | Owner::Unknown | Owner::Ended => false,
         };
         for used in used.iter_mut().filter(|used| is_its(used)) {
             used.process.amount.busy = Duration::ZERO;

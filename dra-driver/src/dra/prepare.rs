@@ -86,6 +86,10 @@ impl ClaimError {
             Self::Ask(AskError::ForeignPool { .. }) => {
                 "delete the pod, so that the scheduler allocates a device of its node"
             }
+            Self::Ask(AskError::AdminOnly { .. }) => {
+                "delete the pod; let its claim select devices by their `form`, as the device \
+                 classes of accelpool do, or ask for `adminAccess`"
+            }
             Self::Node { source, .. } => match source.trouble() {
                 Trouble::Away => NODE_AWAY,
                 Trouble::Busy => {

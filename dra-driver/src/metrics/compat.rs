@@ -25,7 +25,7 @@ struct Field {
     holder: Option<fn(&AllocationMetrics) -> Option<f64>>,
 }
 
-const FIELDS: [Field; 11] = [
+const FIELDS: [Field; 17] = [
     Field {
         name: "DCGM_FI_DEV_GPU_UTIL",
         kind: "gauge",
@@ -107,7 +107,53 @@ const FIELDS: [Field; 11] = [
         device: |device| engine(device, "encoder"),
         holder: None,
     },
+    Field {
+        name: "DCGM_FI_DEV_DEC_UTIL",
+        kind: "gauge",
+        help: "Decoder utilization (in %).",
+        device: |device| engine(device, "decoder"),
+        holder: None,
+    },
+    Field {
+        name: "DCGM_FI_DEV_FB_RESERVED",
+        kind: "gauge",
+        help: "Framebuffer memory reserved (in MiB).",
+        device: |device| Some(rounded(device.readings.as_ref()?.memory_reserved_bytes?) / MIB),
+        holder: None,
+    },
+    Field {
+        name: "DCGM_FI_DEV_PCIE_REPLAY_COUNTER",
+        kind: "counter",
+        help: "Total number of PCIe retries.",
+        device: |device| errors(device, "pcie-replay"),
+        holder: None,
+    },
+    Field {
+        name: "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS",
+        kind: "counter",
+        help: "Number of remapped rows for uncorrectable errors.",
+        device: |device| errors(device, "rows-remapped-uncorrected"),
+        holder: None,
+    },
+    Field {
+        name: "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS",
+        kind: "counter",
+        help: "Number of remapped rows for correctable errors.",
+        device: |device| errors(device, "rows-remapped-corrected"),
+        holder: None,
+    },
+    Field {
+        name: "DCGM_FI_DEV_ROW_REMAP_FAILURE",
+        kind: "gauge",
+        help: "Whether remapping of rows has failed.",
+        device: |device| Some(f64::from(u8::from(device.readings.as_ref()?.retirement_failed?))),
+        holder: None,
+    },
 ];
+
+fn errors(device: &DeviceMetrics, kind: &str) -> Option<f64> {
+    Some(rounded(*device.readings.as_ref()?.errors.get(kind)?))
+}
 
 fn temperature(device: &DeviceMetrics, sensor: &str) -> Option<f64> {
     let millidegrees = device.readings.as_ref()?.temperature_mc.get(sensor)?;

@@ -126,7 +126,11 @@ fn gate() -> GateMetrics {
 /// A node that has one of everything.
 fn node() -> GetMetricsResponse {
     let mut first = device(0x1b);
-    first.taints = vec![DeviceTaint { key: "throttled".into(), effect: "None".into() }];
+    first.taints = vec![DeviceTaint {
+        key: "throttled".into(),
+        effect: "None".into(),
+        reason: "xid-92: high rate of single bit ECC errors".into(),
+    }];
     first.readings = Some(DeviceReadings {
         memory_free_bytes: Some(67 * GIB),
         memory_reserved_bytes: Some(GIB),
@@ -420,4 +424,35 @@ fn reference() -> String {
 #[test]
 fn the_reference_is_made_from_the_table() {
     check_file("../docs/metrics.md", &reference());
+}
+
+/// Names, types and labels of the compatibility page are those of the exporter that it stands in
+/// for, and none of ours is missing from the page of a node that has everything.
+#[test]
+fn the_compatibility_page_says_nothing_that_dcgm_exporter_does_not() {
+    let known: std::collections::BTreeMap<&str, &str> = include_str!("dcgm-fields.csv")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split_once(',').unwrap())
+        .collect();
+    let page = compat::page(&node(), "worker-1");
+    let mut types = 0;
+    for line in page.lines() {
+        if let Some(typed) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = typed.split_once(' ').unwrap();
+            assert_eq!(known.get(name), Some(&kind), "{line}");
+            types += 1;
+        } else if let Some((name, rest)) = line.split_once('{').filter(|_| !line.starts_with('#')) {
+            assert!(known.contains_key(name), "{line}");
+            let (labels, value) = rest.rsplit_once("} ").unwrap();
+            assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
+            // No value of the golden node has a comma in it.
+            for label in labels.split(',') {
+                let (key, value) = label.split_once('=').unwrap();
+                assert!(matches!(known.get(key), Some(&("label" | "ours"))), "{key}: {line}");
+                assert_ne!(value, "\"\"", "{line}");
+            }
+        }
+    }
+    assert!(types >= 8, "{page}");
 }

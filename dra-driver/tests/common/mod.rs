@@ -6,6 +6,7 @@ pub(crate) mod collector;
 pub(crate) mod cri;
 pub(crate) mod daemon;
 pub(crate) mod other;
+mod portion;
 pub(crate) mod runtime;
 
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
@@ -38,6 +39,7 @@ pub(crate) struct Setup {
     pub(crate) replicas: u32,
     pub(crate) pace: Pace,
     pub(crate) print: bool,
+    pub(crate) server: accelpool_cluster_double::Options,
 }
 
 impl Default for Setup {
@@ -48,6 +50,7 @@ impl Default for Setup {
             replicas: 0,
             pace: Pace::default(),
             print: false,
+            server: accelpool_cluster_double::Options::default(),
         }
     }
 }
@@ -68,7 +71,7 @@ impl Bench {
     /// The surroundings, without driver and kubelet.
     pub(crate) async fn new(setup: Setup) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let api = Arc::new(ApiServer::start(accelpool_cluster_double::Options::default()).await);
+        let api = Arc::new(ApiServer::start(setup.server).await);
         api.put(json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": { "name": NODE, "uid": "node-uid" },

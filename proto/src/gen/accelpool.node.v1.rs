@@ -154,6 +154,9 @@ pub struct Denial {
     /// Claims that its cgroup is bound to; none of them holds this device.
     #[prost(string, repeated, tag = "10")]
     pub claims: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The workload that its cgroup's path names, in Kubernetes a pod's UID; empty if none.
+    #[prost(string, tag = "11")]
+    pub workload: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListHoldersRequest {
@@ -660,6 +663,9 @@ pub struct DeviceTaint {
     /// None, NoSchedule or NoExecute
     #[prost(string, tag = "2")]
     pub effect: ::prost::alloc::string::String,
+    /// The one reason that is shown everywhere.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AllocationMetrics {
@@ -1035,6 +1041,16 @@ pub struct Pool {
     /// takes plugins and the kubelet has not chosen CPUs itself.
     #[prost(bool, tag = "7")]
     pub align_cpus: bool,
+    /// What the compute time of a share means where shares take turns: guarantee or cap
+    #[prost(string, tag = "8")]
+    pub compute: ::prost::alloc::string::String,
+    /// What becomes of a claim that takes more of a shared device than it was granted: report,
+    /// freeze or kill
+    #[prost(string, tag = "9")]
+    pub on_violation: ::prost::alloc::string::String,
+    /// Its shares are served by NVIDIA's MPS instead of turns.
+    #[prost(bool, tag = "10")]
+    pub mps: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Taint {

@@ -147,6 +147,27 @@ impl Owner {
         self.launch(claim, Purpose::Repeat(reply), by, job, round);
     }
 
+    /// Forgets bindings whose cgroups are gone: a claim that outlives its pods must not run out
+    /// of room for the next.
+    pub(super) fn on_gone(&mut self, claim: &ClaimId, gone: &[Binding], round: &mut Round) {
+        // What is under way for the claim goes first; this comes again.
+        if self.memory.draining || self.memory.in_flight.contains_key(claim) {
+            return;
+        }
+        let Some(known) = self.memory.leases.get(claim) else { return };
+        if known.state != LeaseState::Prepared {
+            return;
+        }
+        let mut lease = known.clone();
+        lease.bindings.retain(|binding| !gone.contains(binding));
+        let count = known.bindings.len() - lease.bindings.len();
+        if count > 0 {
+            self.put(lease, round);
+            let words = format!("no longer bound to {count}, whose cgroups are gone");
+            self.note(claim, EventKind::Bound, words, "");
+        }
+    }
+
     pub(super) fn on_release(
         &mut self,
         claim: ClaimId,
@@ -279,9 +300,9 @@ impl Owner {
         let workers = self.memory.routes(&lease, &self.parts.workers);
         let injections = apply::known_injections(&lease, &self.memory.inventory);
         let shares = dmem::shares(&lease, &self.memory.inventory);
-        let compute = self.memory.compute_rule(&lease, &self.parts.pools);
+        let terms = self.memory.share_terms(&lease, &self.parts.pools);
         let here = Here::default();
-        Job { lease, plan, workers, injections, shares, owed, compute, undo, here }
+        Job { lease, plan, workers, injections, shares, owed, terms, undo, here }
     }
 
     pub(super) fn launch(
