@@ -25,7 +25,7 @@ use tokio_stream::{
     Stream, StreamExt,
     wrappers::{BroadcastStream, WatchStream, errors::BroadcastStreamRecvError},
 };
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
 use self::timings::{CallTimings, outcome};
 use super::{Access, access, request, response};
@@ -37,7 +37,6 @@ use crate::{
     reload::Reloader,
     turns as slicing,
     usage::Meter,
-    worker::Worker,
 };
 
 /// Between two states that one watcher is told. A change after a quiet time is told at once; of

@@ -258,6 +258,51 @@ pub struct NodeVerification {
     #[prost(string, tag = "4")]
     pub answer: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NumaNode {
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    #[prost(uint32, repeated, tag = "2")]
+    pub cpus: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint64, tag = "3")]
+    pub memory_bytes: u64,
+    /// By node number; 10 = local.
+    #[prost(map = "uint32, uint64", tag = "4")]
+    pub distances: ::std::collections::HashMap<u32, u64>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PcieNode {
+    /// Empty for a root complex.
+    #[prost(string, tag = "1")]
+    pub pci_address: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub label: ::prost::alloc::string::String,
+    /// Index of the node above in this list.
+    #[prost(uint32, optional, tag = "3")]
+    pub parent: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "4")]
+    pub numa_node: ::core::option::Option<u32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Link {
+    #[prost(string, tag = "1")]
+    pub a: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub b: ::prost::alloc::string::String,
+    /// pcie, nvlink, xgmi or hccs
+    #[prost(string, tag = "3")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub bandwidth_bytes_per_second: u64,
+    /// Links of the hardware that work as this one; 0 is not known.
+    #[prost(uint32, tag = "5")]
+    pub strands: u32,
+    /// It runs through switches of its own kind; by PCI address, none where nobody tells.
+    #[prost(bool, tag = "6")]
+    pub switched: bool,
+    #[prost(string, repeated, tag = "7")]
+    pub switches: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchSpansRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1348,51 +1393,6 @@ pub struct GetTopologyResponse {
     pub devices: ::prost::alloc::vec::Vec<Device>,
     #[prost(message, repeated, tag = "5")]
     pub links: ::prost::alloc::vec::Vec<Link>,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct NumaNode {
-    #[prost(uint32, tag = "1")]
-    pub id: u32,
-    #[prost(uint32, repeated, tag = "2")]
-    pub cpus: ::prost::alloc::vec::Vec<u32>,
-    #[prost(uint64, tag = "3")]
-    pub memory_bytes: u64,
-    /// By node number; 10 = local.
-    #[prost(map = "uint32, uint64", tag = "4")]
-    pub distances: ::std::collections::HashMap<u32, u64>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct PcieNode {
-    /// Empty for a root complex.
-    #[prost(string, tag = "1")]
-    pub pci_address: ::prost::alloc::string::String,
-    #[prost(string, tag = "2")]
-    pub label: ::prost::alloc::string::String,
-    /// Index of the node above in this list.
-    #[prost(uint32, optional, tag = "3")]
-    pub parent: ::core::option::Option<u32>,
-    #[prost(uint32, optional, tag = "4")]
-    pub numa_node: ::core::option::Option<u32>,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Link {
-    #[prost(string, tag = "1")]
-    pub a: ::prost::alloc::string::String,
-    #[prost(string, tag = "2")]
-    pub b: ::prost::alloc::string::String,
-    /// pcie, nvlink, xgmi or hccs
-    #[prost(string, tag = "3")]
-    pub kind: ::prost::alloc::string::String,
-    #[prost(uint64, tag = "4")]
-    pub bandwidth_bytes_per_second: u64,
-    /// Links of the hardware that work as this one; 0 is not known.
-    #[prost(uint32, tag = "5")]
-    pub strands: u32,
-    /// It runs through switches of its own kind; by PCI address, none where nobody tells.
-    #[prost(bool, tag = "6")]
-    pub switched: bool,
-    #[prost(string, repeated, tag = "7")]
-    pub switches: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchNodeRequest {
