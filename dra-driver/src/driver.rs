@@ -178,23 +178,6 @@ impl SocketPaths {
     }
 }
 
-/// Starts to send spans where `otel` says, also those that the daemon has made.
-fn trace(
-    otel: &otel::Settings,
-    identity: Identity,
-    daemon: &Node,
-    stopped: &Stopped,
-    instruments: &mut Registry,
-    tasks: &mut Vec<JoinHandle<()>>,
-) -> Tracer {
-    let Some(target) = otel.traces.clone() else { return Tracer::default() };
-    let (exporter, sending) = Exporter::new(otel, target, identity, stopped.clone(), instruments);
-    tasks.push(tokio::spawn(sending));
-    let follow = exporter.clone().follow(daemon.clone());
-    tasks.push(tokio::spawn(until(follow, stopped.clone())));
-    Tracer::new(Arc::new(exporter), otel.sampler)
-}
-
 impl Driver {
     /// Starts everything. The sockets exist when this returns.
     ///
@@ -215,10 +198,13 @@ impl Driver {
         let observers = node::follow(daemon.clone());
         let (rest, stopped) = Stop::new();
         let mut tasks = Vec::new();
-        let identity = |otel: &_| Identity::new(otel, &metrics_node, &pod_uid, own_pod.as_ref());
-        let tracer = otel.as_ref().map_or_else(Tracer::default, |otel| {
-            trace(otel, identity(otel), &daemon, &stopped, &mut instruments, &mut tasks)
+        let counts = otel::Counts::default();
+        let otel = otel.map(|otel| {
+            counts.register(&mut instruments);
+            let identity = Identity::new(&otel, &metrics_node, &pod_uid, own_pod.as_ref());
+            (otel, identity)
         });
+        let tracer = start_traces(otel.as_ref(), &counts, &daemon, &stopped, &mut tasks);
 
         let calls = CallTimes::new();
         calls.register(&mut instruments);
@@ -267,6 +253,7 @@ impl Driver {
         instruments.register_collector(Box::new(nri.clone()));
         let source = Source::new(daemon.clone());
         let metrics = Metrics::new(source, &metrics_node, Arc::clone(&ready), instruments);
+        start_figures(otel, counts, &metrics, &stopped, &mut tasks);
         let tls = config.tls.map(Tls::new).transpose()?.map(Arc::new);
         let pages = Pages { ready, metrics, nri: nri.clone(), tls };
         let http = match config.listen {
@@ -349,6 +336,41 @@ fn serve_claims(
         .add_service(HealthV1alpha1::new(health))
         .serve_with_incoming_shutdown(incoming, stopped.wait());
     Ok(Part { stop, task: spawn_server("claims", server), file })
+}
+
+/// Has spans exported, the daemon's too, if they are to be.
+fn start_traces(
+    otel: Option<&(otel::Settings, Identity)>,
+    counts: &otel::Counts,
+    daemon: &Node,
+    stopped: &Stopped,
+    tasks: &mut Vec<JoinHandle<()>>,
+) -> Tracer {
+    let Some((settings, identity)) = otel else { return Tracer::default() };
+    let Some(target) = settings.traces.clone() else { return Tracer::default() };
+    let (exporter, sending) =
+        Exporter::new(settings, target, identity.clone(), stopped.clone(), counts.clone());
+    tasks.push(tokio::spawn(sending));
+    let follow = exporter.clone().follow(daemon.clone());
+    tasks.push(tokio::spawn(until(follow, stopped.clone())));
+    Tracer::new(Arc::new(exporter), settings.sampler)
+}
+
+/// Has figures exported, if they are to be.
+fn start_figures(
+    otel: Option<(otel::Settings, Identity)>,
+    counts: otel::Counts,
+    metrics: &Metrics,
+    stopped: &Stopped,
+    tasks: &mut Vec<JoinHandle<()>>,
+) {
+    if let Some((settings, identity)) = otel
+        && let Some(target) = settings.metrics
+    {
+        let (source, every) = (metrics.source(), settings.metric_interval);
+        let export = otel::export_metrics(source, target, identity, counts, every);
+        tasks.push(tokio::spawn(until(export, stopped.clone())));
+    }
 }
 
 fn serve_registration(

@@ -20,7 +20,7 @@ use crate::common::{
 /// The settings of these variables, with spans sent at once.
 fn settings(variables: &[(&str, &str)]) -> otel::Settings {
     let read = otel::Settings::from_environment(&|name| {
-        let quick = [("OTEL_BSP_SCHEDULE_DELAY", "10"), ("OTEL_METRICS_EXPORTER", "none")];
+        let quick = [("OTEL_BSP_SCHEDULE_DELAY", "10")];
         let found = quick.iter().chain(variables).find(|(variable, _)| *variable == name);
         found.map(|(_, value)| (*value).to_owned())
     });
@@ -34,6 +34,7 @@ fn over(protocol: &str, address: SocketAddr) -> otel::Settings {
         ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=secret"),
         ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test"),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "2000"),
+        ("OTEL_METRICS_EXPORTER", "none"),
     ])
 }
 
@@ -209,6 +210,7 @@ async fn a_collector_that_hangs_holds_up_nothing() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{}", collector.http)),
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "60000"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "4"),
+        ("OTEL_METRICS_EXPORTER", "none"),
     ]));
     let kubelet = bench.kubelet();
     let driver = bench.driver(common::POD_UID).await;
@@ -246,4 +248,27 @@ async fn without_a_collector_there_is_no_trace() {
     assert_eq!(bench.daemon.traceparent(&uid_of("a")), None);
     let (_, page) = get(driver.http.unwrap(), "/metrics").await;
     assert!(!page.contains("accelpool_otlp"), "what is off has no series");
+}
+
+/// Over both transports, and while the collector refuses some of them.
+#[tokio::test]
+async fn figures_arrive_at_each_interval() {
+    let collector = Collector::start().await;
+    collector.expect([Mood::Refuse]);
+    for (protocol, address) in [("grpc", collector.grpc), ("http/protobuf", collector.http)] {
+        let mut bench = Bench::new(Setup::default()).await;
+        bench.otel = Some(settings(&[
+            ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &format!("http://{address}/v1/metrics")),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
+        ]));
+        let before = collector.metrics().len();
+        let driver = bench.driver(common::POD_UID).await;
+        eventually("figures arrive", || collector.metrics().len() > before).await;
+        let (resource, metric) = collector.metrics().pop().unwrap();
+        assert!(metric.name.starts_with("hw."), "{metric:?}");
+        assert_eq!(text(&resource.attributes, "k8s.node.name"), Some(common::NODE));
+        driver.drain().await;
+    }
+    assert!(collector.exports() >= 3, "one was refused");
 }

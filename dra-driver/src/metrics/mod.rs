@@ -103,6 +103,11 @@ impl Metrics {
         Self { source: Arc::new(source), node: node.into(), ready, own: Arc::new(own) }
     }
 
+    /// Where its figures come from.
+    pub(crate) fn source(&self) -> Arc<Source> {
+        Arc::clone(&self.source)
+    }
+
     /// The figures themselves.
     pub async fn fetch(&self) -> Fetched {
         self.source.fetch().await

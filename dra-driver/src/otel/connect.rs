@@ -53,7 +53,6 @@ const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
 #[derive(Debug, Clone)]
 pub(super) enum Outgoing {
     Spans(ExportTraceServiceRequest),
-    #[expect(dead_code, reason = "TMP")]
     Figures(ExportMetricsServiceRequest),
 }
 

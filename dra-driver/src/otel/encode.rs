@@ -68,6 +68,18 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// A pod of this node, with what is known of it.
+    pub(super) fn resource_of(&self, pod: Vec<KeyValue>) -> Resource {
+        // The pod of the shared attributes is the driver's own.
+        let own = ["k8s.namespace.name", "k8s.pod.name", "k8s.pod.uid"];
+        let mut resource = self.resource(Maker::Driver);
+        resource.attributes.retain(|it| !own.contains(&it.key.as_str()));
+        resource.attributes.extend(pod);
+        resource
+    }
+}
+
 /// A batch as it is sent: by the program that made them.
 pub(super) fn spans_request(
     batch: Vec<(Maker, node::Span)>,

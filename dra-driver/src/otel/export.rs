@@ -48,7 +48,7 @@ type Labels = [(&'static str, &'static str); 2];
 
 /// What became of what was to be exported.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Counts(Family<Labels, Counter<u64, AtomicU64>>);
+pub struct Counts(Family<Labels, Counter<u64, AtomicU64>>);
 
 impl Counts {
     const SIGNALS: [&'static str; 2] = ["traces", "metrics"];
@@ -58,7 +58,8 @@ impl Counts {
         self.0.get_or_create(&[("signal", signal), ("result", result)]).inc_by(count);
     }
 
-    pub(crate) fn register(&self, registry: &mut Registry) {
+    /// Has `registry` tell of it.
+    pub fn register(&self, registry: &mut Registry) {
         // There from the start, so that the first loss is a rise.
         for signal in Self::SIGNALS {
             for result in Self::RESULTS {
@@ -89,11 +90,9 @@ impl Exporter {
         target: Target,
         identity: Identity,
         stopped: Stopped,
-        registry: &mut Registry,
+        counts: Counts,
     ) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (queue, inbox) = mpsc::channel(settings.queue_max);
-        let counts = Counts::default();
-        counts.register(registry);
         let sending = Sending {
             inbox,
             collector: Collector::new(target),

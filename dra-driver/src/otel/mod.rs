@@ -1,4 +1,4 @@
-//! OpenTelemetry: what calls spend their time on, told to a collector.
+//! OpenTelemetry: what calls spend their time on, and what devices do, told to a collector.
 //!
 //! Off unless the standard `OTEL_*` variables name a collector; then nothing here runs and no
 //! span is made. This driver alone speaks to the collector: it reads the daemon's spans from the
@@ -7,6 +7,7 @@
 mod connect;
 mod encode;
 mod export;
+mod metrics;
 mod settings;
 
 use std::sync::Arc;
@@ -16,11 +17,10 @@ use accelpool_proto::{
     trace::{Here, Sink, Span, TraceContext},
 };
 
-#[cfg(test)]
-pub(crate) use self::export::Counts;
 pub use self::{
     encode::Identity,
-    export::Exporter,
+    export::{Counts, Exporter},
+    metrics::export_metrics,
     settings::{OtelError, Sampler, Settings, Target},
 };
 

@@ -388,6 +388,23 @@ impl node_server::Node for Service {
 
     type WatchDenialsStream = BoxStream<wire::Denial>;
 
+    async fn get_metrics(
+        &self,
+        _request: Request<wire::GetMetricsRequest>,
+    ) -> Result<Response<wire::GetMetricsResponse>, Status> {
+        let device = |device: &wire::Device| wire::DeviceMetrics {
+            device: device.name.clone(),
+            vendor: device.vendor.clone(),
+            kind: device.kind.clone(),
+            memory_bytes: device.memory_bytes,
+            present: true,
+            ..wire::DeviceMetrics::default()
+        };
+        let devices = self.0.state().node.devices.iter().map(device).collect();
+        let metrics = wire::GetMetricsResponse { devices, ..wire::GetMetricsResponse::default() };
+        Ok(Response::new(metrics))
+    }
+
     async fn watch_denials(
         &self,
         _request: Request<wire::WatchDenialsRequest>,
@@ -508,7 +525,6 @@ impl node_server::Node for Service {
         list_claims, ListClaimsRequest, ListClaimsResponse;
         explain_claim, ExplainClaimRequest, ExplainClaimResponse;
         diagnose, DiagnoseRequest, DiagnoseResponse;
-        get_metrics, GetMetricsRequest, GetMetricsResponse;
         get_usage, GetUsageRequest, GetUsageResponse;
         get_turns, GetTurnsRequest, GetTurnsResponse;
         get_gate, GetGateRequest, GetGateResponse;
