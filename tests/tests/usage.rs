@@ -175,9 +175,7 @@ fn the_kernel_tells_of_processes_where_the_vendor_does_not() {
     let figures = |what: &str, ready: &dyn Fn(&GetMetricsResponse) -> bool| {
         wait_for(what, || {
             let metrics = client.metrics().expect("the daemon answers");
-            if device(&metrics).sampled_unix_ms.is_none() {
-                return None;
-            }
+            device(&metrics).sampled_unix_ms?;
             check_sums(&metrics);
             ready(&metrics).then_some(metrics)
         })

@@ -144,9 +144,10 @@ fn nothing(pid: u32) -> Told {
 }
 
 fn add(sample: &mut Sample, engine: Engine, busy: Duration) {
-    let sum = match engine {
-        Engine::Compute => sample.compute_busy.get_or_insert_default(),
-        _ => sample.engines.entry(engine).or_default(),
+    let sum = if engine == Engine::Compute {
+        sample.compute_busy.get_or_insert_default()
+    } else {
+        sample.engines.entry(engine).or_default()
     };
     *sum = sum.saturating_add(busy);
 }
