@@ -13,41 +13,10 @@ cd "$(dirname "$0")/.."
 demo=$PWD/.demo-gate
 gpu="gpu-0000-1b-00-0"
 export ACCELPOOL_SOCKET=$demo/run/node.sock
-daemon=''
 refused='Operation not permitted'
 let_through='No such device or address'
-
-fail() {
-    printf 'demo: %s\n' "$1" >&2
-    tail -n 10 "$demo/log" >&2 || true
-    exit 1
-}
-
-show() {
-    printf '\n$ %s\n' "$1"
-    eval "$1"
-}
-
-say() {
-    printf '\n# %s\n' "$1"
-}
-
-# Waits until a command succeeds.
-await() {
-    local tries=0
-    until eval "$1" >/dev/null 2>&1; do
-        tries=$((tries + 1))
-        [ "$tries" -lt 600 ] || fail "waited 30 s in vain for: $1"
-        sleep 0.05
-    done
-}
-
-stop_daemon() {
-    [ -n "$daemon" ] || return 0
-    kill "$daemon" 2>/dev/null || true
-    wait "$daemon" 2>/dev/null || true
-    daemon=''
-}
+# shellcheck source=tools/demo-stage.sh
+. tools/demo-stage.sh
 
 # Removes the demo's cgroups; podman's monitor leaves some time after its container.
 remove_cgroups() {
@@ -62,14 +31,10 @@ remove_cgroups() {
     done < <(awk '$3 == "cgroup" || $3 == "cgroup2" { print $2 }' /proc/mounts)
 }
 
-clean_up() {
-    local status=$?
-    trap - EXIT
-    stop_daemon
+leave() {
+    stop_daemon || true
     remove_cgroups
     ! mountpoint -q "$demo/bpf" || umount "$demo/bpf"
-    rm -rf "$demo"
-    exit "$status"
 }
 
 [ "$(id -u)" = 0 ] || { printf 'demo: the gate needs root\n' >&2; exit 1; }
@@ -81,8 +46,7 @@ pod=/$top/kubepods/pod-demo
 cargo build --quiet --locked --bin accelpoold --bin accelpool
 export PATH="${CARGO_TARGET_DIR:-$PWD/target}/debug:$PATH"
 
-rm -rf "$demo"
-trap clean_up EXIT
+begin
 mkdir -p "$demo/bpf" "$demo/root/bin" "$demo/root/tmp" "$cgroup2$pod"
 cp /bin/busybox "$demo/root/bin/busybox"
 mount -t bpf bpf "$demo/bpf"
@@ -108,12 +72,9 @@ END
 }
 
 # The gate stands in mode `$1` once the daemon says so.
-start_daemon() {
+start_gate() {
     configure "$1"
-    printf '\n$ accelpoold run --config .demo-gate/node.toml &   # with gate = "%s"\n' "$1"
-    accelpoold run --config "$demo/node.toml" >>"$demo/log" 2>&1 &
-    daemon=$!
-    await 'accelpool status | grep -q " is ready "'
+    start_daemon "$demo/node.toml"
     await "accelpool gate -o json | grep -q '\"mode\": \"$1\"'"
 }
 
@@ -130,7 +91,7 @@ tenant() {
     grep -q "$3" "$demo/said" || fail "expected: $3"
 }
 
-start_daemon enforce
+start_gate enforce
 show 'accelpool gate'
 node=$(find "$demo/run/sim" -name nvidia0 | head -n 1)
 [ -n "$node" ] || fail 'the simulated GPU has no node'
@@ -156,7 +117,7 @@ daemon=''
 tenant "$major" "$minor" "$refused"
 
 say 'In mode audit: nothing is refused, and everything is counted.'
-start_daemon audit
+start_gate audit
 tenant "$major" "$minor" "$let_through"
 await "accelpool gate | grep -q audited"
 show 'accelpool gate'

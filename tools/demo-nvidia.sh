@@ -12,46 +12,10 @@ libraries=$demo/driver/usr/lib/$(uname -m)-linux-gnu
 machine=$libraries/nvml-standin.json
 source=vendors/nvidia/standin/machines/dgx-h100-mig.json
 export ACCELPOOL_SOCKET=$demo/run/node.sock
-daemon=''
+# shellcheck source=tools/demo-stage.sh
+. tools/demo-stage.sh
 
-fail() {
-    printf 'demo: %s\n' "$1" >&2
-    tail -n 10 "$demo/log" >&2 || true
-    exit 1
-}
-
-show() {
-    printf '\n$ %s\n' "$1"
-    eval "$1"
-}
-
-# Waits until a command succeeds.
-await() {
-    local tries=0
-    until eval "$1" >/dev/null 2>&1; do
-        tries=$((tries + 1))
-        [ "$tries" -lt 600 ] || fail "waited 30 s in vain for: $1"
-        sleep 0.05
-    done
-}
-
-clean_up() {
-    local status=$?
-    trap - EXIT
-    if [ -n "$daemon" ]; then
-        kill "$daemon" 2>/dev/null || true
-        wait "$daemon" 2>/dev/null || true
-    fi
-    rm -rf "$demo"
-    exit "$status"
-}
-
-start_daemon() {
-    printf '\n$ accelpoold run --config .demo-nvidia/node.toml &\n'
-    accelpoold run --config "$demo/node.toml" >>"$demo/log" 2>&1 &
-    daemon=$!
-    await 'accelpool status | grep -q " is ready "'
-}
+leave() { :; }
 
 # Describes the machine, with `$1` added to what the file says of it.
 describe() {
@@ -91,9 +55,7 @@ place_on_bus() {
 }
 
 prepare_machine() {
-    trap clean_up EXIT
-    trap 'exit 130' INT TERM
-    rm -rf "$demo"
+    begin
     mkdir -p "$libraries" "$demo"/{dev,cdi,sys/bus/pci/devices} "$demo/proc/driver/nvidia/gpus"
     cp target/debug/deps/libaccelpool_nvml_standin.so "$libraries/libnvidia-ml.so.1"
     printf 'Character devices:\n195 nvidia\n241 nvidia-uvm\n242 nvidia-caps\n' >"$demo/proc/devices"
@@ -126,7 +88,7 @@ instances() {
 }
 
 look_around() {
-    start_daemon
+    start_daemon "$demo/node.toml"
     show 'accelpool devices'
     [ "$(accelpool devices | grep -c 'NVIDIA H100')" = 8 ] || fail 'there are not eight GPUs'
     show 'accelpool topology'
@@ -150,7 +112,7 @@ crash() {
     ! wait "$asking" || fail 'a claim was granted by a daemon that was killed'
     [ "$(instances)" = 2 ] || fail 'the crash left no half-created instance'
     describe ''
-    start_daemon
+    start_daemon "$demo/node.toml"
     # shellcheck disable=SC2016 # it is expanded at each try
     await '[ "$(instances)" = 1 ]'
     show 'accelpool partitions'
@@ -176,9 +138,7 @@ fault() {
 give_back() {
     show 'accelpool claim release small second'
     [ "$(instances)" = 0 ] || fail 'GPU instances were left'
-    kill "$daemon"
-    wait "$daemon" || fail 'the daemon did not stop in good order'
-    daemon=''
+    stop_daemon || fail 'the daemon did not stop in good order'
 }
 
 if [ "${1:-}" != --built ]; then

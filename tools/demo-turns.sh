@@ -17,47 +17,23 @@ device=gpu-0000-01-00-0
 export ACCELPOOL_SOCKET=$sockets/node.sock
 export ACCELPOOL_CUDA_STANDIN=$sockets/engine.sock
 export LD_LIBRARY_PATH=$demo/driver
-daemon='' engine=''
+engine=''
 # Thousandths, and microseconds.
 share_error=10 p99_max=20000 grant_max=50000
 declare -A to from runner
+# shellcheck source=tools/demo-stage.sh
+. tools/demo-stage.sh
 
-fail() {
-    printf 'demo: %s\n' "$1" >&2
-    tail -n 10 "$demo/log" >&2 || true
-    exit 1
-}
-
-show() {
-    printf '\n$ %s\n' "$1"
-    eval "$1"
-}
-
-# Waits until a command succeeds.
-await() {
-    local tries=0
-    until eval "$1" >/dev/null 2>&1; do
-        tries=$((tries + 1))
-        [ "$tries" -lt 1200 ] || fail "waited 60 s in vain for: $1"
-        sleep 0.05
-    done
-}
-
-clean_up() {
-    local status=$? pid
-    trap - EXIT
-    for pid in "${runner[@]}" $daemon $engine; do
+leave() {
+    local pid
+    for pid in "${runner[@]}" $engine; do
         kill -9 "$pid" 2>/dev/null || true
         wait "$pid" 2>/dev/null || true
     done
-    rm -rf "$demo" "$sockets"
-    exit "$status"
 }
 
-start_daemon() {
-    accelpoold run --config "$demo/node.toml" >>"$demo/log" 2>&1 &
-    daemon=$!
-    await 'accelpool status | grep -q " is ready "'
+sweep() {
+    rm -rf "$demo" "$sockets"
 }
 
 # Runs the tenant `$1` with a claim of the rest, and waits until it can be told what to do.
@@ -113,9 +89,7 @@ used_before() {
 }
 
 prepare_machine() {
-    trap clean_up EXIT
-    trap 'exit 130' INT TERM
-    rm -rf "$demo"
+    begin
     mkdir -p "$demo/driver" "$demo/sim"
     cp target/debug/deps/libaccelpool_cuda_standin.so "$demo/driver/libcuda.so.1"
     # The GPU of the profile, as a driver would show it.
@@ -138,7 +112,7 @@ END
     cuda-engine "$ACCELPOOL_CUDA_STANDIN" "$demo/machine.json" 2>>"$demo/log" &
     engine=$!
     await '[ -S "$ACCELPOOL_CUDA_STANDIN" ]'
-    start_daemon
+    start_daemon "$demo/node.toml"
 }
 
 weights() {
@@ -222,7 +196,7 @@ killed_daemon() {
     kill -9 "$daemon"
     wait "$daemon" 2>/dev/null || true
     sleep 1
-    start_daemon
+    start_daemon "$demo/node.toml"
     await '[ "$(figure heavy turns)" -gt 2 ] && [ "$(figure light turns)" -gt 2 ]'
     show 'accelpool top --once'
     local heavy light
@@ -232,9 +206,7 @@ killed_daemon() {
     dismiss heavy
     dismiss light
     await '[ "$(accelpool claims 2>/dev/null | wc -l)" = 0 ]'
-    kill "$daemon"
-    wait "$daemon" || fail 'the daemon did not stop in good order'
-    daemon=''
+    stop_daemon || fail 'the daemon did not stop in good order'
 }
 
 if [ "${1:-}" = --lenient ]; then

@@ -14,34 +14,13 @@ cdi_dir=/var/run/cdi
 lock=/run/lock/accelpool-cdi.lock
 claims=(train small left right second)
 
-if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
-    bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' red=$'\e[31m' plain=$'\e[0m'
-else
-    bold='' dim='' green='' red='' plain=''
-fi
-
-daemon=''
 steps=0
-
-fail() {
-    printf '%sdemo: %s%s\n' "$red" "$1" "$plain" >&2
-    exit 1
-}
+# shellcheck source=tools/demo-stage.sh
+. tools/demo-stage.sh
 
 step() {
     steps=$((steps + 1))
     printf '\n\n%s%d. %s%s\n%s\n' "$bold" "$steps" "$1" "$plain" "$dim$2$plain"
-}
-
-say() {
-    printf '\n%s\n' "$dim$1$plain"
-}
-
-# Shows a command and runs it; its end is ours.
-show() {
-    printf '\n%s$ %s%s\n' "$bold" "$1" "$plain"
-    # The lock is ours alone: what we start must not keep it.
-    eval "$1" 9>&-
 }
 
 # Shows a command that must be refused with the code `$2`.
@@ -54,48 +33,17 @@ refused() {
     grep --quiet "$2" "$demo/refusal" || fail "this was not refused for $2: $1"
 }
 
-# Waits until a command succeeds.
-await() {
-    local tries=0
-    until eval "$1" >/dev/null 2>&1; do
-        tries=$((tries + 1))
-        [ "$tries" -lt 600 ] || fail "waited 30 s in vain for: $1"
-        sleep 0.05
-    done
-}
-
-start_daemon() {
-    printf '\n%s$ accelpoold run --config .demo/node.toml &%s\n' "$bold" "$plain"
-    accelpoold run --config .demo/node.toml >>"$demo/log" 2>&1 9>&- &
-    daemon=$!
-    until accelpool status >"$demo/status" 2>&1 && grep -q " is ready " "$demo/status"; do
-        kill -0 "$daemon" 2>/dev/null || {
-            tail -n 5 "$demo/log" >&2
-            fail 'the daemon did not start: its last words stand above'
-        }
-        sleep 0.05
-    done
-}
-
-clean_up() {
-    local status=$?
-    trap - EXIT
+leave() {
     podman rm --force --time 0 accelpool-demo >/dev/null 2>&1 || true
-    if [ -n "$daemon" ]; then
-        kill "$daemon" 2>/dev/null || true
-        wait "$daemon" 2>/dev/null || true
-    fi
+}
+
+sweep() {
     local claim
     for claim in "${claims[@]}"; do
         rm -f "$cdi_dir/accelpool.dev-claim_$claim.json"
     done
-    if [ "$status" != 0 ] && [ -f "$demo/log" ]; then
-        printf '\nwhat the daemon said last:\n' >&2
-        tail -n 10 "$demo/log" >&2
-    fi
     find "$demo" -mindepth 1 ! -name topology.svg -delete 2>/dev/null || true
     [ -z "${SUDO_UID:-}" ] || chown -R "$SUDO_UID:${SUDO_GID:-$SUDO_UID}" "$demo" || true
-    exit "$status"
 }
 
 build() {
@@ -116,9 +64,7 @@ prepare_machine() {
         say 'Waiting for the test suite, or another demo, on this machine ...'
         flock 9
     }
-    trap clean_up EXIT
-    trap 'exit 130' INT TERM
-    rm -rf "$demo"
+    begin
     mkdir -p "$demo/root/bin" "$demo/sim"
     cp /bin/busybox "$demo/root/bin/"
     cat >"$demo/node.toml" <<END
@@ -152,7 +98,7 @@ END
 start() {
     step 'Start the daemon on a simulated NVIDIA DGX H100' \
         'Its GPUs are simulated, but their device nodes are real, and so is everything else.'
-    start_daemon
+    start_daemon "$demo/node.toml"
     show 'accelpool devices'
 }
 
@@ -236,7 +182,7 @@ END
 recover() {
     step 'Start it again: nothing is lost, nothing is left over' \
         'What nobody was promised is undone: the partition is gone from the GPU. The rest holds.'
-    start_daemon
+    start_daemon "$demo/node.toml"
     show 'accelpool claims'
     show 'accelpool partitions'
     ! grep --quiet 3g.40gb .demo/sim/state.json || fail 'a partition that nobody owns was left'
@@ -265,9 +211,7 @@ give_back() {
     local left
     left=$(find "$cdi_dir" -name 'accelpool.dev-claim_*' | wc -l)
     [ "$left" = 0 ] || fail "$left CDI specs were left"
-    kill "$daemon"
-    wait "$daemon" || fail 'the daemon did not stop in good order'
-    daemon=''
+    stop_daemon || fail 'the daemon did not stop in good order'
 }
 
 if [ "${1:-}" != --built ]; then

@@ -1,9 +1,10 @@
 //! What the kubelet waits for: `NodePrepareResources` through both sockets, with the real
 //! daemon's durable ledger, beside an empty call to the driver; the start of the driver until
-//! its first slice; its memory.
+//! its first slice; slices that come back after the kubelet has deleted them; its memory.
 //!
 //! The budgets are what others take behind a real kubelet: the Go example driver 5.8 ms one
-//! at a time, 28 ms with 30 pods at once, 1.1 s to its first slice.
+//! at a time, 28 ms with 30 pods at once, 1.1 s to its first slice. Its slices come back 30 to
+//! 57 s after the kubelet's start; the budget is a second.
 
 use std::{
     fs,
@@ -14,15 +15,15 @@ use std::{
 
 use accelpool_benches::{
     Report, Timing,
-    node::{Daemon, Home, build},
+    node::{Daemon, Home, ONE_HEAP, build, profile},
 };
-use accelpool_cluster_double::{ApiServer, Options};
+use accelpool_cluster_double::{ApiServer, Options, Verb};
 use accelpool_proto::kubelet::{
     dra::v1::{self as wire, dra_plugin_client::DraPluginClient},
     registration::{InfoRequest, registration_client::RegistrationClient},
 };
 use hyper_util::rt::TokioIo;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{net::UnixStream, runtime::Runtime, task::JoinSet};
 use tonic::transport::{Channel, Endpoint};
 
@@ -39,8 +40,13 @@ const CLAIMS: usize = 110;
 const ONE_BUDGET: Duration = Duration::from_micros(5800);
 const THIRTY_BUDGET: Duration = Duration::from_millis(28);
 const SLICE_BUDGET: Duration = Duration::from_millis(1100);
+const WIPE_BUDGET: Duration = Duration::from_secs(1);
 /// What DESIGN, section 8 leaves of 40 MiB beside the daemon.
 const MEMORY_BUDGET_MIB: f64 = 16.0;
+
+/// The largest node that is looked at.
+const WIDE_DEVICES: usize = 16;
+const WIDE_PARTITIONS: usize = 57;
 
 /// A driver that hangs would hang the bench.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -76,7 +82,72 @@ fn main() -> ExitCode {
     report.note("prepare, 110 at once, p99", all.p99.as_secs_f64() * 1e3, "ms");
 
     report.line("resident, the driver", driver.resident_mib(), MEMORY_BUDGET_MIB, "MiB");
+    report.time_line("8 devices: slices back after a wipe", wiped(&api), WIPE_BUDGET);
+    drop(driver);
+    wide(&mut report, &runtime);
     report.end()
+}
+
+/// The slices of a node with as many partitions as there are anywhere.
+fn wide(report: &mut Report, runtime: &Runtime) {
+    let home = Home::new(&wide_profile());
+    let daemon = home.start();
+    let api = runtime.block_on(api_server());
+    let root = tempfile::tempdir().expect("a temporary folder can be made");
+    let driver = Driver::start(&daemon, &api, root.path());
+    // The device itself, and the entry for those who only look at it.
+    let expected = WIDE_DEVICES * (WIDE_PARTITIONS + 2);
+    let all = until(&api, |slices| devices_in(slices) == expected, driver.began);
+    report.time_line("16 x 57: start to its last slice", all, SLICE_BUDGET);
+    let creates = api.calls().into_iter().filter(|call| {
+        call.verb == Verb::Create && call.resource == "resourceslices" && !call.dry_run
+    });
+    let slices = api.list("resourceslices");
+    let bytes: usize = slices.iter().map(|slice| slice.to_string().len()).sum();
+    let count = |count: usize| f64::from(u32::try_from(count).expect("it is small"));
+    report.line("16 x 57: writes", count(creates.count()), count(slices.len()), "");
+    report.note("16 x 57: text of all slices", count(bytes) / 1024.0, "KiB");
+    report.note("16 x 57: resident, the driver", driver.resident_mib(), "MiB");
+    report.time_line("16 x 57: slices back after a wipe", wiped(&api), WIPE_BUDGET);
+}
+
+/// Deletes all slices as a kubelet does that starts; how long until they are back.
+fn wiped(api: &ApiServer) -> Duration {
+    let before = devices_in(&api.list("resourceslices"));
+    let began = Instant::now();
+    api.wipe_slices(NODE);
+    until(api, |slices| devices_in(slices) == before, began)
+}
+
+fn devices_in(slices: &[Value]) -> usize {
+    slices.iter().filter_map(|slice| slice["spec"]["devices"].as_array()).map(Vec::len).sum()
+}
+
+/// How long after `began` it holds of the slices.
+fn until(api: &ApiServer, holds: impl Fn(&[Value]) -> bool, began: Instant) -> Duration {
+    while !holds(&api.list("resourceslices")) {
+        assert!(began.elapsed() < PATIENCE, "it does not come to hold of the slices");
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    began.elapsed()
+}
+
+/// Sixteen GPUs, each with 57 places for partitions.
+fn wide_profile() -> String {
+    let mut text = String::from(
+        "[model.partitioning]\nscheme = \"mig\"\nslices = 8\nuuid_prefix = \"MIG-\"\n\
+         inherit = \"all\"\nnodes = []\n",
+    );
+    let rows = (0..8).map(|row| if row == 0 { 8 } else { 7 });
+    for (row, starts) in rows.enumerate() {
+        let starts: Vec<usize> = (0..starts).collect();
+        let profile = format!(
+            "\n[[model.partitioning.profile]]\nname = \"1g.{row}gb\"\nmemory = \"8Gi\"\n\
+             compute_permille = 100\nsize = 1\nstarts = {starts:?}\ninstances_max = 8\n"
+        );
+        text.push_str(&profile);
+    }
+    profile(WIDE_DEVICES).replacen("\n[[device]]", &format!("\n{text}\n[[device]]"), 1)
 }
 
 /// An API server with a node and a claim to a share for each pod.
@@ -159,6 +230,8 @@ impl Driver {
         let mut command = Command::new(build("accelpool-dra-driver", "accelpool-dra"));
         command.args(["--node-name", NODE, "--pod-uid", "bench", "--api-server", api.url()]);
         command.arg("--config").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
+        let (name, value) = ONE_HEAP;
+        command.env(name, value);
         let began = Instant::now();
         let child = command.spawn().expect("accelpool-dra can be run");
         Self { child, root: root.to_owned(), began }
@@ -166,15 +239,7 @@ impl Driver {
 
     /// Waits for the first slice with a device.
     fn first_slice_after(&self, api: &ApiServer) -> Duration {
-        let published = || {
-            let slices = api.list("resourceslices");
-            slices.iter().any(|slice| slice["spec"]["devices"][0]["name"].is_string())
-        };
-        while !published() {
-            assert!(self.began.elapsed() < PATIENCE, "no slice is published");
-            std::thread::sleep(Duration::from_micros(500));
-        }
-        self.began.elapsed()
+        until(api, |slices| devices_in(slices) > 0, self.began)
     }
 
     /// A connection to the driver's socket in a folder.

@@ -92,6 +92,7 @@ impl Node {
             class,
             weight: TurnWeight::try_from(weight).expect("a small weight"),
             cap: None,
+            host: None,
         });
         let folder = folder.expect("the claim is armed");
         let mut command = Command::new(build("accelpool-cuda-standin", "cuda-tenant"));

@@ -24,6 +24,9 @@ use tonic::transport::{Channel, Endpoint};
 /// Far longer than a start takes; a bench that waits as long has failed.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// How the image and the systemd unit start the programs.
+pub const ONE_HEAP: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
+
 /// A folder in which daemons live one after another.
 #[derive(Debug)]
 pub struct Home {
@@ -98,6 +101,8 @@ impl Home {
         let mut command = Command::new(program());
         command.arg("run").arg("--config").arg(self.config());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).env_remove("NOTIFY_SOCKET");
+        let (name, value) = ONE_HEAP;
+        command.env(name, value);
         let began = Instant::now();
         let mut child = command.spawn().expect("accelpoold can be run");
         while UnixStream::connect(&socket).is_err() {

@@ -22,7 +22,7 @@ use accelpool_vendor_sim::{Profile, from_toml};
 use self::raw::{RawConfig, RawGate, RawVendor};
 use crate::{
     gate::{Family, GateConfig},
-    turns::TurnsConfig,
+    turns::{Delivery, TurnsConfig},
 };
 
 /// Where the configuration lies unless the command line says otherwise.
@@ -60,6 +60,8 @@ pub struct Config {
     pub gate: GateConfig,
     /// What each process of a share is charged for its context on a device.
     pub context_reserve: MemoryBytes,
+    /// How programs on shared devices come to the library.
+    pub delivery: Delivery,
     /// The vendors to drive.
     pub vendors: Vec<VendorConfig>,
     /// The pools; one that takes every device if none is written.
@@ -264,6 +266,7 @@ impl Config {
         let sharing = self.vendors.iter().filter(|vendor| vendor.takes_turns());
         TurnsConfig {
             context_reserve: self.context_reserve,
+            delivery: self.delivery,
             adapters: sharing.map(VendorConfig::name).collect(),
         }
     }
@@ -330,6 +333,7 @@ impl TryFrom<RawConfig> for Config {
                 .context_reserve
                 .parse()
                 .map_err(|error| value("turns.context_reserve".into(), &error))?,
+            delivery: check_delivery(&raw.turns.library)?,
             vendors: check_unique(vendors)?,
             pools: pools::check_pools(raw.pool)?,
             run_dir,
@@ -416,6 +420,17 @@ fn check_gate(raw: RawGate) -> Result<GateConfig, ConfigError> {
         pins: absolute("gate.pins", pins)?,
         exempt: raw.exempt,
     })
+}
+
+fn check_delivery(library: &str) -> Result<Delivery, ConfigError> {
+    match library {
+        "preload" => Ok(Delivery::Preload),
+        "drop-in" => Ok(Delivery::DropIn),
+        other => {
+            let reason = format!("`{}` is not known: use preload or drop-in", shorten(other));
+            Err(value("turns.library".into(), &reason))
+        }
+    }
 }
 
 fn check_group(group: String) -> Result<String, ConfigError> {

@@ -67,25 +67,24 @@ impl FaultPoints {
         }
     }
 
+    /// As [`FaultPoints::pass`] for who may block, and does not stop in this process.
+    pub fn pass_now(&self, point: &str) {
+        if let Some(faults @ Faults::Environment { .. }) = self.0.as_deref()
+            && faults.is_deadly(point)
+        {
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+
     /// Passes the fault point `point`, or does not.
     pub async fn pass(&self, point: &str) {
         match self.0.as_deref() {
-            None => {}
-            Some(Faults::Environment { kill, trace, writing }) => {
-                if let Some(path) = trace {
-                    let _writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
-                    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-                    // A trace that cannot be written shows as points missing from the test.
-                    let _ = file.and_then(|mut file| writeln!(file, "{point}"));
-                }
-                if let Some(kill) = kill.as_ref().filter(|kill| kill.point == point)
-                    && kill.left.fetch_sub(1, Ordering::SeqCst) == 1
-                {
-                    let own = nix::unistd::getpid();
-                    let _ = nix::sys::signal::kill(own, nix::sys::signal::Signal::SIGKILL);
-                    std::future::pending::<()>().await;
-                }
+            Some(faults @ Faults::Environment { .. }) if faults.is_deadly(point) => {
+                std::future::pending::<()>().await;
             }
+            None | Some(Faults::Environment { .. }) => {}
             Some(Faults::Stop { left, stopped }) => {
                 let before = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
                     Some(left.saturating_sub(1))
@@ -97,5 +96,26 @@ impl FaultPoints {
                 }
             }
         }
+    }
+}
+
+impl Faults {
+    /// Notes that `point` is passed, where the environment asks for it. True once this process
+    /// is being killed there.
+    fn is_deadly(&self, point: &str) -> bool {
+        let Self::Environment { kill, trace, writing } = self else { return false };
+        if let Some(path) = trace {
+            let _writing = writing.lock().unwrap_or_else(PoisonError::into_inner);
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+            // A trace that cannot be written shows as points missing from the test.
+            let _ = file.and_then(|mut file| writeln!(file, "{point}"));
+        }
+        let meant = kill.as_ref().filter(|kill| kill.point == point);
+        let deadly = meant.is_some_and(|kill| kill.left.fetch_sub(1, Ordering::SeqCst) == 1);
+        if deadly {
+            let own = nix::unistd::getpid();
+            let _ = nix::sys::signal::kill(own, nix::sys::signal::Signal::SIGKILL);
+        }
+        deadly
     }
 }

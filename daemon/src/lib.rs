@@ -21,6 +21,7 @@ pub mod node;
 pub mod reload;
 pub mod run;
 pub mod timing;
+pub mod trace;
 pub mod turns;
 pub mod usage;
 pub mod worker;

@@ -24,6 +24,8 @@ use accelpool_vendor_nvidia::{Nvidia, Roots};
 use accelpool_vendor_sim::Sim;
 use clap::{Parser, Subcommand};
 
+/// Each keeps memory of its own; what finds none free waits for a short look to end.
+const BLOCKING_THREADS_MAX: usize = 8;
 /// Where the daemon keeps the audit log if `state_dir` is not set.
 const AUDIT_DIR: &str = "/var/lib/accelpool/audit";
 /// The largest export that is read back.
@@ -216,9 +218,11 @@ fn run_daemon(path: &Path, takeover: Duration, no_network: bool) -> Result<(), F
             code: None,
         })?;
     }
-    // Two threads: one may be held up by a slow disk while the other serves.
+    // Two threads: one may be held up by a slow disk while the other serves. What is handed to
+    // threads of its own are short looks at procfs and cgroups, at most one of each kind.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .enable_all()
         .build()
         .map_err(|error| Failure::new(&error, None))?;

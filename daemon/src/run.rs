@@ -107,6 +107,7 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
         _ = interrupt.recv() => return Ok(()),
     };
     info!(ledger = %file.display(), leases = replayed.leases.len(), "ledger read");
+    let faults = fault_points();
     let families = config.vendors.iter().map(VendorConfig::family).collect();
     let gate = Keeper::new(config.gate.clone(), families, &config.pools);
     // Before claims are restored, so that their grants are in place when the node serves.
@@ -125,7 +126,7 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
         gate: gate.clone(),
         turns: turns.clone(),
         mps: mps(&config)?,
-        faults: FaultPoints::from_environment(),
+        faults,
         topology: topology.await?,
         ledger,
         replayed,
@@ -145,10 +146,8 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
     let mut listener =
         Listener::bind(&config.socket(), &access).map_err(|source| RunError::Bind { source })?;
     let meter = Arc::new(Meter::default());
-    let measured = config.usage.clone();
-    let (interval, proc, sys) = (measured.sample_interval, measured.proc_dir, measured.sys_dir);
-    let settings = usage::Settings { interval, proc, sys };
-    beside.spawn(usage::run(node.clone(), Arc::clone(&meter), turns.clone(), settings));
+    let measuring = usage_settings(&config);
+    beside.spawn(usage::run(node.clone(), Arc::clone(&meter), turns.clone(), measuring));
     let proc_dir = config.usage.proc_dir.clone();
     beside.spawn(holder::watch(node.clone(), proc_dir.clone(), boot.clone()));
     let (cdi_dir, ledger) = (config.cdi_dir.clone(), config.ledger());
@@ -226,6 +225,12 @@ async fn open_ledger(
     }
 }
 
+fn usage_settings(config: &Config) -> usage::Settings {
+    let measured = config.usage.clone();
+    let (interval, proc, sys) = (measured.sample_interval, measured.proc_dir, measured.sys_dir);
+    usage::Settings { interval, proc, sys }
+}
+
 /// Keeps the gate in line with the node until the node is gone.
 async fn keep_gate(gate: Keeper, node: Node) {
     let mut revisions = node.revisions();
@@ -257,7 +262,18 @@ async fn keep_gate(gate: Keeper, node: Node) {
             Ok(false) => {}
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
+        for (claim, bindings) in gate.take_gone() {
+            node.tell_gone(claim, bindings).await;
+        }
     }
+}
+
+/// Those of the environment, which the gate passes as well.
+fn fault_points() -> FaultPoints {
+    let faults = FaultPoints::from_environment();
+    let of_gate = faults.clone();
+    accelpool_gate::on_step(move |point| of_gate.pass_now(point));
+    faults
 }
 
 /// Reads the configuration again at each `SIGHUP`.

@@ -26,7 +26,7 @@ use accelpool_turns::TurnWeight;
 use self::admit::Bound;
 pub use self::{
     offence::{Offence, punish},
-    shim::{InstallError, Shim},
+    shim::{Delivery, InstallError, Shim},
 };
 use crate::cdi::Injections;
 
@@ -38,8 +38,19 @@ const CONTAINER_FOLDER: &str = "/run/accelpool/turns";
 pub struct TurnsConfig {
     /// What each process of a share is charged for its context on a device.
     pub context_reserve: MemoryBytes,
+    /// How programs come to the library.
+    pub delivery: Delivery,
     /// The adapters whose devices are shared so.
     pub adapters: BTreeSet<VendorName>,
+}
+
+/// What a lease's shares are on, beside what they were granted: its pools say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// What compute time means.
+    pub compute: ComputeRule,
+    /// How much memory of the host may be pinned; none for no limit.
+    pub host_memory: Option<MemoryBytes>,
 }
 
 /// Why time-slicing cannot be set up.
@@ -123,11 +134,11 @@ impl Keeper {
     pub fn arm(
         &self,
         lease: &Lease,
-        rule: ComputeRule,
+        terms: Terms,
         injections: &mut Injections,
     ) -> Result<(), TurnsStepError> {
         let Some(shared) = &self.0 else { return Err(TurnsStepError::Off) };
-        let Some(arming) = arming(lease, rule, shared.config.context_reserve) else {
+        let Some(arming) = arming(lease, terms, shared.config.context_reserve) else {
             return Ok(());
         };
         shared.bound.set(&lease.claim.id, &lease.bindings);
@@ -139,11 +150,10 @@ impl Keeper {
         };
         for allocation in lease.allocations.iter().filter(|it| it.takes_turns()) {
             let Some(injection) = injections.get_mut(allocation.target()) else { continue };
-            for mount in [&own].into_iter().chain(shared.shim.mounts()) {
-                if !injection.mounts.contains(mount) {
-                    injection.mounts.push(mount.clone());
-                }
+            if !injection.mounts.contains(&own) {
+                injection.mounts.push(own.clone());
             }
+            shared.shim.add_to(injection, shared.config.delivery);
         }
         Ok(())
     }
@@ -206,7 +216,7 @@ impl Keeper {
 /// A claim's shares are served together: it is as urgent as its most urgent share, and is owed
 /// what the largest of its devices' parts is owed. Weight multiplies what was granted, so that
 /// equal weights divide a device as it was granted.
-fn arming(lease: &Lease, rule: ComputeRule, reserve: MemoryBytes) -> Option<Arming> {
+fn arming(lease: &Lease, terms: Terms, reserve: MemoryBytes) -> Option<Arming> {
     let mut devices: BTreeMap<DeviceUuid, (MemoryBytes, u32, u32)> = BTreeMap::new();
     let mut urgent = ShareClass::Idle;
     for allocation in lease.allocations.iter().filter(|it| it.takes_turns()) {
@@ -228,7 +238,7 @@ fn arming(lease: &Lease, rule: ComputeRule, reserve: MemoryBytes) -> Option<Armi
     let weight = TurnWeight::try_from(owed.clamp(1, TurnWeight::MAX)).ok()?;
     let compute = devices.values().map(|part| part.1).max()?;
     let compute = ComputePermille::try_from(u64::from(compute)).ok();
-    let cap = match rule {
+    let cap = match terms.compute {
         ComputeRule::Cap => compute.filter(|compute| *compute < ComputePermille::WHOLE),
         ComputeRule::Guarantee => None,
     };
@@ -236,7 +246,8 @@ fn arming(lease: &Lease, rule: ComputeRule, reserve: MemoryBytes) -> Option<Armi
         .into_iter()
         .map(|(uuid, (quota, ..))| ArmedDevice { uuid, quota, reserve })
         .collect();
-    Some(Arming { claim: lease.claim.id.clone(), devices, class: urgent, weight, cap })
+    let (claim, host) = (lease.claim.id.clone(), terms.host_memory);
+    Some(Arming { claim, devices, class: urgent, weight, host, cap })
 }
 
 #[cfg(test)]

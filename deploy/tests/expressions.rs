@@ -268,6 +268,10 @@ fn classes_select_what_they_are_named_after() {
     assert_eq!(of("npu.accelpool.dev"), ["npu-0"]);
     assert_eq!(of("fpga.accelpool.dev"), ["fpga-0"]);
     assert_eq!(of("share.accelpool.dev"), [""; 0]);
+    let entries = ["fpga-0-admin", "gpu-0-admin", "gpu-1-admin", "npu-0-admin"];
+    let mut admin = of("admin.accelpool.dev");
+    admin.sort();
+    assert_eq!(admin, entries);
     let partitions = of("partition.accelpool.dev");
     assert_eq!(partitions.len(), 10, "{partitions:?}");
     let fixed = node(Features { consumable: false, ..Features::ALL });

@@ -3,7 +3,7 @@
 use accelpool_cluster::DRIVER_NAME;
 use accelpool_daemon::config::Config as DaemonConfig;
 use accelpool_deploy::{base, documents, files, object, path};
-use accelpool_dra_driver::{config::Config as DriverConfig, driver::SocketPaths};
+use accelpool_dra_driver::{config::Config as DriverConfig, driver::SocketPaths, otel};
 use serde_json::{Value, json};
 
 const NAMESPACE: &str = "accelpool-system";
@@ -241,4 +241,36 @@ fn the_pod_monitor_finds_the_drivers_port() {
         documents("kustomize/monitoring/kustomization.yaml").try_into().expect("one document");
     assert_eq!(listed["namespace"], NAMESPACE);
     assert_eq!(listed["resources"], json!(["../base", "podmonitor.yaml", "rules.json"]));
+}
+
+/// What `kubectl kustomize` would make of it, as far as it matters: the driver takes the variables,
+/// and the network lets it reach what they name.
+#[test]
+fn the_tracing_overlay_is_understood_by_the_driver() {
+    let [listed] =
+        documents("kustomize/tracing/kustomization.yaml").try_into().expect("one document");
+    assert_eq!(listed["resources"], json!(["../base"]));
+    let patches = list(&listed["patches"]).iter().map(|patch| text(&patch["path"]).to_owned());
+    assert_eq!(patches.collect::<Vec<_>>(), ["driver.yaml", "network.yaml"]);
+    let [patch] = documents("kustomize/tracing/driver.yaml").try_into().expect("one document");
+    let base = object("DaemonSet", "accelpool");
+    for key in ["name", "namespace"] {
+        assert_eq!(patch["metadata"][key], base["metadata"][key], "{key}");
+    }
+    let containers = list(&patch["spec"]["template"]["spec"]["containers"]);
+    assert_eq!(containers.len(), 1, "the daemon has no network and takes no variables");
+    assert_eq!(containers[0]["name"], "driver");
+    let variables = list(&containers[0]["env"]);
+    let settings = otel::Settings::from_environment(&|name| {
+        let found = variables.iter().find(|variable| variable["name"] == name)?;
+        Some(text(&found["value"]).to_owned())
+    });
+    let settings = settings.expect("the driver takes them").expect("they name a collector");
+    let port = settings.traces.expect("traces are exported").endpoint.port_u16();
+    let [rules] = documents("kustomize/tracing/network.yaml").try_into().expect("one document");
+    let [rule] = list(&rules) else { panic!("{rules}") };
+    assert_eq!((&rule["op"], &rule["path"]), (&json!("add"), &json!("/spec/egress/-")));
+    assert!(object("NetworkPolicy", "accelpool")["spec"]["egress"].is_array());
+    let opened = list(&rule["value"]["ports"]).iter().map(|it| it["port"].as_u64());
+    assert!(opened.collect::<Vec<_>>().contains(&port.map(u64::from)), "{rule}");
 }

@@ -86,6 +86,7 @@ async fn ask_everything(server: &ApiServer) {
         "metadata": { "namespace": "lab", "name": "train-0", "uid": "p-1" } }));
     let pod = PodReference { name: "train-0".into(), uid: "p-1".into() };
     cluster.pod_labels("lab", &pod).await.expect("a pod may be read");
+    cluster.pods_on_node().await.expect("the node's pods may be listed");
     let status = DeviceStatus {
         pool: "p".to_owned(),
         device: "gpu-0".to_owned(),
@@ -101,6 +102,7 @@ async fn ask_everything(server: &ApiServer) {
         reason: "Tested",
         action: "Test",
         note: "tested".to_owned(),
+        trace_id: None,
     };
     EventRecorder::spawn(cluster.clone()).record(event);
     let sent = async {

@@ -12,6 +12,10 @@ mod service;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use accelpool_cluster::{ClaimReference, Cluster, EventRecorder};
+use accelpool_proto::{
+    node::SpanKind,
+    trace::{Span, TraceContext},
+};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -26,6 +30,7 @@ pub use self::{
 use crate::{
     calls::CallTimes,
     node::{Node, Observed},
+    otel::Tracer,
     sequence::Sequences,
 };
 
@@ -61,6 +66,8 @@ pub struct Claims {
     pub calls: CallTimes,
     /// The label of pods whose value says who is billed, if one does.
     pub agent_label: Option<String>,
+    /// Where calls are traced.
+    pub tracer: Tracer,
 }
 
 /// A device that is ready for the claim's containers.
@@ -79,24 +86,40 @@ pub type Answers<T> = HashMap<String, Result<T, String>>;
 
 impl Claims {
     /// Prepares the claims of one call. When the call is given up, so are the tries.
-    pub async fn prepare(&self, claims: Vec<ClaimReference>) -> Answers<Vec<PreparedDevice>> {
+    pub async fn prepare(
+        &self,
+        claims: Vec<ClaimReference>,
+        caller: Option<TraceContext>,
+    ) -> Answers<Vec<PreparedDevice>> {
         let deadline = Instant::now() + self.budget;
-        self.each(claims, move |this, claim| async move { this.prepare_one(claim, deadline).await })
-            .await
+        let call = self.tracer.begin(caller, "NodePrepareResources");
+        let work = move |this: Self, claim, span| async move {
+            this.prepare_one(claim, deadline, span).await
+        };
+        self.each(claims, call, "prepare", work).await
     }
 
     /// Unprepares the claims of one call.
-    pub async fn unprepare(&self, claims: Vec<ClaimReference>) -> Answers<()> {
+    pub async fn unprepare(
+        &self,
+        claims: Vec<ClaimReference>,
+        caller: Option<TraceContext>,
+    ) -> Answers<()> {
         let deadline = Instant::now() + self.budget;
-        self.each(claims, move |this, claim| async move { this.release_one(claim, deadline).await })
-            .await
+        let call = self.tracer.begin(caller, "NodeUnprepareResources");
+        let work = move |this: Self, claim, span| async move {
+            this.release_one(claim, deadline, span).await
+        };
+        self.each(claims, call, "unprepare", work).await
     }
 
     /// Runs `work` for all claims at once and answers for every one of them.
     async fn each<T, Work>(
         &self,
         claims: Vec<ClaimReference>,
-        work: impl Fn(Self, ClaimReference) -> Work,
+        mut call: Span,
+        name: &'static str,
+        work: impl Fn(Self, ClaimReference, Span) -> Work,
     ) -> Answers<T>
     where
         T: Send + 'static,
@@ -104,6 +127,7 @@ impl Claims {
     {
         if claims.len() > CLAIMS_MAX {
             let error = format!("{} claims in one call: at most {CLAIMS_MAX}", claims.len());
+            call.fail(&error);
             return claims.into_iter().map(|claim| (claim.uid, Err(error.clone()))).collect();
         }
         let mut tasks = JoinSet::new();
@@ -113,7 +137,11 @@ impl Claims {
             // Stands if the task dies; also keeps a claim that is named twice to one answer.
             let unfinished = Err("the driver failed to answer: see its log".to_owned());
             if answers.insert(uid.clone(), unfinished).is_none() {
-                let work = work(self.clone(), claim);
+                let mut span = call.child(name, SpanKind::Internal);
+                span.set("accelpool.claim.uid", &claim.uid);
+                span.set("accelpool.claim.name", &claim.name);
+                span.set("k8s.namespace.name", &claim.namespace);
+                let work = work(self.clone(), claim, span);
                 tasks.spawn(async move { (uid, work.await) });
             }
         }
@@ -124,6 +152,9 @@ impl Claims {
                 }
                 Err(error) => tracing::error!(%error, "a claim's task died"),
             }
+        }
+        if let Some(error) = answers.values().find_map(|answer| answer.as_ref().err()) {
+            call.fail(error);
         }
         answers
     }

@@ -35,12 +35,14 @@ use tonic::transport::Server;
 use crate::{
     calls::CallTimes,
     config::{Config, NriConfig},
+    denials::Denials,
     dra::{self, Claims, V1, V1beta1},
     health::{self, Health},
     http::{self, Pages, Readiness, Tls, TlsError},
     metrics::{Metrics, Source},
     node::{self, Node, Observed, Observers},
     nri::{Nri, NriView},
+    otel::{self, Exporter, Identity, Tracer},
     plugin::{self, OwnPod},
     registration::{self, Registered},
     sequence::Sequences,
@@ -70,6 +72,8 @@ pub struct Settings {
     pub server: ApiServer,
     /// How long it waits for things.
     pub pace: Pace,
+    /// The OpenTelemetry collector, if there is one.
+    pub otel: Option<otel::Settings>,
 }
 
 /// How long the driver waits for things; the default suits the kubelet's own times.
@@ -174,6 +178,23 @@ impl SocketPaths {
     }
 }
 
+/// Starts to send spans where `otel` says, also those that the daemon has made.
+fn trace(
+    otel: &otel::Settings,
+    identity: Identity,
+    daemon: &Node,
+    stopped: &Stopped,
+    instruments: &mut Registry,
+    tasks: &mut Vec<JoinHandle<()>>,
+) -> Tracer {
+    let Some(target) = otel.traces.clone() else { return Tracer::default() };
+    let (exporter, sending) = Exporter::new(otel, target, identity, stopped.clone(), instruments);
+    tasks.push(tokio::spawn(sending));
+    let follow = exporter.clone().follow(daemon.clone());
+    tasks.push(tokio::spawn(until(follow, stopped.clone())));
+    Tracer::new(Arc::new(exporter), otel.sampler)
+}
+
 impl Driver {
     /// Starts everything. The sockets exist when this returns.
     ///
@@ -182,7 +203,7 @@ impl Driver {
     /// A socket cannot be had, or there is no way to the API server at all. One that does
     /// not answer is no error.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let Settings { config, node_name, pod_uid, own_pod, server, pace } = settings;
+        let Settings { config, node_name, pod_uid, own_pod, server, pace, otel } = settings;
         let driver = DRIVER_NAME.to_owned();
         let metrics_node = node_name.clone();
         // What parts of this program count of themselves goes in here.
@@ -193,6 +214,11 @@ impl Driver {
         let daemon = Node::at(&config.node_socket);
         let observers = node::follow(daemon.clone());
         let (rest, stopped) = Stop::new();
+        let mut tasks = Vec::new();
+        let identity = |otel: &_| Identity::new(otel, &metrics_node, &pod_uid, own_pod.as_ref());
+        let tracer = otel.as_ref().map_or_else(Tracer::default, |otel| {
+            trace(otel, identity(otel), &daemon, &stopped, &mut instruments, &mut tasks)
+        });
 
         let calls = CallTimes::new();
         calls.register(&mut instruments);
@@ -206,6 +232,7 @@ impl Driver {
             budget: pace.claim_budget,
             calls: calls.clone(),
             agent_label: config.agent_label,
+            tracer: tracer.clone(),
         };
         let paths = SocketPaths::new(&config.kubelet_root, &pod_uid);
         paths.sweep();
@@ -221,7 +248,6 @@ impl Driver {
 
         let publisher = Publisher::spawn(cluster.clone(), observers.states.clone());
         let ready = readiness(&observers, registered.clone(), publisher.status());
-        let mut tasks = Vec::new();
         let own_namespace = own_pod.as_ref().map(|pod| pod.namespace.clone());
         let nri = match config.nri {
             Some(NriConfig { socket, mut exempt_namespaces }) => {
@@ -247,7 +273,14 @@ impl Driver {
             Some(address) => Some(serve_http(address, pages, stopped.clone(), &mut tasks).await?),
             None => None,
         };
-        let statuses = status::Statuses { cluster, observed: observers.observed.clone(), events };
+        let denials =
+            Denials { node: daemon.clone(), cluster: cluster.clone(), events: events.clone() };
+        tasks.push(tokio::spawn(until(denials.run(), stopped.clone())));
+        let statuses = status::Statuses {
+            cluster: cluster.clone(),
+            observed: observers.observed.clone(),
+            events,
+        };
         tasks.push(tokio::spawn(until(statuses.run(), stopped.clone())));
         let observed = observers.observed.clone();
         let extended = plugin::Plugin {
@@ -256,7 +289,10 @@ impl Driver {
             own_pod,
             replicas: config.replicas,
             node: daemon,
+            cluster,
+            nri: nri.status.clone(),
             calls,
+            tracer,
             observed: observers.observed,
             reclaim_interval: pace.reclaim_interval,
             reclaim_grace: pace.reclaim_grace,

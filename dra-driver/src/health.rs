@@ -7,15 +7,21 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use accelpool_cluster::{HeldPortion, NodeDevice, NodeState};
-use accelpool_model::{Partition, Taint, TaintEffect};
+use accelpool_cluster::NodeDevice;
+use accelpool_model::{Taint, TaintEffect};
 use accelpool_proto::kubelet::v1::{DeviceHealth, DeviceIdentifier, HealthStatus};
 use tokio::time::Instant;
 
 pub use self::stream::{Health, REPEAT_INTERVAL};
-use crate::node::Observed;
+use crate::{
+    dra::published_name,
+    node::{Observed, Snapshot},
+};
 
 /// How long the last state is believed while the daemon is away: a restart takes less.
 const AWAY_MAX: Duration = Duration::from_secs(30);
@@ -26,7 +32,7 @@ const TIMEOUT_SECONDS: i64 = 30;
 /// What the kubelet keeps of a message (`kubernetes.md` 2.5).
 const MESSAGE_LEN_MAX: usize = 1024;
 
-/// The health of every device and held partition; none before the daemon has answered.
+/// The health of every device and of what is held of it under a name of its own; none before the daemon has answered.
 #[must_use]
 pub fn report(
     observed: &Observed,
@@ -34,7 +40,7 @@ pub fn report(
     now: Instant,
     now_unix_s: i64,
 ) -> Option<Vec<DeviceHealth>> {
-    let state = &observed.snapshot.as_ref()?.state;
+    let snapshot = observed.snapshot.as_ref()?;
     let away = observed.away_since.map(|since| now.saturating_duration_since(since));
     let unknown = away
         .filter(|away| *away > AWAY_MAX)
@@ -52,7 +58,7 @@ pub fn report(
             message: shorten(message),
         }
     };
-    Some(names(state).map(entry).collect())
+    Some(names(snapshot).map(entry).collect())
 }
 
 /// What a device's taints say about its health, with every reason there is.
@@ -76,19 +82,18 @@ pub fn assess(device: &NodeDevice) -> (HealthStatus, String) {
     }
 }
 
-/// The names that claims know devices by: the device's own, and those of the partitions that
-/// are held of it.
-fn names(state: &NodeState) -> impl Iterator<Item = (String, &NodeDevice)> {
-    state.devices.iter().flat_map(|device| {
-        let scheme = device.partitioning.as_ref().map(|cut| cut.scheme.as_str());
-        let partitions = device.holdings.iter().filter_map(move |held| match &held.portion {
-            HeldPortion::Partition { profile, start } => {
-                Partition::name_at(&device.name, scheme?, profile, *start).ok()
-            }
-            HeldPortion::Whole | HeldPortion::Share => None,
-        });
-        let own = std::iter::once(device.name.to_string());
-        own.chain(partitions.map(|name| name.to_string())).map(move |name| (name, device))
+/// The names that claims know devices by: the device's own, and those under which something of it
+/// is held.
+fn names(snapshot: &Snapshot) -> impl Iterator<Item = (String, &NodeDevice)> {
+    let mut held: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    for allocation in snapshot.leases.iter().flat_map(|lease| &lease.allocations) {
+        held.entry(&allocation.device).or_default().insert(published_name(allocation));
+    }
+    snapshot.state.devices.iter().flat_map(move |device| {
+        let own = device.name.as_str();
+        let held = held.remove(own).unwrap_or_default();
+        let others = held.into_iter().filter(move |name| name != own);
+        std::iter::once(own.to_owned()).chain(others).map(move |name| (name, device))
     })
 }
 

@@ -26,6 +26,7 @@ use tokio::{
     time::timeout,
 };
 
+pub(crate) use self::tls::certificates;
 pub use self::tls::{Tls, TlsError, TlsFiles};
 use crate::{
     metrics::{Form, Metrics},

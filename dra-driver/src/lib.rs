@@ -9,6 +9,7 @@
 pub mod calls;
 pub mod config;
 pub mod confine;
+mod denials;
 pub mod dra;
 pub mod driver;
 pub mod health;
@@ -17,6 +18,7 @@ pub mod labels;
 pub mod metrics;
 pub mod node;
 pub mod nri;
+pub mod otel;
 pub mod plugin;
 mod pod_resources;
 pub mod registration;

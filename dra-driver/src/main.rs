@@ -9,6 +9,7 @@ use accelpool_dra_driver::{
     config::Config,
     confine::confine,
     driver::{Driver, Pace, Settings},
+    otel,
     plugin::OwnPod,
 };
 use anyhow::Context as _;
@@ -68,6 +69,7 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
         Some(path) => Config::read(path).with_context(|| format!("`{}`", path.display()))?,
         None => Config::default(),
     };
+    let otel = otel::Settings::from_environment(&|name| std::env::var(name).ok())?;
     if arguments.check_config {
         println!("the configuration is valid");
         return Ok(());
@@ -77,13 +79,17 @@ fn start(arguments: Arguments) -> anyhow::Result<()> {
     // Each thread has memory of its own; two keep up with 110 pods at once.
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build().context("no threads")?;
-    let ended = runtime.block_on(run(arguments, config));
+    let ended = runtime.block_on(run(arguments, config, otel));
     // A call that still waits does not hold up the end.
     runtime.shutdown_background();
     ended
 }
 
-async fn run(arguments: Arguments, config: Config) -> anyhow::Result<()> {
+async fn run(
+    arguments: Arguments,
+    config: Config,
+    otel: Option<otel::Settings>,
+) -> anyhow::Result<()> {
     // Before anything that would have to be undone: a signal from now on is a drain.
     let mut terminate = signal(SignalKind::terminate()).context("no signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("no signals")?;
@@ -95,6 +101,7 @@ async fn run(arguments: Arguments, config: Config) -> anyhow::Result<()> {
         own_pod: own_pod.map(|(namespace, name)| OwnPod { namespace, name }),
         server: arguments.api_server.map_or(ApiServer::Surroundings, ApiServer::Url),
         pace: Pace::default(),
+        otel,
     })
     .await?;
     // A field would be painted and quoted; this is read by scripts.

@@ -9,13 +9,19 @@ mod watch;
 use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
 
 use accelpool_proto::node::{
-    BindClaimRequest, Binding, GetMetricsRequest, GetMetricsResponse, GetTopologyRequest, Lease,
-    NumaNode, PreferDevicesRequest, PrepareClaimRequest, ReleaseClaimRequest, binding::Subject,
+    BindClaimRequest, Binding, Denial, GetMetricsRequest, GetMetricsResponse, GetTopologyRequest,
+    Lease, NumaNode, PreferDevicesRequest, PrepareClaimRequest, ReleaseClaimRequest, SpanKind,
+    WatchDenialsRequest, WatchSpansRequest, WatchSpansResponse, binding::Subject,
     node_client::NodeClient,
 };
+use accelpool_proto::trace::{Here, Span, TRACEPARENT};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{
+    Request, Streaming,
+    metadata::MetadataValue,
+    transport::{Channel, Endpoint, Uri},
+};
 
 pub use self::{
     error::{NodeError, Trouble},
@@ -63,9 +69,15 @@ impl Node {
     /// # Errors
     ///
     /// The daemon is away, or refuses the claim.
-    pub async fn prepare(&self, request: PrepareClaimRequest) -> Result<Lease, NodeError> {
-        let response = self.client.clone().prepare_claim(request).await?;
-        response.into_inner().lease.ok_or(NodeError::Empty("a prepared claim"))
+    pub async fn prepare(
+        &self,
+        request: PrepareClaimRequest,
+        here: &Here,
+    ) -> Result<Lease, NodeError> {
+        let span = here.child("accelpool.node.v1.Node/PrepareClaim", SpanKind::Client);
+        let called = self.client.clone().prepare_claim(traced(request, &span)).await;
+        span.end(&called);
+        called?.into_inner().lease.ok_or(NodeError::Empty("a prepared claim"))
     }
 
     /// Releases a claim, known or not.
@@ -73,10 +85,22 @@ impl Node {
     /// # Errors
     ///
     /// The daemon is away, or cannot release.
-    pub async fn release(&self, claim: &str) -> Result<(), NodeError> {
+    pub async fn release(&self, claim: &str, here: &Here) -> Result<(), NodeError> {
         let request = ReleaseClaimRequest { claim: claim.to_owned() };
-        self.client.clone().release_claim(request).await?;
+        let span = here.child("accelpool.node.v1.Node/ReleaseClaim", SpanKind::Client);
+        let called = self.client.clone().release_claim(traced(request, &span)).await;
+        span.end(&called);
+        called?;
         Ok(())
+    }
+
+    /// The daemon's spans, each as it ends.
+    ///
+    /// # Errors
+    ///
+    /// The daemon is away.
+    pub async fn spans(&self) -> Result<Streaming<WatchSpansResponse>, NodeError> {
+        Ok(self.client.clone().watch_spans(WatchSpansRequest {}).await?.into_inner())
     }
 
     /// Lets the processes of one more cgroup use what a prepared claim holds. Returns what the
@@ -93,6 +117,16 @@ impl Node {
         let bindings = vec![Binding { subject: Some(subject), ..Binding::default() }];
         let request = BindClaimRequest { claim: claim.to_owned(), bindings };
         Ok(self.client.clone().bind_claim(request).await?.into_inner().unified)
+    }
+
+    /// Each open that the device gate refuses, or lets pass because of the mode alone, from now
+    /// on.
+    ///
+    /// # Errors
+    ///
+    /// The daemon is away.
+    pub async fn denials(&self) -> Result<tonic::Streaming<Denial>, NodeError> {
+        Ok(self.client.clone().watch_denials(WatchDenialsRequest {}).await?.into_inner())
     }
 
     /// What devices, claims and agents use.
@@ -122,4 +156,15 @@ impl Node {
         let topology = self.client.clone().get_topology(GetTopologyRequest {}).await?;
         Ok(topology.into_inner().numa_nodes)
     }
+}
+
+/// A call within `span`: the daemon's spans belong to it.
+fn traced<T>(message: T, span: &Span) -> Request<T> {
+    let mut request = Request::new(message);
+    if let Some(context) = span.here().context()
+        && let Ok(value) = MetadataValue::try_from(context.to_string())
+    {
+        request.metadata_mut().insert(TRACEPARENT, value);
+    }
+    request
 }

@@ -170,7 +170,8 @@ impl Absence {
 /// What it means, in the log and in `/status`.
 pub const ABSENCE_MEANS: &str = "no plugin of the container runtime (NRI): variables such as \
     NVIDIA_VISIBLE_DEVICES are not taken away, CPUs are not aligned, and where the gate enforces, \
-    pods of extended resources and those that share a claim later cannot open their devices";
+    pods that share a claim later and init containers that alone have an extended resource cannot \
+    open their devices";
 
 /// What to do about it.
 pub const ABSENCE_REMEDY: &str = "use containerd 2.0 or newer, or switch NRI on in an older one \

@@ -5,6 +5,7 @@
 //! daemon's ledger, the same as every other.
 
 mod allocate;
+mod bind;
 mod endpoint;
 mod folder;
 mod offer;
@@ -19,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use accelpool_cluster::DRIVER_NAME;
+use accelpool_cluster::{Cluster, DRIVER_NAME};
 use accelpool_model::PoolName;
 use tokio::{
     sync::watch,
@@ -29,6 +30,7 @@ use tokio::{
 pub use self::reclaim::{GRACE as RECLAIM_GRACE, INTERVAL as RECLAIM_INTERVAL, OwnPod};
 use self::{
     allocate::Allocator,
+    bind::Binder,
     endpoint::Endpoint,
     folder::Folder,
     offer::{Offered, offers},
@@ -38,6 +40,8 @@ use self::{
 use crate::{
     calls::CallTimes,
     node::{Node, Observed},
+    nri::NriStatus,
+    otel::Tracer,
     pod_resources::PodResources,
     stop::Stopped,
 };
@@ -49,7 +53,6 @@ const SOCKET_PREFIX: &str = "accelpool-";
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The device plugin's surroundings.
-#[derive(Debug)]
 pub struct Plugin {
     /// The kubelet's folder.
     pub kubelet_root: PathBuf,
@@ -61,8 +64,14 @@ pub struct Plugin {
     pub replicas: BTreeMap<PoolName, u32>,
     /// The daemon.
     pub node: Node,
+    /// The API server.
+    pub cluster: Cluster,
+    /// How the container runtime's plugin stands, which binds pods as well.
+    pub nri: watch::Receiver<NriStatus>,
     /// Where calls are counted.
     pub calls: CallTimes,
+    /// Where calls are traced.
+    pub tracer: Tracer,
     /// The node, as last seen.
     pub observed: watch::Receiver<Observed>,
     /// How often the kubelet is asked who has what: [`RECLAIM_INTERVAL`].
@@ -78,9 +87,16 @@ impl Plugin {
     /// Serves until it is told to stop.
     pub async fn run(self, stopped: Stopped) {
         let (lists, resources) = watch::channel(Lists::new());
-        let allocator = Allocator::new(self.node, self.calls);
+        let pod_resources = PodResources::of(&self.kubelet_root);
+        let binder = Binder {
+            cluster: self.cluster,
+            node: self.node.clone(),
+            pod_resources: pod_resources.clone(),
+            nri: self.nri,
+        };
+        let allocator = Allocator::new(self.node, self.calls, self.tracer);
         let reclaim = Reclaim {
-            pod_resources: PodResources::of(&self.kubelet_root),
+            pod_resources,
             own_pod: self.own_pod,
             allocator: allocator.clone(),
             observed: self.observed.clone(),
@@ -91,6 +107,7 @@ impl Plugin {
             folder: self.kubelet_root.join("device-plugins"),
             pod_uid: self.pod_uid,
             allocator,
+            binder,
             stopped: stopped.clone(),
             endpoints: BTreeMap::new(),
             siblings: BTreeSet::new(),
@@ -145,6 +162,7 @@ struct Surface {
     folder: PathBuf,
     pod_uid: String,
     allocator: Allocator,
+    binder: Binder,
     stopped: Stopped,
     endpoints: BTreeMap<String, Endpoint>,
     /// Sockets of another instance of this driver.
@@ -175,6 +193,7 @@ impl Surface {
                 resource: resource.clone(),
                 list: list.clone(),
                 allocator: self.allocator.clone(),
+                binder: self.binder.clone(),
                 stopped: self.stopped.clone(),
             };
             let path = self.folder.join(socket_name(&self.pod_uid, resource));

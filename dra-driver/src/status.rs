@@ -243,6 +243,7 @@ fn health_events(
             reason: if sound { "DeviceRecovered" } else { "DeviceUnhealthy" },
             action: "Watch",
             note: format!("device {}: {}", status.device, condition.message),
+            trace_id: None,
         }
     };
     changes.map(event).collect()

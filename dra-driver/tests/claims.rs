@@ -15,9 +15,7 @@ use accelpool_proto::node::{Enforcements, allocation::Portion};
 use serde_json::json;
 use tonic::Code;
 
-use crate::common::{
-    Bench, GPU_0, GPU_1, Setup, claim_object, eventually, pod, result, share, uid_of,
-};
+use crate::common::{Bench, GPU_0, GPU_1, Setup, eventually, pod, result, share, uid_of};
 
 const SHARE_1: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const SHARE_2: &str = "aaaaaaaa-0000-4000-8000-000000000002";
@@ -166,46 +164,6 @@ async fn each_claim_fails_for_itself() {
     assert_eq!(bench.daemon.claims(), [""; 0]);
 }
 
-#[tokio::test]
-async fn a_device_of_another_node_is_refused() {
-    let (bench, kubelet, _driver) = Bench::running(Setup::default()).await;
-    let mut elsewhere = result("gpu", GPU_0);
-    elsewhere["pool"] = json!("accelpool.dev/worker-2");
-    let error = kubelet.claims.prepare(&bench.claim("a", &[elsewhere])).await.unwrap_err();
-    assert!(
-        error.contains("is not on this node, whose pool is `accelpool.dev/worker-1`"),
-        "{error}"
-    );
-}
-
-/// Row 9.
-#[tokio::test]
-async fn an_unknown_claim_is_released_with_success() {
-    let (bench, kubelet, _driver) = Bench::running(Setup::default()).await;
-    bench.daemon.refuse(Code::InvalidArgument, "AP0100", 1);
-    let pod = bench.claim("a", &[result("gpu", GPU_0)]);
-    kubelet.claims.prepare(&pod).await.unwrap_err();
-    bench.api.remove("resourceclaims", "team", "a");
-    kubelet.claims.unprepare(&pod).await.unwrap();
-
-    // A UID that could never be one was never prepared.
-    let strange = common::pod("b", &[("b", "../../etc")]);
-    let error = kubelet.claims.prepare(&strange).await.unwrap_err();
-    assert!(error.contains("claim UID is not valid"), "{error}");
-    kubelet.claims.unprepare(&strange).await.unwrap();
-}
-
-/// Row 32, and a claim replaced behind the kubelet's back.
-#[tokio::test]
-async fn a_replaced_claim_is_not_prepared() {
-    let (bench, kubelet, _driver) = Bench::running(Setup::default()).await;
-    let old = bench.claim("a", &[result("gpu", GPU_0)]);
-    bench.api.put(claim_object("a", "new-uid", &[result("gpu", GPU_0)], &json!([])));
-    let error = kubelet.claims.prepare(&old).await.unwrap_err();
-    assert!(error.contains("was replaced"), "{error}");
-    assert_eq!(bench.daemon.claims(), [""; 0]);
-}
-
 /// Row 10: after a restart of the kubelet the same claim is prepared again.
 #[tokio::test]
 async fn preparing_again_answers_as_before() {
@@ -253,6 +211,32 @@ async fn admin_access_holds_nothing() {
     kubelet.claims.prepare(&bench.claim("b", &[look])).await.unwrap();
     let lease = bench.daemon.lease_of(&uid_of("b")).unwrap();
     assert!(matches!(lease.allocations[0].portion, Some(Portion::Admin(_))), "{lease:?}");
+}
+
+/// The entry beside each device that no holder is in the way of, and no other claim may have.
+#[tokio::test]
+async fn who_looks_is_answered_and_shown_under_the_entrys_name() {
+    let (bench, kubelet, _driver) = Bench::running(Setup::default()).await;
+    let entry = format!("{GPU_0}-admin");
+    kubelet.claims.prepare(&bench.claim("a", &[result("gpu", GPU_0)])).await.unwrap();
+    let mut look = result("look", &entry);
+    let error = kubelet.claims.prepare(&bench.claim("b", &[look.clone()])).await.unwrap_err();
+    assert!(error.contains("is for claims with `adminAccess` alone"), "{error}");
+    assert!(error.contains("select devices by their `form`"), "{error}");
+
+    look["adminAccess"] = json!(true);
+    let monitor = bench.claim("c", &[look]);
+    kubelet.claims.prepare(&monitor).await.unwrap();
+    let devices = kubelet.claims.devices("team", "c");
+    assert_eq!((devices.len(), &devices[0].device), (1, &entry));
+    kubelet.plugins.health.wait_for((DRIVER_NAME, common::POOL, &entry), "Healthy").await;
+    let written = || {
+        let claim = bench.api.get("resourceclaims", "team", "c").unwrap();
+        claim["status"]["devices"][0]["device"] == json!(entry)
+    };
+    eventually("the claim's status names the entry", written).await;
+    kubelet.claims.unprepare(&monitor).await.unwrap();
+    assert_eq!(bench.daemon.claims(), [uid_of("a")]);
 }
 
 /// Row 31: the scheduler has given a device anew before its last pod was unprepared.

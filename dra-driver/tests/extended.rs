@@ -7,12 +7,16 @@ mod common;
 
 use std::fs;
 
+use accelpool_cluster_double::Verb;
 use accelpool_kubelet_double::{Devices, Kubelet};
 use accelpool_proto::node as wire;
 use serde_json::json;
 use tonic::Code;
 
-use crate::common::{Bench, GPU_0, GPU_1, POD_UID, Setup, eventually, gpu, result, taint, uid_of};
+use crate::common::{
+    Bench, GPU_0, GPU_1, NODE, POD_UID, Setup, eventually, gpu, result, runtime::events, taint,
+    uid_of,
+};
 
 const GPU: &str = "accelpool.dev/gpu";
 const SHARE: &str = "accelpool.dev/gpu-share";
@@ -78,6 +82,43 @@ async fn the_daemon_prefers() {
     wait_healthy(&kubelet, GPU, &[GPU_0, GPU_1]).await;
     let ids = kubelet.extended.allocate(("team", "p"), "main", GPU, 1).await.unwrap();
     assert_eq!(ids, [format!("accelpool.dev/claim=dp-{GPU_1}-device-{GPU_1}")]);
+}
+
+/// Who takes a device that also serves shares takes all of these with it. The daemon of this bench
+/// prefers the last device, so that its word alone would choose the wrong one.
+#[tokio::test]
+async fn devices_that_serve_shares_as_well_are_taken_last() {
+    const GPU_2: &str = "gpu-0000-52-00-0";
+    let devices = vec![gpu(GPU_0, None), gpu(GPU_1, None), gpu(GPU_2, None)];
+    let setup = Setup { exposure: "device-plugin", replicas: 2, devices, ..exposed() };
+    let bench = Bench::new(setup).await;
+    bench.daemon.change(|node| {
+        let mut plain = node.pools[0].clone();
+        plain.name = "plain".into();
+        node.devices[0].pool.clone_from(&plain.name);
+        plain.devices = vec![GPU_0.into()];
+        node.pools[0].devices.remove(0);
+        node.pools.push(plain);
+    });
+    let kubelet = bench.kubelet();
+    let _driver = bench.driver(POD_UID).await;
+    wait_healthy(&kubelet, GPU, &[GPU_0, GPU_1, GPU_2]).await;
+    let share = |gpu: &str, index: u32| format!("{gpu}-share-{index}");
+    let shares = [share(GPU_1, 0), share(GPU_1, 1), share(GPU_2, 0), share(GPU_2, 1)];
+    let [a, b, c, d] = &shares;
+    wait_healthy(&kubelet, SHARE, &[a, b, c, d].map(String::as_str)).await;
+
+    let id = |gpu: &str| format!("accelpool.dev/claim=dp-{gpu}-device-{gpu}");
+    let first = kubelet.extended.allocate(("team", "p"), "main", GPU, 1).await.unwrap();
+    assert_eq!(first, [id(GPU_0)], "the one that serves nothing else");
+    wait_healthy(&kubelet, SHARE, &[a, b, c, d].map(String::as_str)).await;
+    // Two shares fill one device, so that the other stays whole.
+    kubelet.extended.allocate(("team", "q"), "main", SHARE, 1).await.unwrap();
+    wait_healthy(&kubelet, GPU, &[GPU_0, GPU_2]).await;
+    kubelet.extended.allocate(("team", "r"), "main", SHARE, 1).await.unwrap();
+    let last = kubelet.extended.allocate(("team", "s"), "main", GPU, 1).await.unwrap();
+    assert_eq!(last, [id(GPU_2)]);
+    wait_healthy(&kubelet, SHARE, &[a, b]).await;
 }
 
 /// DESIGN section 4: what one way of asking holds, the other does not offer.
@@ -348,4 +389,110 @@ async fn what_no_pod_has_is_given_back() {
     kubelet.extended.allocate(("team", "p"), "main", GPU, 1).await.unwrap();
     kubelet.extended.end_pod("team", "p");
     eventually("only the claim's stays", || bench.daemon.claims() == [uid_of("a")]).await;
+}
+
+fn api_pod(bench: &Bench, name: &str, uid: &str, annotations: &serde_json::Value) {
+    bench.api.put(json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "namespace": "team", "name": name, "uid": uid, "annotations": annotations },
+        "spec": { "nodeName": NODE },
+    }));
+}
+
+/// Without plugins of the container runtime: the kubelet says which pod, the API server which UID
+/// its cgroup is named by, and the claim is bound before the container is made.
+#[tokio::test]
+async fn a_pod_is_bound_before_its_container_is_made() {
+    let (bench, kubelet, _driver) = Bench::running(exposed()).await;
+    wait_healthy(&kubelet, GPU, &[GPU_0, GPU_1]).await;
+    api_pod(&bench, "p", "uid-p", &json!({}));
+    // A static pod's cgroup has the kubelet's name of it.
+    api_pod(&bench, "static", "uid-mirror", &json!({ "kubernetes.io/config.mirror": "abcd" }));
+    for (pod, uid) in [("p", "uid-p"), ("static", "abcd")] {
+        let ids = kubelet.extended.allocate(("team", pod), "main", GPU, 1).await.unwrap();
+        let claim = ids[0].split(['=']).nth(1).unwrap().split("-device-").next().unwrap();
+        assert_eq!(bench.daemon.lease_of(claim).unwrap().bindings, []);
+        kubelet.extended.pre_start(("team", pod), "main", GPU).await.unwrap();
+        assert_eq!(bench.daemon.count(&format!("bind {claim} to workload {uid}")), 1);
+        kubelet.extended.pre_start(("team", pod), "main", GPU).await.unwrap();
+        assert_eq!(bench.daemon.lease_of(claim).unwrap().bindings.len(), 1, "made again");
+    }
+}
+
+/// Where the gate refuses, a container that could open nothing is not made, and says why; where
+/// it does not, it is.
+#[tokio::test]
+async fn a_pod_that_cannot_be_bound_is_held_back_only_where_the_gate_enforces() {
+    let (bench, kubelet, _driver) = Bench::running(exposed()).await;
+    wait_healthy(&kubelet, GPU, &[GPU_0, GPU_1]).await;
+    kubelet.extended.allocate(("team", "gone"), "main", GPU, 1).await.unwrap();
+    kubelet.extended.pre_start(("team", "gone"), "main", GPU).await.unwrap();
+
+    bench.daemon.change(|node| node.pools[0].gate = "enforce".into());
+    let mut refused = String::new();
+    // The driver hears of the mode in its own time.
+    while refused.is_empty() {
+        let started = kubelet.extended.pre_start(("team", "gone"), "main", GPU).await;
+        refused = started.err().unwrap_or_default();
+    }
+    assert!(refused.contains("cannot be let use its devices"), "{refused}");
+    assert!(refused.contains("failed to read pod team/gone"), "{refused}");
+    assert_eq!(bench.daemon.count("bind"), 0);
+}
+
+/// A restart of the daemon between `Allocate` and the container's start is waited out.
+#[tokio::test]
+async fn binding_outlives_a_restart_of_the_daemon() {
+    let (mut bench, kubelet, _driver) = Bench::running(exposed()).await;
+    wait_healthy(&kubelet, GPU, &[GPU_0, GPU_1]).await;
+    bench.daemon.change(|node| node.pools[0].gate = "enforce".into());
+    api_pod(&bench, "p", "uid-p", &json!({}));
+    kubelet.extended.allocate(("team", "p"), "main", GPU, 1).await.unwrap();
+    bench.daemon.kill();
+    let (started, ()) =
+        tokio::join!(kubelet.extended.pre_start(("team", "p"), "main", GPU), async {
+            kubelet.log.wait_for("PreStartContainer", 1).await;
+            bench.daemon.resume();
+        });
+    started.unwrap();
+    assert_eq!(bench.daemon.count(&format!("bind dp-{GPU_1} to workload uid-p")), 1);
+}
+
+/// What the gate refused is told to the pod's owner: once, with the devices and what to do.
+#[tokio::test]
+async fn the_owner_of_a_pod_is_told_what_the_gate_refused() {
+    let (bench, _kubelet, _driver) = Bench::running(Setup::default()).await;
+    api_pod(&bench, "greedy", "uid-greedy", &json!({}));
+    eventually("the driver follows denials", || bench.daemon.watchers_of_denials() > 0).await;
+    let denial = |workload: &str, device: &str, pid: u32| wire::Denial {
+        denied: true,
+        pid,
+        workload: workload.into(),
+        device: device.into(),
+        number: "c 195:0".into(),
+        ..wire::Denial::default()
+    };
+    for pid in 0..10 {
+        bench.daemon.deny(denial("uid-greedy", GPU_0, pid));
+        bench.daemon.deny(denial("uid-nobody", GPU_0, pid));
+        bench.daemon.deny(denial("", GPU_0, pid));
+    }
+    eventually("it is told", || !events(&bench, "DeviceRefused").is_empty()).await;
+    let told = events(&bench, "DeviceRefused");
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].starts_with("team/greedy the device gate refused this pod to open "),
+        "{told:?}"
+    );
+    assert!(
+        told[0].contains(GPU_0) && told[0].contains("give the pod a ResourceClaim"),
+        "{told:?}"
+    );
+    let event = &bench.api.list("events").pop().unwrap();
+    assert_eq!(event["type"], "Warning");
+    assert_eq!(event["regarding"]["uid"], "uid-greedy");
+    // Of ten thousand tries of a pod that nobody knows, the API server is asked seldom.
+    let asked = bench.api.calls().into_iter();
+    let asked = asked.filter(|call| call.resource == "pods" && call.verb == Verb::List).count();
+    assert!(asked <= 3, "{asked} lists");
 }

@@ -18,6 +18,7 @@ use accelpool_dra_driver::{
     driver::{Pace, SocketPaths},
     registration::Registered,
 };
+use accelpool_kubelet_double::{Stumble, Stumbles};
 use accelpool_proto::kubelet::registration::{
     InfoRequest, registration_client::RegistrationClient,
 };
@@ -72,6 +73,26 @@ async fn the_driver_says_who_it_is_whatever_else_hangs() {
         info.supported_versions,
         ["v1.DRAPlugin", "v1beta1.DRAPlugin", "v1.DRAResourceHealth", "v1alpha1.DRAResourceHealth"]
     );
+}
+
+/// Row 3: a vendor's library hangs, and with it every call of the daemon that needs it. The double
+/// gives `GetInfo` the kubelet's second, and claims that need nothing new are still answered.
+#[tokio::test]
+async fn a_vendor_that_hangs_holds_up_no_registration() {
+    let (mut bench, kubelet, _driver) = Bench::running(Setup::default()).await;
+    bench.daemon.hold();
+    let waiting = bench.claim("a", &[result("gpu", GPU_0)]);
+    let claims = std::sync::Arc::clone(&kubelet.claims);
+    let call = tokio::spawn(async move { claims.prepare(&waiting).await });
+    eventually("a call hangs", || bench.daemon.waiting() == 1).await;
+    bench.options.records = kubelet.stop();
+    let kubelet = bench.kubelet();
+    kubelet.log.wait_for(REGISTERED, 2).await;
+    let unknown = common::pod("b", &[("b", &uid_of("b"))]);
+    kubelet.claims.unprepare(&unknown).await.unwrap();
+    kubelet.plugins.health.wait_for((DRIVER_NAME, POOL, GPU_0), "Healthy").await;
+    bench.daemon.let_go();
+    call.await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -156,6 +177,21 @@ async fn an_update_loses_no_call() {
 
 /// The e2e list: `GetInfo` and the notification fail at first.
 #[tokio::test]
+async fn a_registration_whose_answers_are_lost_is_made_again() {
+    let mut bench = Bench::new(Setup::default()).await;
+    bench.options.stumbles = Stumbles::of([Stumble::GetInfo, Stumble::Notify, Stumble::GetInfo]);
+    let kubelet = bench.kubelet();
+    let mut driver = bench.driver(POD_UID).await;
+    kubelet.log.wait_for(REGISTERED, 1).await;
+    assert_eq!(kubelet.log.count("GetInfo: the answer is lost"), 2);
+    assert_eq!(kubelet.log.count("NotifyRegistrationStatus failed"), 1);
+    driver.registered.wait_for(|registered| *registered == Registered::Yes).await.unwrap();
+    let pod = bench.claim("a", &[result("gpu", GPU_0)]);
+    kubelet.claims.prepare(&pod).await.unwrap();
+}
+
+/// The e2e list: there is a socket before there is a service.
+#[tokio::test]
 async fn a_registration_that_fails_is_tried_again() {
     let bench = Bench::new(Setup::default()).await;
     let registry = bench.root().join("plugins_registry");
@@ -170,7 +206,7 @@ async fn a_registration_that_fails_is_tried_again() {
     driver.registered.wait_for(|registered| *registered == Registered::Yes).await.unwrap();
 }
 
-/// The e2e list: one connection for each instance, and again after it was lost.
+/// The e2e list: one connection for each instance.
 #[tokio::test]
 async fn one_connection_is_enough() {
     let (bench, kubelet, _driver) = Bench::running(Setup::default()).await;
@@ -362,8 +398,10 @@ async fn two_instances_publish_the_same() {
     bench.daemon.change(|node| node.devices.push(gpu("gpu-0000-52-00-0", None)));
     let devices = || {
         let slices = bench.api.list("resourceslices");
-        let of =
-            |slice: &serde_json::Value| slice["spec"]["devices"].as_array().map_or(0, Vec::len);
+        let form = |device: &&serde_json::Value| device["attributes"]["form"]["string"] == "device";
+        let of = |slice: &serde_json::Value| {
+            slice["spec"]["devices"].as_array().map_or(0, |all| all.iter().filter(form).count())
+        };
         slices.iter().filter(|slice| slice["spec"]["nodeName"] == NODE).map(of).sum::<usize>()
     };
     eventually("the third device is published once", || devices() == 3).await;

@@ -6,7 +6,10 @@ mod common;
 
 use std::path::PathBuf;
 
+use accelpool_cluster::DRIVER_NAME;
+use accelpool_cluster_double::{Gates, Options as ServerOptions};
 use accelpool_dra_driver::driver::SocketPaths;
+use accelpool_kubelet_double::DraVersion;
 use accelpool_proto::kubelet::{
     dra::v1beta1::{self as wire, dra_plugin_client::DraPluginClient},
     v1alpha1::{
@@ -18,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::common::{Bench, GPU_0, POD_UID, POOL, Setup, result, share, uid_of};
+use crate::common::{Bench, GPU_0, POD_UID, POOL, Setup, eventually, result, share, taint, uid_of};
 
 async fn dial(path: PathBuf) -> Channel {
     Endpoint::from_static("http://driver.invalid")
@@ -63,6 +66,59 @@ async fn v1beta1_is_the_same_without_share_ids() {
     assert_eq!(answers.len(), 2);
     assert!(answers.values().all(|answer| answer.error.is_empty()), "{answers:?}");
     assert_eq!(bench.daemon.claims(), [""; 0]);
+}
+
+/// A kubelet that knows no version 1 of anything.
+#[tokio::test]
+async fn an_older_kubelet_is_spoken_to_in_its_own_version() {
+    let mut bench = Bench::new(Setup::default()).await;
+    bench.options.knows_v1 = false;
+    let kubelet = bench.kubelet();
+    let _driver = bench.driver(POD_UID).await;
+    kubelet.log.wait_for("accelpool.dev registered", 1).await;
+    assert_eq!(kubelet.plugins.of(DRIVER_NAME).unwrap().version, DraVersion::V1beta1);
+    let pod = bench.claim("a", &[share("s", GPU_0, "aaaaaaaa-0000-4000-8000-000000000001")]);
+    kubelet.claims.prepare(&pod).await.unwrap();
+    let devices = kubelet.claims.devices("team", "a");
+    assert_eq!((devices.len(), devices[0].share_id.as_deref()), (1, None));
+    kubelet.plugins.health.wait_for((DRIVER_NAME, POOL, GPU_0), "Healthy").await;
+    kubelet.claims.unprepare(&pod).await.unwrap();
+    assert_eq!(bench.daemon.claims(), [""; 0]);
+}
+
+/// Kubernetes 1.34 as it comes: no counters, no consumable capacity, no taints.
+#[tokio::test]
+async fn kubernetes_1_34_as_it_comes_is_served() {
+    let server = ServerOptions { minor: 34, gates: Gates::NONE, ..ServerOptions::default() };
+    let (bench, kubelet, _driver) = Bench::running(Setup { server, ..Setup::default() }).await;
+    let devices = || {
+        let slices = bench.api.list("resourceslices");
+        let devices =
+            slices.iter().filter_map(|slice| slice["spec"]["devices"].as_array().cloned());
+        devices.flatten().collect::<Vec<_>>()
+    };
+    eventually("both devices are published", || devices().len() == 2).await;
+    for device in devices() {
+        for field in ["allowMultipleAllocations", "consumesCounters", "taints"] {
+            assert!(device[field].is_null(), "{device}");
+        }
+    }
+    let pod = bench.claim("a", &[result("gpu", GPU_0)]);
+    kubelet.claims.prepare(&pod).await.unwrap();
+    let written = || {
+        let claim = bench.api.get("resourceclaims", "team", "a").unwrap();
+        claim["status"]["devices"][0]["device"] == GPU_0
+    };
+    eventually("the claim's status is written", written).await;
+    // A fault cannot be said there: the device is withdrawn, unless it is held.
+    bench.daemon.change(|node| {
+        for device in &mut node.devices {
+            device.taints = vec![taint("fell-off-bus", "NoSchedule", "xid-79")];
+        }
+    });
+    eventually("the free one is withdrawn", || devices().len() == 1).await;
+    assert_eq!(devices()[0]["name"], GPU_0);
+    kubelet.claims.unprepare(&pod).await.unwrap();
 }
 
 /// What a health check of the driver does: a call without claims is answered at once.

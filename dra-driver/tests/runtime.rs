@@ -183,10 +183,21 @@ async fn a_share_is_made_with_the_kernels_limit() {
     let told = node.bench.daemon.lease_of(&uid_of("part")).unwrap();
     assert_eq!(told.bindings.len(), 1, "bound once, when it was prepared");
 
+    // A limit that comes later, as with a driver that was loaded anew, reaches it too, once.
+    node.runtime.start_container(&made.id).await;
+    let later = "drm/0000:03:00.0/vram0 10737418240";
+    node.bench.daemon.set_unified("dmem.max", later);
+    node.bench.daemon.change(|node| node.revision += 1);
+    node.runtime.wait_for("updated container-part", 1).await;
+    let changed = node.runtime.container(&made.id).unwrap();
+    assert_eq!(unified(&changed), [("dmem.max".to_owned(), later.to_owned())].into());
+
     let pod = node.claimed("train", GPU_0).await;
     let made = node.runtime.create(granted(&pod, GPU_0, &[])).await.unwrap();
     assert!(unified(&made).is_empty(), "{made:?}");
     assert_eq!(node.counters().late, 0);
+    let updates = node.runtime.log().iter().filter(|line| line.contains("updated ")).count();
+    assert_eq!(updates, 1, "{:#?}", node.runtime.log());
 }
 
 /// Bound by the last moment before the first process, if not by the first.

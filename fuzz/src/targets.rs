@@ -2,7 +2,7 @@
 //!
 //! Each says whether the input was taken. A refusal is for a person, so no input makes it longer than a screen or two.
 
-use std::{fmt::Display, fs, str::FromStr};
+use std::{collections::BTreeMap, fmt::Display, fs, str::FromStr};
 
 use accelpool_daemon::{
     api::claim_from_wire,
@@ -19,7 +19,8 @@ use accelpool_model::{
     LinkKind, MemoryBytes, PartitionName, PciAddress, PoolName, ProfileName, RequestName,
     ShareClass, ShareId, Sharing, TaintEffect, VendorName,
 };
-use accelpool_proto::node::PrepareClaimRequest;
+use accelpool_nri::frame::{Assembler, FRAME_HEADER_LEN, FrameHeader, Message as FrameMessage};
+use accelpool_proto::{node::PrepareClaimRequest, nri, ttrpc};
 use accelpool_shim::wire::Record;
 use accelpool_vendor_sim::{Profile, Script};
 use prost::Message as _;
@@ -227,6 +228,59 @@ where
         }
         Err(error) => refused(text.as_bytes(), &error),
     }
+}
+
+/// What a container runtime sends its plugin: frames, ttrpc's messages in them, NRI's in those.
+///
+/// # Panics
+///
+/// If a promise is broken.
+#[must_use]
+pub fn nri(bytes: &[u8]) -> bool {
+    let (mut rest, mut taken) = (bytes, false);
+    let mut connections: BTreeMap<u32, Assembler> = BTreeMap::new();
+    while let Some((header, after)) = rest.split_first_chunk::<FRAME_HEADER_LEN>() {
+        let header = match FrameHeader::parse(*header) {
+            Ok(header) => header,
+            Err(error) => return refused(bytes, &error),
+        };
+        let len = usize::try_from(header.len).unwrap_or(usize::MAX);
+        let Some((payload, after)) = after.split_at_checked(len) else { return false };
+        rest = after;
+        let assembler = connections.entry(header.connection).or_default();
+        assembler.push(payload);
+        loop {
+            match assembler.next_message() {
+                Ok(Some(message)) => taken |= nri_message(&message),
+                Ok(None) => break,
+                Err(error) => return refused(bytes, &error),
+            }
+        }
+    }
+    taken
+}
+
+/// Takes a message apart as the plugin does, and puts it together again.
+fn nri_message(message: &FrameMessage) -> bool {
+    let again = message.encode(1).expect("what was taken is not too long");
+    let mut assembler = Assembler::default();
+    let mut rest = again.as_slice();
+    while let Some((header, after)) = rest.split_first_chunk::<FRAME_HEADER_LEN>() {
+        let header = FrameHeader::parse(*header).expect("our own frame");
+        let (payload, after) = after.split_at(header.len.try_into().expect("it is short"));
+        assembler.push(payload);
+        rest = after;
+    }
+    let back = assembler.next_message().expect("our own message");
+    assert_eq!(back.as_ref(), Some(message), "a message does not come back");
+    let Ok(request) = ttrpc::Request::decode(message.data.as_slice()) else { return false };
+    let payload = request.payload.as_slice();
+    let understood = [
+        nri::CreateContainerRequest::decode(payload).is_ok(),
+        nri::SynchronizeRequest::decode(payload).is_ok(),
+        nri::ConfigureRequest::decode(payload).is_ok(),
+    ];
+    understood.contains(&true)
 }
 
 /// Checks a refusal; false, for nothing was taken.

@@ -101,3 +101,8 @@ fn word() {
 fn process() {
     try_on("proptest-regressions/process.txt", RECIPES, &["fuzz/corpus/process"], targets::process);
 }
+
+#[test]
+fn nri() {
+    try_on("proptest-regressions/nri.txt", RECIPES, &["fuzz/corpus/nri"], targets::nri);
+}

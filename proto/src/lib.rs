@@ -14,6 +14,8 @@
     reason = "almost all of it is generated; the .proto files hold the words"
 )]
 
+pub mod trace;
+
 /// The node API: what the daemon serves on its socket (`accelpool/node/v1/`).
 pub mod node {
     include!("gen/accelpool.node.v1.rs");
@@ -80,4 +82,35 @@ pub mod nri {
 /// The envelope of NRI's calls (`ttrpc/`).
 pub mod ttrpc {
     include!("gen/ttrpc.rs");
+}
+
+/// What collectors of traces and figures take (`otlp/`). Hand-written from the public protocol.
+/// The modules lie as the protocol's packages do.
+pub mod otlp {
+    /// What every signal says about itself.
+    pub mod common {
+        /// The only version.
+        pub mod v1 {
+            include!("gen/opentelemetry.proto.common.v1.rs");
+        }
+    }
+
+    /// What is sent to a collector.
+    pub mod collector {
+        /// Spans.
+        pub mod trace {
+            /// The only version.
+            pub mod v1 {
+                include!("gen/opentelemetry.proto.collector.trace.v1.rs");
+            }
+        }
+
+        /// Figures.
+        pub mod metrics {
+            /// The only version.
+            pub mod v1 {
+                include!("gen/opentelemetry.proto.collector.metrics.v1.rs");
+            }
+        }
+    }
 }

@@ -5,9 +5,11 @@
 use std::{fs, path::Path};
 
 /// Every `.proto` file that code is made from, relative to the crate.
-const FILES: [&str; 15] = [
+const FILES: [&str; 20] = [
     "accelpool/node/v1/gate.proto",
     "accelpool/node/v1/node.proto",
+    "accelpool/node/v1/topology.proto",
+    "accelpool/node/v1/trace.proto",
     "accelpool/node/v1/traits.proto",
     "accelpool/node/v1/turns.proto",
     "accelpool/node/v1/usage.proto",
@@ -20,6 +22,9 @@ const FILES: [&str; 15] = [
     "kubelet/pluginregistration/v1/registration.proto",
     "kubelet/podresources/v1/podresources.proto",
     "nri/v1alpha1/nri.proto",
+    "otlp/common.proto",
+    "otlp/metrics.proto",
+    "otlp/trace.proto",
     "ttrpc/ttrpc.proto",
 ];
 

@@ -26,13 +26,11 @@ impl Cgroups {
     #[must_use]
     pub fn new() -> Self {
         static MADE: AtomicU32 = AtomicU32::new(0);
-        let mounts = fs::read_to_string("/proc/self/mounts").expect("procfs is mounted");
-        let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        let mut cgroup2 = fields.filter(|fields| fields[2] == "cgroup2").map(|it| it[1].to_owned());
-        let mount_point = cgroup2.next().expect("the tests of the gate need cgroup v2");
+        let cgroup2 = mounts_of("cgroup2").into_iter().next();
+        let mount_point = cgroup2.expect("the tests of the gate need cgroup v2");
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!("accelpool-gate-e2e-{}-{number}", std::process::id());
-        let top = Path::new(&mount_point).join(name);
+        let top = mount_point.join(name);
         fs::create_dir_all(top.join("kubepods")).expect("root may make cgroups");
         let folder = tempfile::Builder::new().prefix("accelpool-bpf-").tempdir();
         let folder = folder.expect("a temporary folder can be made");
@@ -101,12 +99,25 @@ impl Drop for Cgroups {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy && !failed => None,
             done => Some(done),
         });
+        // On a machine with cgroup v1 too, runtimes make the same cgroups there; where none did,
+        // there is nothing to remove.
+        let name = self.top.file_name().expect("it has one");
+        for hierarchy in mounts_of("cgroup") {
+            let _ = remove(&hierarchy.join(name));
+        }
         let unmounted = umount2(self.folder.path(), MntFlags::MNT_DETACH);
         if !failed {
             removed.expect("the cgroups are empty");
             unmounted.expect("it was mounted");
         }
     }
+}
+
+/// Where file systems of a kind are mounted.
+fn mounts_of(kind: &str) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("procfs is mounted");
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    fields.filter(|fields| fields[2] == kind).map(|fields| fields[1].into()).collect()
 }
 
 fn remove(cgroup: &Path) -> io::Result<()> {

@@ -141,6 +141,19 @@ impl Home {
             .expect("the folder takes files");
     }
 
+    /// Has the next daemon write its CDI specs to another folder.
+    ///
+    /// # Panics
+    ///
+    /// If the configuration cannot be changed.
+    pub fn write_specs_to(&self, folder: &str) {
+        let own = format!("cdi_dir = {:?}", self.cdi().display().to_string());
+        let text = fs::read_to_string(self.config()).expect("there is a configuration");
+        assert!(text.contains(&own), "the configuration names its CDI folder: {text}");
+        let text = text.replace(&own, &format!("cdi_dir = {folder:?}"));
+        fs::write(self.config(), text).expect("the folder takes files");
+    }
+
     /// The configuration.
     #[must_use]
     pub fn config(&self) -> PathBuf {

@@ -27,7 +27,7 @@ pub use crate::{
     driver::Driver,
     home::Home,
     podman::{CDI_DIR, Container, Podman},
-    program::{cli, program, tenant},
+    program::{cli, driver, program, tenant},
 };
 
 /// Longer than anything takes on a loaded machine; a test that passes never waits as long.

@@ -65,8 +65,19 @@ impl Podman {
     /// If podman itself cannot be run.
     #[must_use]
     pub fn run(&self, devices: &[&str], script: &str) -> Output {
+        self.run_with(&[], devices, script)
+    }
+
+    /// As [`Podman::run`], with more of podman's arguments.
+    ///
+    /// # Panics
+    ///
+    /// If podman itself cannot be run.
+    #[must_use]
+    pub fn run_with(&self, arguments: &[&str], devices: &[&str], script: &str) -> Output {
         let name = self.next_name();
-        self.command(&["run", "--rm"], &name, devices, script).output().expect("podman can be run")
+        let verb = [&["run", "--rm"], arguments].concat();
+        self.command(&verb, &name, devices, script).output().expect("podman can be run")
     }
 
     /// Runs `script` in a new container and returns what it printed.
@@ -86,9 +97,20 @@ impl Podman {
     /// If it does not start.
     #[must_use]
     pub fn start(&self, devices: &[&str]) -> Container {
+        self.start_with(&[], devices)
+    }
+
+    /// As [`Podman::start`], with more of podman's arguments.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start.
+    #[must_use]
+    pub fn start_with(&self, arguments: &[&str], devices: &[&str]) -> Container {
         let name = self.next_name();
+        let verb = [&["run", "--rm", "--detach"], arguments].concat();
         // Should this process be killed, the container ends by itself all the same.
-        let mut command = self.command(&["run", "--rm", "--detach"], &name, devices, "sleep 600");
+        let mut command = self.command(&verb, &name, devices, "sleep 600");
         // podman leaves a monitor behind, which would hold a pipe open.
         let status = command.stdout(Stdio::null()).status().expect("podman can be run");
         let container = Container { configuration: self.configuration(), name };

@@ -30,6 +30,16 @@ pub fn cli() -> &'static Path {
     PROGRAM.get_or_init(|| build("accelpool-cli", "accelpool"))
 }
 
+/// The path of `accelpool-dra`, likewise.
+///
+/// # Panics
+///
+/// As [`program`].
+pub fn driver() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build("accelpool-dra-driver", "accelpool-dra"))
+}
+
 /// The path of `cuda-tenant`, a program of CUDA's driver API that does what it is told, likewise.
 ///
 /// # Panics

@@ -45,11 +45,7 @@ impl Node {
     fn start(profile: &str) -> Self {
         let podman = Podman::take_turn();
         let home = Home::new(profile);
-        let own = format!("cdi_dir = \"{}\"", home.cdi().display());
-        let text = fs::read_to_string(home.config()).expect("a home has a configuration");
-        assert!(text.contains(&own), "the configuration names its CDI folder: {text}");
-        fs::write(home.config(), text.replace(&own, &format!("cdi_dir = {CDI_DIR:?}")))
-            .expect("the configuration can be written");
+        home.write_specs_to(CDI_DIR);
         let daemon = Some(home.start());
         Self { podman, home, daemon }
     }

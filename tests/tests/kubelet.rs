@@ -1,6 +1,10 @@
 //! The real daemon under the real driver, between doubles of kubelet and API server: what a
 //! pod is promised is what the ledger and the CDI folder have, whoever starts again.
 
+#[expect(dead_code, reason = "the driver's own suite uses all of it")]
+#[path = "../../dra-driver/tests/common/collector.rs"]
+mod collector;
+
 use std::{
     fs::{self, OpenOptions},
     io::Write as _,
@@ -14,6 +18,7 @@ use accelpool_cluster_double::ApiServer;
 use accelpool_dra_driver::{
     config::Config,
     driver::{Driver, Pace, Settings},
+    otel,
     plugin::OwnPod,
 };
 use accelpool_kubelet_double::{Devices, Kubelet, Options, Pod, PodClaim};
@@ -21,6 +26,8 @@ use accelpool_tests::{Daemon, Home, LONG};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{task::JoinSet, time::timeout};
+
+use crate::collector::Collector;
 
 const NODE: &str = "worker-1";
 const POOL: &str = "accelpool.dev/worker-1";
@@ -41,6 +48,7 @@ struct Node {
     daemon: Option<Daemon>,
     api: Arc<ApiServer>,
     options: Options,
+    otel: Option<otel::Settings>,
     /// Short, since the path of a socket must be.
     root: TempDir,
 }
@@ -62,7 +70,7 @@ impl Node {
         let mut options = Options::new(root.path());
         let wiped = Arc::clone(&api);
         options.wipe = Arc::new(move |_| wiped.wipe_slices(NODE));
-        Self { home, daemon, api, options, root }
+        Self { home, daemon, api, options, otel: None, root }
     }
 
     fn kubelet(&self) -> Kubelet {
@@ -85,6 +93,7 @@ impl Node {
                 reclaim_grace: Duration::from_millis(200),
                 ..Pace::default()
             },
+            otel: self.otel.clone(),
         };
         Driver::start(settings).await.expect("the driver starts")
     }
@@ -198,6 +207,73 @@ async fn claims_outlive_everything_that_starts_again() {
         kubelet.claims.unprepare(pod).await.expect("what is prepared can be given back");
     }
     assert_eq!(node.specs(), [""; 0]);
+    driver.drain().await;
+}
+
+/// From the kubelet's call down to each step and each call of a vendor's worker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prepare_is_one_trace_through_both_programs() {
+    let collector = Collector::start().await;
+    let mut node = Node::new("dra").await;
+    let endpoint = format!("http://{}", collector.grpc);
+    let read = otel::Settings::from_environment(&|name| {
+        let value = match name {
+            "OTEL_EXPORTER_OTLP_ENDPOINT" => endpoint.as_str(),
+            "OTEL_EXPORTER_OTLP_PROTOCOL" => "grpc",
+            "OTEL_BSP_SCHEDULE_DELAY" => "10",
+            "OTEL_METRICS_EXPORTER" => "none",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    });
+    node.otel = read.expect("the variables make sense");
+    let kubelet = node.kubelet();
+    let driver = node.driver().await;
+    kubelet.log.wait_for(REGISTERED, 1).await;
+    let pod = node.pod("part", &whole(&format!("{}-mig-1g-10gb-0", gpu(1))));
+    // Spans are made once the driver reads them, which is a moment after it registers.
+    let named = |name: &str| {
+        let all = collector.spans().into_iter().map(|told| told.span);
+        all.filter(|span| span.name == name).collect::<Vec<_>>()
+    };
+    let spans_of_a_prepare = async {
+        while named("PrepareClaim").is_empty() {
+            kubelet.claims.prepare(&pod).await.expect("the node has room");
+            kubelet.claims.unprepare(&pod).await.expect("what is prepared can be given back");
+        }
+        while named("ReleaseClaim").is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LONG, spans_of_a_prepare).await.expect("the daemon's spans arrive");
+    let call = named("PrepareClaim").pop().expect("it is there");
+    let in_trace = |name: &str| {
+        let found = named(name).into_iter().filter(|span| span.trace_id == call.trace_id);
+        found.collect::<Vec<_>>()
+    };
+    eventually("the whole trace arrives", || in_trace("NodePrepareResources").len() == 1).await;
+    let parents = [
+        ("prepare", "NodePrepareResources", 1),
+        ("accelpool.node.v1.Node/PrepareClaim", "prepare", 1),
+        ("PrepareClaim", "accelpool.node.v1.Node/PrepareClaim", 1),
+        ("plan", "PrepareClaim", 1),
+        ("ledger commit", "PrepareClaim", 2),
+        ("create_partition", "PrepareClaim", 1),
+        ("vendor worker create_partition", "create_partition", 1),
+        ("write_spec", "PrepareClaim", 1),
+    ];
+    for (name, parent, count) in parents {
+        let (spans, parents) = (in_trace(name), in_trace(parent));
+        let [parent] = parents.as_slice() else { panic!("{parent}: {parents:?}") };
+        assert_eq!(spans.len(), count, "{name}: {spans:?}");
+        for span in spans {
+            assert_eq!(span.parent_span_id, parent.span_id, "{name} in {}", parent.name);
+            assert!(parent.start_time_unix_nano <= span.start_time_unix_nano, "{name}");
+        }
+    }
+    let released = named("ReleaseClaim").pop().expect("it is there");
+    let removed = named("remove_spec");
+    assert!(removed.iter().any(|span| span.parent_span_id == released.span_id), "{removed:?}");
     driver.drain().await;
 }
 

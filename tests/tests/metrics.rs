@@ -71,6 +71,7 @@ impl Node {
                 own_pod: None,
                 server: Address::Url(api.url().to_owned()),
                 pace: Pace::default(),
+                otel: None,
             };
             let driver = Driver::start(settings).await.expect("the driver starts");
             (Arc::new(api), kubelet, driver)

@@ -203,6 +203,7 @@ async fn impatient_node(home: &Home) -> Node {
         gate: GateMode::default(),
         on_stale_holder: OnStaleHolder::default(),
         compute: ComputeRule::default(),
+        host_memory: None,
         on_violation: OnViolation::default(),
         align_cpus: false,
     };
@@ -294,6 +295,24 @@ fn a_second_daemon_is_refused_and_the_first_undisturbed() {
     fs::write(home.config(), elsewhere).unwrap();
     assert_eq!(code(&run(&home)), "AP0011");
     assert_eq!(Picture::take(&home, &daemon.client()), before);
+}
+
+#[test]
+fn without_a_place_for_turns_it_does_not_start() {
+    let home = Home::with_turns("dgx-h100");
+    // A file where the folder of the library, or of the claims, must be.
+    let shim = home.config().parent().unwrap().join("state/shim");
+    fs::create_dir_all(shim.parent().unwrap()).unwrap();
+    for place in [shim, home.turns()] {
+        fs::write(&place, "in the way").unwrap();
+        let refused = run(&home);
+        assert_eq!(code(&refused), "AP0015");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains(place.to_str().unwrap()), "it says which: {said}");
+        fs::remove_file(&place).unwrap();
+    }
+    let daemon = home.start();
+    assert!(!daemon.client().turns().unwrap().shim.is_empty());
 }
 
 /// A ledger of two claims, of a daemon that was stopped.

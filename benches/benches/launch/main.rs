@@ -156,6 +156,7 @@ impl Node {
             class: ShareClass::Normal,
             weight: TurnWeight::try_from(weight).expect("a small weight"),
             cap: None,
+            host: None,
         };
         self.arbiter.arm(&arming).expect("the claim is armed")
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{Device, DeviceKind, DeviceName, PoolName, Settings, VendorName};
+use crate::{Device, DeviceKind, DeviceName, MemoryBytes, PoolName, Settings, VendorName};
 
 /// A named set of devices. A device belongs to the first pool whose selector takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Pool {
     pub on_stale_holder: OnStaleHolder,
     /// What the compute time of a share means.
     pub compute: ComputeRule,
+    /// How much memory of the host the processes of a share may pin; none for no limit.
+    pub host_memory: Option<MemoryBytes>,
     /// What becomes of a claim that takes more of a shared device than it was granted.
     pub on_violation: OnViolation,
     /// Whether its shares are served by NVIDIA's MPS.

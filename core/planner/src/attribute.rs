@@ -2,7 +2,8 @@
 //!
 //! A process is billed to the claim whose containers it runs in. One of which nothing is known
 //! is billed to the only holder that it could belong to, unless that holder's containers are
-//! known, and it is in none of them. What fits nobody is unattributed and never dropped:
+//! known, and it is in none of them. One that ended before anybody looked at it is billed to who had
+//! the device, or its part, alone: nobody else was let in. What fits nobody is unattributed and never dropped:
 //! holders and unattributed together are always the device.
 
 #[cfg(test)]
@@ -41,8 +42,10 @@ pub enum Owner {
     Claims(Vec<ClaimId>),
     /// A workload that holds nothing on this node.
     Stranger,
-    /// Nothing is known: a process of the host, or one that ended before it was looked at.
+    /// A process of the host.
     Unknown,
+    /// It ended before it was looked at.
+    Ended,
 }
 
 /// What one process used since the device was sampled before.
@@ -138,6 +141,10 @@ fn holder_of(holdings: &[Holding], used: &ProcessUse) -> Option<usize> {
         Owner::Stranger => None,
         Owner::Unknown => match (possible.next(), possible.next()) {
             (Some((index, only)), None) if !only.bound => Some(index),
+            _ => None,
+        },
+        Owner::Ended => match (possible.next(), possible.next()) {
+            (Some((index, only)), None) if !only.bound || only.part != Part::Share => Some(index),
             _ => None,
         },
     }

@@ -67,6 +67,7 @@ pub(crate) fn pools() -> Vec<Pool> {
         gate: GateMode::default(),
         on_stale_holder: OnStaleHolder::default(),
         compute: ComputeRule::default(),
+        host_memory: None,
         on_violation: OnViolation::default(),
         align_cpus: false,
     }]

@@ -14,6 +14,8 @@ pub struct Arming {
     pub class: ShareClass,
     /// What it is owed beside the others: its part of the compute time, times its weight.
     pub weight: TurnWeight,
+    /// How much memory of the host its processes may pin, together; none for no limit.
+    pub host: Option<MemoryBytes>,
     /// The most it may use, also while nobody else wants the devices.
     pub cap: Option<ComputePermille>,
 }

@@ -189,6 +189,9 @@ impl Claim {
             limit.reserve_bytes.store(device.reserve.bytes(), Ordering::Relaxed);
             control.devices[index].weight.store(self.arming.weight.value(), Ordering::Relaxed);
         }
+        // A limit of nothing is a byte, of which no page can be had: 0 says that there is none.
+        let host = self.arming.host.map_or(0, |most| most.bytes().max(1));
+        control.host_bytes.store(host, Ordering::Relaxed);
         let len = u32::try_from(self.arming.devices.len().min(DEVICES_MAX)).unwrap_or_default();
         control.devices_len.store(len, Ordering::Release);
     }
@@ -461,7 +464,7 @@ impl Claim {
             |row: usize| self.processes.contains_key(&row) || self.departed.contains_key(&row);
         let done =
             (0..self.devices.len()).all(|device| ledger.page.reconcile(device, live).is_some());
-        self.is_inexact = !done;
+        self.is_inexact = !done || ledger.page.reconcile_host(live).is_none();
     }
 
     // ---- telling

@@ -46,6 +46,7 @@ fn arming(claim: &str, devices: &[u32]) -> Arming {
         reserve: MemoryBytes::ZERO,
     };
     Arming {
+        host: None,
         claim: claim.parse().expect("a claim"),
         devices: devices.iter().map(device).collect(),
         class: ShareClass::Normal,

@@ -24,6 +24,7 @@ use crate::{
     layout::{self, LAYOUT, Map, grant_key},
     root::Cgroup,
     rules::{CgroupId, Guards, Mode, Rules},
+    step::step,
     sys::{self, LinkFd, LoadedProgram, ProgramFd},
 };
 
@@ -194,6 +195,7 @@ impl Gate {
             self.repair_program(attached.program)?;
         } else {
             self.link = attach(&self.program, &self.root)?;
+            step("gate.attached");
         }
         self.repair_pin()
     }
@@ -204,7 +206,9 @@ impl Gate {
             return Ok(());
         }
         let refuse = |source| GateError::Attach { root: self.root.path().to_owned(), source };
-        self.link.replace_program(&self.program).map_err(refuse)
+        self.link.replace_program(&self.program).map_err(refuse)?;
+        step("gate.replaced");
+        Ok(())
     }
 
     /// Sets the pin beside the old one, then puts it in its place: there is always one.
@@ -221,7 +225,10 @@ impl Gate {
         let next = self.config.pins.join(format!("gate-{LAYOUT}-next"));
         remove_pin(&next)?;
         sys::pin(&self.link, &next).map_err(pin_error("pin the link at", &next))?;
-        fs::rename(&next, &path).map_err(pin_error("replace the pin", &path))
+        step("gate.pinned-beside");
+        fs::rename(&next, &path).map_err(pin_error("replace the pin", &path))?;
+        step("gate.pinned");
+        Ok(())
     }
 }
 

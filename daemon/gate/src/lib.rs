@@ -35,6 +35,7 @@ mod gate;
 mod layout;
 mod root;
 mod rules;
+mod step;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -48,3 +49,4 @@ pub use crate::gate::{AttachedProgram, Counts, Defect, Gate, GateConfig, Standin
 pub use crate::rules::{
     CgroupId, ConflictingGuards, Decision, Grant, Guard, Guards, LEVELS_MAX, Mode, Rules,
 };
+pub use crate::step::on_step;

@@ -1,5 +1,6 @@
 //! Who may call what.
 
+use accelpool_proto::trace::Here;
 use nix::unistd::{Gid, Group, Uid, User};
 use tonic::{Code, Request, Status, transport::server::UdsConnectInfo};
 
@@ -80,11 +81,12 @@ fn caller<T>(request: &Request<T>) -> Result<(Uid, Gid), Status> {
     Ok((Uid::from_raw(credentials.uid()), Gid::from_raw(credentials.gid())))
 }
 
-/// Who calls, for the audit log.
-pub(super) fn asker<T>(request: &Request<T>) -> Asker {
+/// Who calls, and in which span.
+pub(super) fn asker<T>(request: &Request<T>, here: &Here) -> Asker {
     let pid = caller_pid(request);
     let ids = caller(request).ok();
-    Asker { uid: ids.map(|(uid, _)| uid.as_raw()), gid: ids.map(|(_, gid)| gid.as_raw()), pid }
+    let (uid, gid) = (ids.map(|(uid, _)| uid.as_raw()), ids.map(|(_, gid)| gid.as_raw()));
+    Asker { uid, gid, pid, here: here.clone() }
 }
 
 /// The calling process, where this pid namespace has a number for it.

@@ -16,6 +16,7 @@ use crate::{
         Verification,
     },
     node::{Event, State},
+    usage::cgroup::pod_uid,
 };
 
 /// `state` as decisions want it.
@@ -216,6 +217,9 @@ pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
             .map(|device| device.name.to_string())
             .collect(),
         align_cpus: pool.align_cpus,
+        compute: pool.compute.to_string(),
+        on_violation: pool.on_violation.to_string(),
+        mps: pool.mps,
     };
     state.pools.iter().map(of).collect()
 }
@@ -231,7 +235,7 @@ pub(super) fn lease(state: &State, lease: &Lease) -> wire::Lease {
 }
 
 /// The devices that the gate keeps everybody off who was not granted them.
-fn gated_devices(state: &State) -> BTreeSet<&DeviceName> {
+pub(super) fn gated_devices(state: &State) -> BTreeSet<&DeviceName> {
     let view = view(state);
     let enforced = |device: &&Device| {
         view.pool(device).is_some_and(|pool| pool.gate == accelpool_model::GateMode::Enforce)
@@ -395,6 +399,7 @@ pub(super) fn denial(denial: &Denial) -> wire::Denial {
         number: denial.number.clone(),
         access: denial.access.clone(),
         claims: denial.claims.iter().map(ToString::to_string).collect(),
+        workload: pod_uid(&denial.cgroup).unwrap_or_default(),
     }
 }
 

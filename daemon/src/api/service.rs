@@ -8,6 +8,7 @@ mod readings;
 mod reload;
 mod timings;
 mod turns;
+mod vendors;
 
 use std::{
     pin::Pin,
@@ -16,10 +17,13 @@ use std::{
 };
 
 use accelpool_model::{BootId, Taint};
-use accelpool_proto::node::{self as wire, node_server::Node as NodeApi};
+use accelpool_proto::{
+    node::{self as wire, node_server::Node as NodeApi},
+    trace::Here,
+};
 use tokio_stream::{
     Stream, StreamExt,
-    wrappers::{BroadcastStream, WatchStream},
+    wrappers::{BroadcastStream, WatchStream, errors::BroadcastStreamRecvError},
 };
 use tonic::{Code, Request, Response, Status};
 
@@ -39,9 +43,6 @@ use crate::{
 /// Between two states that one watcher is told. A change after a quiet time is told at once; of
 /// a hundred pods that start together, each with two changes, a few are enough.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
-
-/// The longest pause of a vendor: a day. Who needs longer takes it out of the configuration.
-const PAUSE_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// What the daemon says of itself.
 #[derive(Debug, Clone)]
@@ -89,18 +90,6 @@ impl Service {
 
     async fn state(&self) -> Result<State, Status> {
         self.node.read(None).await.map_err(|error| error::status(&error))
-    }
-
-    /// The workers of the vendor of that name, or of all.
-    fn workers_named(&self, vendor: &str) -> Result<Vec<&Worker>, Status> {
-        let meant = |name: &str| vendor.is_empty() || name == vendor;
-        let workers = self.node.workers().iter().filter(|(name, _)| meant(name.as_str()));
-        let workers: Vec<&Worker> = workers.map(|(_, worker)| worker).collect();
-        if workers.is_empty() && !vendor.is_empty() {
-            let name = vendor.chars().take(63).collect();
-            return Err(error::status(&NodeError::UnknownVendor(name)));
-        }
-        Ok(workers)
     }
 
     /// The process that calls, as the one that holds a claim.
@@ -317,14 +306,22 @@ impl NodeApi for Service {
         self.access.change(&request)?;
         let held = request.get_ref().held.then(|| self.holder(&request)).transpose()?;
         let held = held.map(|holder| holder.to_string());
-        let by = access::asker(&request);
+        let mut span = self.node.spans().of_call(request.metadata(), "PrepareClaim");
+        span.set("accelpool.claim.uid", &request.get_ref().claim);
+        let by = access::asker(&request, span.here());
         let request = request.into_inner();
         let bindings = gate::find(request::subjects(&request.bindings)?).await?;
+        let demands =
+            |asked: &wire::Request| asked.demand.as_ref().is_some_and(|it| !it.access.is_empty());
+        if request.requests.iter().any(demands) {
+            gate::check_access(&self.state().await?, &request.requests)?;
+        }
         let mut claim = request::claim_from_wire(request)?;
         claim.labels.extend(held.clone().map(|holder| (holder::LABEL.to_owned(), holder)));
         let started = Instant::now();
         let prepared = self.node.asked_by(by).prepare_for(claim, bindings).await;
         self.timings.prepares.observe_since(outcome(&prepared), started);
+        span.end(&prepared);
         let lease = prepared.map_err(|error| error::status(&error))?;
         if held.is_some() && lease.claim.labels.get(holder::LABEL) != held.as_ref() {
             let message = format!("claim {} is there and not this process's", lease.claim.id);
@@ -342,11 +339,14 @@ impl NodeApi for Service {
         request: Request<wire::BindClaimRequest>,
     ) -> Result<Response<wire::BindClaimResponse>, Status> {
         self.access.change(&request)?;
-        let by = access::asker(&request);
+        let mut span = self.node.spans().of_call(request.metadata(), "BindClaim");
+        span.set("accelpool.claim.uid", &request.get_ref().claim);
+        let by = access::asker(&request, span.here());
         let request = request.into_inner();
         let claim = request::claim_id(&request.claim)?;
         let bindings = gate::find(request::subjects(&request.bindings)?).await?;
         let bound = self.node.asked_by(by).bind(claim, bindings).await;
+        span.end(&bound);
         let lease = bound.map_err(|error| error::status(&error))?;
         let state = self.state().await?;
         let bindings = response::lease(&state, &lease).bindings;
@@ -405,16 +405,38 @@ impl NodeApi for Service {
         Ok(Response::new(Box::pin(denials)))
     }
 
+    type WatchSpansStream =
+        Pin<Box<dyn Stream<Item = Result<wire::WatchSpansResponse, Status>> + Send>>;
+
+    async fn watch_spans(
+        &self,
+        request: Request<wire::WatchSpansRequest>,
+    ) -> Result<Response<Self::WatchSpansStream>, Status> {
+        self.access.read(&request)?;
+        let told = BroadcastStream::new(self.node.spans().subscribe()).map(|told| {
+            Ok(match told {
+                Ok(span) => wire::WatchSpansResponse { span: Some((*span).clone()), dropped: 0 },
+                Err(BroadcastStreamRecvError::Lagged(dropped)) => {
+                    wire::WatchSpansResponse { span: None, dropped }
+                }
+            })
+        });
+        Ok(Response::new(Box::pin(told)))
+    }
+
     async fn release_claim(
         &self,
         request: Request<wire::ReleaseClaimRequest>,
     ) -> Result<Response<wire::ReleaseClaimResponse>, Status> {
         self.access.change(&request)?;
-        let by = access::asker(&request);
+        let mut span = self.node.spans().of_call(request.metadata(), "ReleaseClaim");
+        span.set("accelpool.claim.uid", &request.get_ref().claim);
+        let by = access::asker(&request, span.here());
         let claim = request::claim_id(&request.into_inner().claim)?;
         let started = Instant::now();
         let released = self.node.asked_by(by).release(claim).await;
         self.timings.releases.observe_since(outcome(&released), started);
+        span.end(&released);
         let released = released.map_err(|error| error::status(&error))?;
         Ok(Response::new(wire::ReleaseClaimResponse { released }))
     }
@@ -424,7 +446,7 @@ impl NodeApi for Service {
         request: Request<wire::TaintDeviceRequest>,
     ) -> Result<Response<wire::TaintDeviceResponse>, Status> {
         self.access.change(&request)?;
-        let by = access::asker(&request);
+        let by = access::asker(&request, &Here::default());
         let request = request.into_inner();
         let (effect, reason) = request::taint_from_wire(&request)?;
         let tainted = self.node.asked_by(by).taint(request.device.clone(), effect, reason).await;
@@ -438,7 +460,7 @@ impl NodeApi for Service {
         request: Request<wire::UntaintDeviceRequest>,
     ) -> Result<Response<wire::UntaintDeviceResponse>, Status> {
         self.access.change(&request)?;
-        let by = access::asker(&request);
+        let by = access::asker(&request, &Here::default());
         let wire::UntaintDeviceRequest { device, key } = request.into_inner();
         let key = if key.is_empty() { Taint::OPERATOR.to_owned() } else { key };
         let key: String = key.chars().take(63).collect();
@@ -454,24 +476,7 @@ impl NodeApi for Service {
         request: Request<wire::QuiesceRequest>,
     ) -> Result<Response<wire::QuiesceResponse>, Status> {
         self.access.change(&request)?;
-        let wire::QuiesceRequest { vendor, for_ms } = request.into_inner();
-        if for_ms > PAUSE_MAX_MS {
-            let words = format!("a pause of {for_ms} ms is too long: at most {PAUSE_MAX_MS}");
-            return Err(error::coded(Code::InvalidArgument, error::INVALID_REQUEST, words));
-        }
-        for worker in self.workers_named(&vendor)? {
-            if for_ms > 0 {
-                let paused = worker.pause(Duration::from_millis(for_ms)).await;
-                paused.map_err(|error| error::pause_failed(worker, &error))?;
-                tracing::info!(vendor = %worker.vendor(), for_ms, "vendor paused");
-                continue;
-            }
-            // A worker that does not close its handles is killed, which closes them.
-            if let Err(error) = worker.quiesce(None).await {
-                tracing::warn!(error = %error::Chain(&error), "worker was killed to close handles");
-            }
-        }
-        Ok(Response::new(wire::QuiesceResponse {}))
+        self.quiesce_vendors(request.into_inner()).await.map(Response::new)
     }
 
     async fn resume(
@@ -479,14 +484,7 @@ impl NodeApi for Service {
         request: Request<wire::ResumeRequest>,
     ) -> Result<Response<wire::ResumeResponse>, Status> {
         self.access.change(&request)?;
-        let mut vendors = Vec::new();
-        for worker in self.workers_named(&request.into_inner().vendor)? {
-            if worker.resume().map_err(|error| error::pause_failed(worker, &error))? {
-                tracing::info!(vendor = %worker.vendor(), "vendor resumed");
-                vendors.push(worker.vendor().to_string());
-            }
-        }
-        Ok(Response::new(wire::ResumeResponse { vendors }))
+        self.resume_vendors(&request.into_inner()).map(Response::new)
     }
 
     async fn reload_config(

@@ -8,12 +8,16 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
+    time::Duration,
 };
 
 use tracing::{error, info};
 
 use super::{Entry, MESSAGE_CHARS_MAX, ORIGIN, PAGE, Record, check};
 use crate::node::now_ms;
+
+/// How long records wait for others before they are brought to the disk.
+const SYNC_LAG: Duration = Duration::from_millis(100);
 
 /// How large the log may grow.
 #[derive(Debug, Clone, Copy)]
@@ -269,6 +273,13 @@ impl Syncing {
                 }
                 wanted = self.woken.wait(wanted).unwrap_or_else(PoisonError::into_inner);
             };
+            // Records that come soon share the sync, and it does not stand beside the commit of
+            // the step that these are about.
+            if !wanted.closed {
+                let lag = self.woken.wait_timeout_while(wanted, SYNC_LAG, |it| !it.closed);
+                wanted = lag.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            let (file, mark) = wanted.work.take().unwrap_or((file, mark));
             drop(wanted);
             // Records first: the head never says more than the disk has.
             let synced = file.sync_data().and_then(|()| head.write_all_at(mark.as_bytes(), 0));

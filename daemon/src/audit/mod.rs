@@ -15,6 +15,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
+use accelpool_proto::trace::Here;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -45,6 +46,9 @@ pub struct Asker {
     /// The caller's process, where this pid namespace has a number for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
+    /// The span that it was asked in, which is no part of a record.
+    #[serde(skip)]
+    pub here: Here,
 }
 
 /// What a record says.

@@ -79,6 +79,18 @@ fn a_spec_holds_nodes_mounts_and_environment() {
     assert_eq!(spec, expected);
 }
 
+/// Runtimes refuse a file with a device that changes nothing.
+#[test]
+fn a_device_without_nodes_still_has_edits() {
+    let (_dir, folder) = folder();
+    let bare = [("gpu-0000-1b-00-0".to_owned(), Injection::default())].into();
+    folder.mend(&lease("a1"), &bare).unwrap();
+    let text = fs::read_to_string(folder.spec_path(&"a1".parse().unwrap())).unwrap();
+    let spec: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let edits = spec["devices"][0]["containerEdits"].as_object().unwrap();
+    assert_eq!(edits.keys().collect::<Vec<_>>(), ["env"]);
+}
+
 #[test]
 fn the_lowest_version_that_suffices_is_written() {
     let version = |claim: &str, container_path: &str| {

@@ -19,6 +19,7 @@ pub(super) fn check_pools(raw: Vec<RawPool>) -> Result<Vec<Pool>, ConfigError> {
             gate: GateMode::default(),
             on_stale_holder: OnStaleHolder::default(),
             compute: ComputeRule::default(),
+            host_memory: None,
             on_violation: OnViolation::default(),
             switch_mode: false,
             mps: false,
@@ -69,6 +70,11 @@ fn check_pool(index: usize, raw: RawPool) -> Result<Pool, ConfigError> {
         gate,
         on_stale_holder,
         compute: word(raw.compute.as_deref()).map_err(|error| parsed("compute", &error))?,
+        host_memory: raw
+            .host_memory
+            .map(|text| text.parse())
+            .transpose()
+            .map_err(|error| parsed("host_memory", &error))?,
         on_violation: word(raw.on_violation.as_deref())
             .map_err(|error| parsed("on_violation", &error))?,
         name: raw.name.parse().map_err(|error| parsed("name", &error))?,

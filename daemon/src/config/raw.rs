@@ -66,11 +66,12 @@ pub(super) struct RawGate {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawTurns {
     pub(super) context_reserve: String,
+    pub(super) library: String,
 }
 
 impl Default for RawTurns {
     fn default() -> Self {
-        Self { context_reserve: "512Mi".to_owned() }
+        Self { context_reserve: "512Mi".to_owned(), library: "preload".to_owned() }
     }
 }
 
@@ -123,6 +124,7 @@ pub(super) struct RawPool {
     pub(super) gate: Option<String>,
     pub(super) on_stale_holder: Option<String>,
     pub(super) compute: Option<String>,
+    pub(super) host_memory: Option<String>,
     pub(super) on_violation: Option<String>,
     #[serde(default)]
     pub(super) align_cpus: bool,

@@ -135,20 +135,26 @@ fn a_missing_file_is_an_error_unless_it_is_the_default() {
 #[test]
 fn turns_are_configured_per_vendor_and_pool() {
     let config = Config::parse(
-        "[turns]\ncontext_reserve = \"300Mi\"\n\
+        "[turns]\ncontext_reserve = \"300Mi\"\nlibrary = \"drop-in\"\n\
          [[vendor]]\nname = \"sim\"\nturns = true\n\
          [[vendor]]\nname = \"nvidia\"\nturns = false\n\
-         [[pool]]\nname = \"a\"\ncompute = \"cap\"\non_violation = \"freeze\"\n",
+         [[pool]]\nname = \"a\"\ncompute = \"cap\"\nhost_memory = \"2Gi\"\non_violation = \"freeze\"\n",
     )
     .unwrap();
     assert_eq!(config.turns().context_reserve.to_string(), "300Mi");
+    assert_eq!(config.turns().delivery, Delivery::DropIn);
+    assert_eq!(Config::parse("").unwrap().turns().delivery, Delivery::Preload);
     assert_eq!(
         config.turns().adapters.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["sim"]
     );
     assert_eq!(config.pools[0].compute, ComputeRule::Cap);
     assert_eq!(config.pools[0].on_violation, OnViolation::Freeze);
+    assert_eq!(config.pools[0].host_memory.map(|it| it.to_string()).as_deref(), Some("2Gi"));
     let refused = |text: &str| Config::parse(text).unwrap_err().to_string();
     assert!(refused("[turns]\ncontext_reserve = \"much\"").contains("`turns.context_reserve`"));
+    assert!(refused("[turns]\nlibrary = \"none\"").contains("use preload or drop-in"));
     assert!(refused("[[pool]]\nname = \"a\"\ncompute = \"half\"").contains("`pool[0].compute`"));
+    let host = refused("[[pool]]\nname = \"a\"\nhost_memory = \"all\"");
+    assert!(host.contains("`pool[0].host_memory`"), "{host}");
 }

@@ -78,6 +78,22 @@ pub(super) fn set(cgroup: &Path, limits: &Limits) -> io::Result<()> {
     Ok(())
 }
 
+/// The regions of which a cgroup may use more than `limits` say, and how much, as the kernel
+/// tells it. None for one that has no such file.
+pub(super) fn exceeded(cgroup: &Path, limits: &Limits) -> Vec<(String, String)> {
+    let Ok(text) = read(&cgroup.join(FILE)) else { return Vec::new() };
+    let found = |region: &str| {
+        let mut lines = text.lines().filter_map(|line| line.rsplit_once(' '));
+        lines.find(|(name, _)| *name == region).map_or("max", |(_, found)| found)
+    };
+    let over = limits.iter().filter_map(|(region, bytes)| {
+        let found = found(region);
+        let kept = found.parse::<u64>().is_ok_and(|found| found <= *bytes);
+        (!kept).then(|| (region.clone(), found.chars().take(32).collect()))
+    });
+    over.collect()
+}
+
 /// Takes limits off a cgroup.
 pub(super) fn lift(cgroup: &Path, limits: &Limits) {
     for region in limits.keys() {
@@ -130,6 +146,17 @@ mod tests {
         let written = || fs::read_to_string(pod.join(FILE)).expect("it is there");
         set(&pod, &limits).expect("it is written");
         assert_eq!(written(), "drm/0000:03:00.0/vram0 7");
+        assert_eq!(exceeded(&pod, &limits), []);
+        let over = |text: &str| {
+            fs::write(pod.join(FILE), text).expect("a file");
+            exceeded(&pod, &limits)
+        };
+        let told = |found: &str| vec![("drm/0000:03:00.0/vram0".to_owned(), found.to_owned())];
+        assert_eq!(over("drm/0000:a3:00.0/vram0 5\ndrm/0000:03:00.0/vram0 6\n"), []);
+        assert_eq!(over("drm/0000:03:00.0/vram0 8\n"), told("8"));
+        assert_eq!(over("drm/0000:03:00.0/vram0 max\n"), told("max"));
+        assert_eq!(over(""), told("max"), "a region that is not listed");
+        assert_eq!(exceeded(&root.path().join("gone"), &limits), []);
         lift(&pod, &limits);
         assert_eq!(written(), "drm/0000:03:00.0/vram0 max");
     }

@@ -76,6 +76,7 @@ pub(super) struct State {
     pub(super) root: PathBuf,
     pub(super) claims: BTreeMap<ClaimId, Armed>,
     pub(super) guarded: Guarded,
+    looked: Option<sync::Looked>,
     /// Every vendor was heard and every lease armed: what is not known here is not true.
     complete: bool,
     /// The kernel agreed with everything once: a difference is somebody else's doing.
@@ -104,11 +105,13 @@ pub(super) struct Armed {
     /// What containers that use the claim are given.
     pub(super) given: Vec<Given>,
     pub(super) limits: Limits,
+    /// Workloads that had a cgroup once.
+    seen: BTreeSet<WorkloadId>,
     since: Instant,
 }
 
 /// What arming a claim follows from.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Duty {
     bindings: Vec<Binding>,
     pub(super) nodes: BTreeMap<DeviceNumber, PathBuf>,
@@ -300,10 +303,11 @@ impl State {
         let before = self.claims.remove(&lease.claim.id);
         let cgroups = before.as_ref().map(|before| before.cgroups.clone()).unwrap_or_default();
         let former = before.as_ref().map(Armed::pairs).unwrap_or_default();
-        let since = before.map_or_else(Instant::now, |before| before.since);
+        let since = before.as_ref().map_or_else(Instant::now, |before| before.since);
+        let seen = before.map(|before| before.seen).unwrap_or_default();
         let (limits, under_gate) = (Limits::new(), self.gate.is_some());
         let duty = Arc::new(Duty { bindings: lease.bindings.clone(), nodes, under_gate });
-        let mut armed = Armed { duty, cgroups, given, limits, since };
+        let mut armed = Armed { duty, cgroups, given, limits, seen, since };
         if under_gate {
             armed.limits = dmem::limits(Hierarchy::of(&self.root).mount(), shares);
             armed.resolve(&self.root);
@@ -357,22 +361,39 @@ impl State {
 
     /// Limits the device memory of cgroups to what all their claims have together.
     pub(super) fn limit(&self, cgroups: &[CgroupId]) {
-        for cgroup in cgroups {
-            let mut all = Limits::new();
-            let mut folder = None;
-            for armed in self.claims.values() {
-                let Some(found) = armed.cgroups.get(cgroup) else { continue };
-                folder = Some(found);
-                for (region, bytes) in &armed.limits {
-                    *all.entry(region.clone()).or_default() += bytes;
-                }
-            }
-            if let Some(folder) = folder
-                && let Err(error) = dmem::set(folder, &all)
-            {
+        for (folder, limits) in cgroups.iter().filter_map(|cgroup| self.limits_of(*cgroup)) {
+            if let Err(error) = dmem::set(folder, &limits) {
                 tracing::warn!(%error, cgroup = %folder.display(), "device memory is not limited");
             }
         }
+    }
+
+    /// What a cgroup may use of devices' memory: what all its claims have together.
+    fn limits_of(&self, cgroup: CgroupId) -> Option<(&Path, Limits)> {
+        let mut all = Limits::new();
+        let mut folder = None;
+        for armed in self.claims.values() {
+            let Some(found) = armed.cgroups.get(&cgroup) else { continue };
+            folder = Some(found.as_path());
+            for (region, bytes) in &armed.limits {
+                *all.entry(region.clone()).or_default() += bytes;
+            }
+        }
+        Some((folder?, all))
+    }
+
+    /// The cgroups that may use more of a device's memory than their claims have, with the
+    /// region and what the kernel says.
+    pub(super) fn unlimited(&self) -> Vec<(CgroupId, String, String)> {
+        let limited = self.claims.values().filter(|armed| !armed.limits.is_empty());
+        let cgroups: BTreeSet<CgroupId> =
+            limited.flat_map(|armed| armed.cgroups.keys().copied()).collect();
+        let over = |cgroup: CgroupId| {
+            let (folder, limits) = self.limits_of(cgroup)?;
+            let over = dmem::exceeded(folder, &limits).into_iter();
+            Some(over.map(move |(region, found)| (cgroup, region, found)))
+        };
+        cgroups.into_iter().filter_map(over).flatten().collect()
     }
 
     /// The claims that a cgroup is bound to, itself or by an ancestor.
@@ -423,7 +444,37 @@ impl Armed {
         let missing = self.unresolved();
         if !missing.is_empty() {
             let found = find_workloads(root, &missing);
+            self.seen.extend(found.iter().map(|(workload, ..)| (*workload).clone()));
             self.cgroups.extend(found.into_iter().map(|(_, folder, id)| (id, folder)));
         }
+    }
+
+    /// Forgets the bindings whose cgroup is gone for good, and returns them.
+    fn take_gone(&mut self, root: &Path) -> Vec<Binding> {
+        let gone = self.gone(root);
+        if !gone.is_empty() {
+            let mut duty = (*self.duty).clone();
+            duty.bindings.retain(|binding| !gone.contains(binding));
+            self.duty = Arc::new(duty);
+        }
+        gone
+    }
+
+    /// The bindings whose cgroup is gone for good: the number of one is never given again, and a
+    /// workload's, once removed, is made anew by nobody before the machine starts again.
+    fn gone(&self, root: &Path) -> Vec<Binding> {
+        let unresolved = self.unresolved();
+        let hierarchy = Hierarchy::of(root);
+        let gone = |binding: &&Binding| match binding {
+            Binding::Workload(workload) => {
+                self.seen.contains(workload) && unresolved.contains(workload)
+            }
+            Binding::Cgroup { id: None, .. } => false,
+            Binding::Cgroup { path, id: Some(id) } => {
+                !self.cgroups.contains_key(id)
+                    && !hierarchy.cgroup(path).is_ok_and(|(_, found)| found == *id)
+            }
+        };
+        self.duty.bindings.iter().filter(gone).cloned().collect()
     }
 }

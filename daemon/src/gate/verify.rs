@@ -146,6 +146,8 @@ struct Case {
     given: Vec<Given>,
     /// Why nothing can be asked, if so.
     obstacle: Option<String>,
+    /// Limits of the kernel that are not as granted.
+    quotas: Vec<String>,
     cgroups: Vec<Place>,
 }
 
@@ -168,6 +170,7 @@ impl State {
             claim: claim.clone(),
             given: armed.given.clone(),
             obstacle: None,
+            quotas: Vec::new(),
             cgroups: Vec::new(),
         };
         let Some(gate) = &self.gate else {
@@ -182,6 +185,12 @@ impl State {
             }
         };
         let hierarchy = Hierarchy::of(&self.root);
+        let unlimited = self.unlimited().into_iter();
+        let own = unlimited.filter_map(|it| Some((armed.cgroups.get(&it.0)?, it.1, it.2)));
+        case.quotas.extend(own.map(|(folder, region, found)| {
+            let path = hierarchy.path_of(folder);
+            format!("`{path}`: memory of {region} is limited to {found}, which is not what its claims have")
+        }));
         let folders = armed.cgroups.values().flat_map(|folder| all_below(folder));
         for (folder, _) in folders.take(CGROUPS_MAX) {
             let processes = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
@@ -207,8 +216,8 @@ impl State {
 }
 
 async fn verify_case(case: Case) -> ClaimVerification {
-    let Case { claim, given, obstacle, cgroups } = case;
-    let mut deviations: Vec<String> = obstacle.iter().cloned().collect();
+    let Case { claim, given, obstacle, quotas, cgroups } = case;
+    let mut deviations: Vec<String> = obstacle.iter().cloned().chain(quotas).collect();
     let mut unknown = obstacle.is_some();
     let mut used = false;
     let mut verified = Vec::new();

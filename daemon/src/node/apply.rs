@@ -6,18 +6,18 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use accelpool_model::{
-    Allocation, ComputeRule, DeviceUuid, Lease, ModeStep, MpsStep, Partition, PartitionStep, Plan,
-    Portion, Step,
+    Allocation, DeviceUuid, Lease, ModeStep, MpsStep, Partition, PartitionStep, Plan, Portion, Step,
 };
+
+use accelpool_proto::{node::SpanKind, trace::Here};
 
 use super::request::Applied;
 use crate::{
-    blocking::in_place,
     cdi::{Injections, SpecError, SpecFolder},
     fault_point::FaultPoints,
     gate::{GateStepError, Keeper, dmem::Shares},
     mps::{self, Mps, MpsError},
-    turns::{self, TurnsStepError},
+    turns::{self, Terms, TurnsStepError},
     worker::{Worker, WorkerError},
 };
 
@@ -77,10 +77,12 @@ pub(super) struct Job {
     pub(super) shares: Shares,
     /// Destructions that cannot be done now, since their device is gone.
     pub(super) owed: Vec<PartitionStep>,
-    /// What the compute time of its shares means.
-    pub(super) compute: ComputeRule,
+    /// What its shares are on.
+    pub(super) terms: Terms,
     /// True if a failure is to be undone: the claim was never promised to anybody.
     pub(super) undo: bool,
+    /// The span that it is done in.
+    pub(super) here: Here,
 }
 
 /// Runs `job` to its end.
@@ -88,6 +90,7 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
     let claim = job.lease.claim.id.clone();
     let undo = job.undo;
     let mut run = Run {
+        here: job.here,
         tools,
         lease: job.lease,
         fresh: undo,
@@ -95,7 +98,7 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
         injections: job.injections,
         shares: job.shares,
         switched: Vec::new(),
-        compute: job.compute,
+        terms: job.terms,
         created: Vec::new(),
         destroyed: Vec::new(),
         owed: job.owed,
@@ -116,6 +119,8 @@ pub(super) async fn apply(tools: Tools, job: Job) -> Applied {
 }
 
 struct Run {
+    /// The span of the step that is being done, or of them all.
+    here: Here,
     tools: Tools,
     lease: Lease,
     /// True if nobody was told of the claim yet, so that it has no spec.
@@ -124,7 +129,7 @@ struct Run {
     injections: Injections,
     shares: Shares,
     switched: Vec<ModeStep>,
-    compute: ComputeRule,
+    terms: Terms,
     created: Vec<Partition>,
     destroyed: Vec<PartitionStep>,
     owed: Vec<PartitionStep>,
@@ -145,6 +150,16 @@ impl Run {
             Step::WriteSpec(_) => "write_spec",
             Step::RemoveSpec(_) => "remove_spec",
         };
+        let mut span = self.here.child(point, SpanKind::Internal);
+        span.set_with("accelpool.step", || step);
+        let above = std::mem::replace(&mut self.here, span.here().clone());
+        let done = self.step_at(point, step).await;
+        self.here = above;
+        span.end(&done);
+        done
+    }
+
+    async fn step_at(&mut self, point: &'static str, step: &Step) -> Result<(), ApplyError> {
         self.tools.faults.pass(&format!("{point}.before")).await;
         match step {
             Step::SwitchMode(mode) => self.switch_mode(step, mode).await?,
@@ -153,36 +168,34 @@ impl Run {
             Step::DestroyPartition(partition) => self.destroy(step, partition).await?,
             Step::ArmGate(_) => {
                 let Self { tools, lease, injections, shares, .. } = &*self;
-                let armed = in_place(|| tools.gate.arm(lease, injections, shares));
+                let armed = tools.gate.arm(lease, injections, shares);
                 armed.map_err(|source| gate_error(step, source))?;
             }
             Step::DisarmGate(claim) => {
-                let disarmed = in_place(|| self.tools.gate.disarm(claim));
+                let disarmed = self.tools.gate.disarm(claim);
                 disarmed.map_err(|source| gate_error(step, source))?;
             }
             Step::ArmTurns(_) => {
                 let mut injections = self.injections.clone();
-                let arm = || self.tools.turns.arm(&self.lease, self.compute, &mut injections);
-                in_place(arm).map_err(|source| turns_error(step, source))?;
+                let armed = self.tools.turns.arm(&self.lease, self.terms, &mut injections);
+                armed.map_err(|source| turns_error(step, source))?;
                 self.injections = injections;
             }
             Step::DisarmTurns(claim) => {
-                let disarmed = in_place(|| self.tools.turns.disarm(claim));
+                let disarmed = self.tools.turns.disarm(claim);
                 disarmed.map_err(|source| turns_error(step, source))?;
             }
             Step::WriteSpec(_) => {
                 let specs = &self.tools.specs;
-                let written = in_place(|| {
-                    if self.fresh {
-                        specs.write(&self.lease, &self.injections).map(|()| true)
-                    } else {
-                        specs.mend(&self.lease, &self.injections)
-                    }
-                });
+                let written = if self.fresh {
+                    specs.write(&self.lease, &self.injections).map(|()| true)
+                } else {
+                    specs.mend(&self.lease, &self.injections)
+                };
                 self.rewritten |= written.map_err(|source| spec_error(step, source))?;
             }
             Step::RemoveSpec(claim) => {
-                let removed = in_place(|| self.tools.specs.remove(claim));
+                let removed = self.tools.specs.remove(claim);
                 removed.map_err(|source| spec_error(step, source))?;
             }
         }
@@ -192,7 +205,9 @@ impl Run {
 
     async fn switch_mode(&mut self, step: &Step, mode: &ModeStep) -> Result<(), ApplyError> {
         let worker = self.worker(step, &mode.uuid)?;
+        let span = self.here.child("vendor worker switch_mode", SpanKind::Client);
         let switched = worker.switch_mode(mode).await;
+        span.end(&switched);
         switched.map_err(|source| ApplyError::Vendor { step: step.to_string(), source })?;
         self.switched.push(mode.clone());
         Ok(())
@@ -216,7 +231,9 @@ impl Run {
 
     async fn create(&mut self, step: &Step, wanted: &PartitionStep) -> Result<(), ApplyError> {
         let worker = self.worker(step, &wanted.uuid)?;
+        let span = self.here.child("vendor worker create_partition", SpanKind::Client);
         let created = worker.create_partition(wanted).await;
+        span.end(&created);
         let partition =
             created.map_err(|source| ApplyError::Vendor { step: step.to_string(), source })?;
         self.injections.insert(wanted.name.to_string(), partition.injection.clone());
@@ -226,7 +243,10 @@ impl Run {
 
     async fn destroy(&mut self, step: &Step, unwanted: &PartitionStep) -> Result<(), ApplyError> {
         let worker = self.worker(step, &unwanted.uuid)?;
-        match worker.destroy_partition(unwanted).await {
+        let span = self.here.child("vendor worker destroy_partition", SpanKind::Client);
+        let destroyed = worker.destroy_partition(unwanted).await;
+        span.end(&destroyed);
+        match destroyed {
             Ok(()) => {}
             // Its device left the bus; the partition may come back with it.
             Err(error) if error.is_unknown_device() => self.owed.push(unwanted.clone()),

@@ -37,6 +37,7 @@ use crate::{
     fault_point::FaultPoints,
     gate::Keeper,
     mps::{Mps, MpsLaunch},
+    trace::Spans,
     turns,
     worker::Worker,
 };
@@ -86,6 +87,7 @@ pub struct Node {
     workers: Arc<BTreeMap<VendorName, Worker>>,
     /// For whom it asks; by itself, the daemon.
     by: Asker,
+    spans: Spans,
 }
 
 /// The node's owner, running. It ends when every [`Node`] is dropped, or when the ledger
@@ -99,6 +101,7 @@ impl Start {
         let (notify, notices) = mpsc::channel(REQUESTS_MAX);
         let (revision, revisions) = watch::channel(0);
         let (epoch, epochs) = watch::channel(0);
+        let spans = Spans::new();
         let workers: BTreeMap<VendorName, Worker> =
             self.workers.into_iter().map(|worker| (worker.vendor().clone(), worker)).collect();
         let mut watchers = tokio::task::JoinSet::new();
@@ -138,6 +141,7 @@ impl Start {
             notify,
             revision,
             epoch,
+            spans: spans.clone(),
         });
         owner.start(START_PATIENCE).await?;
         let running = tokio::spawn(async move {
@@ -146,7 +150,7 @@ impl Start {
             owner.run().await
         });
         let workers = Arc::new(workers);
-        Ok((Node { requests, revision: revisions, workers, by: Asker::default() }, running))
+        Ok((Node { requests, revision: revisions, workers, by: Asker::default(), spans }, running))
     }
 }
 
@@ -155,6 +159,12 @@ impl Node {
     #[must_use]
     pub fn asked_by(&self, by: Asker) -> Self {
         Self { by, ..self.clone() }
+    }
+
+    /// Where what it does is traced.
+    #[must_use]
+    pub fn spans(&self) -> &Spans {
+        &self.spans
     }
 
     /// Prepares a claim; durable when it answers.
@@ -183,6 +193,12 @@ impl Node {
     pub(crate) async fn tell_gate(&self, told: Option<(ClaimId, EventKind, String)>) {
         // An owner that has ended keeps no story.
         let _ = self.requests.send(Request::Gate { told }).await;
+    }
+
+    /// Tells that the cgroups of some bindings of a claim are gone for good.
+    pub(crate) async fn tell_gone(&self, claim: ClaimId, bindings: Vec<Binding>) {
+        // An owner that has ended keeps no bindings.
+        let _ = self.requests.send(Request::Gone { claim, bindings }).await;
     }
 
     /// Takes over how the pools of the configuration are now: what they say of the gate alone may

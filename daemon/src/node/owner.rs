@@ -27,6 +27,7 @@ use std::{
 
 use accelpool_ledger::{CommitError, Ledger, Replayed};
 use accelpool_model::{Binding, BootId, ClaimId, Pool, Topology, VendorName};
+use accelpool_proto::{node::SpanKind, trace::Span};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -40,7 +41,7 @@ use super::{
     history::EventKind,
     request::{NodeError, Notice, Request, State},
 };
-use crate::{audit, blocking::in_place, worker::Worker};
+use crate::{audit, blocking::in_place, trace::Spans, worker::Worker};
 
 /// The most requests that one round takes: the kubelet's default limit is 110 pods.
 const ROUND_MAX: usize = 128;
@@ -64,6 +65,7 @@ pub(super) struct Parts {
     pub(super) revision: watch::Sender<u64>,
     /// Grows whenever partitions change by our own doing.
     pub(super) epoch: watch::Sender<u64>,
+    pub(super) spans: Spans,
 }
 
 pub(super) struct Owner {
@@ -164,22 +166,27 @@ impl Owner {
 
     /// Commits the round, then answers and starts what it decided.
     async fn settle(&mut self, round: Round) -> Result<(), CommitError> {
-        let Round { writes, answers, jobs, reads, changed } = round;
+        let Round { writes, answers, jobs, reads, changed, here, spans } = round;
         if !writes.is_empty() {
             let faults = self.parts.tools.faults.clone();
             faults.pass("commit.before").await;
+            // One commit is in the trace of each claim that it is for.
+            let commits: Vec<Span> =
+                here.iter().map(|it| it.child("ledger commit", SpanKind::Internal)).collect();
             if let Err(error) = in_place(|| self.parts.ledger.commit(&writes)) {
                 for answer in answers {
                     answer(Err(NodeError::Ledger));
                 }
                 return Err(error);
             }
+            drop(commits);
             faults.pass("commit.after").await;
         }
         if !self.records.is_empty() {
             let records = std::mem::take(&mut self.records);
             in_place(|| self.parts.audit.append(records));
         }
+        drop(spans);
         self.keep_mps();
         for job in jobs {
             let (tools, notify) = (self.parts.tools.clone(), self.parts.notify.clone());
@@ -244,6 +251,7 @@ impl Owner {
                     Some(_) | None => {}
                 }
             }
+            Request::Gone { claim, bindings } => self.on_gone(&claim, &bindings, round),
             Request::Pools { pools, reply } => {
                 self.parts.pools = pools;
                 round.changed = true;

@@ -93,6 +93,11 @@ pub(super) enum Request {
     Gate {
         told: Option<(ClaimId, EventKind, String)>,
     },
+    /// The cgroups of these bindings are gone for good.
+    Gone {
+        claim: ClaimId,
+        bindings: Vec<Binding>,
+    },
     /// The configuration was read again: the pools as they are now.
     Pools {
         pools: Arc<[Pool]>,

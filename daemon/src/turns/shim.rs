@@ -1,4 +1,5 @@
-//! The library that programs on shared devices load, installed under the hash of its content.
+//! The library that programs on shared devices load, installed under the hash of its content,
+//! and how a container comes to it: loaded before all others, or in the driver's place.
 //!
 //! A file once installed is never written again: programs of running containers have it
 //! mapped. Another version is another folder. It lies in the state folder, since hosts mount
@@ -7,12 +8,12 @@
 use std::{
     fs, io,
     io::Write as _,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-use accelpool_model::Mount;
-use accelpool_shim_cuda::{DIGEST, FILE_NAME, LIBRARY};
+use accelpool_model::{Injection, Mount};
+use accelpool_shim_cuda::{DIGEST, DRIVER_PATH, DROP_IN, DROP_IN_FILE_NAME, FILE_NAME, LIBRARY};
 
 /// Where a container finds the library.
 const CONTAINER_FOLDER: &str = "/run/accelpool/shim";
@@ -20,6 +21,17 @@ const CONTAINER_FOLDER: &str = "/run/accelpool/shim";
 /// is not lost with the environment, and does nothing to an image with another C library.
 const PRELOAD: &str = "/etc/ld.so.preload";
 const PRELOAD_FILE: &str = "ld.so.preload";
+
+/// How the programs of a container come to the library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Delivery {
+    /// The dynamic loader loads it before all others.
+    #[default]
+    Preload,
+    /// It has the driver's name and place, and passes on what it does not stand in for. Where
+    /// the vendor mounts no driver there is no place to take: then as above.
+    DropIn,
+}
 
 /// Why the library was not installed.
 #[derive(Debug, thiserror::Error)]
@@ -35,26 +47,28 @@ pub enum InstallError {
 #[derive(Debug, Clone)]
 pub struct Shim {
     library: PathBuf,
-    mounts: [Mount; 2],
+    drop_in: String,
+    preload: [Mount; 2],
 }
 
 impl Shim {
-    /// Installs the library of this build below `state_dir`, unless it is there already.
+    /// Installs the libraries of this build below `state_dir`, unless they are there already.
     pub fn install(state_dir: &Path) -> Result<Self, InstallError> {
         let folder = state_dir.join("shim").join(DIGEST);
         fs::create_dir_all(&folder)
             .map_err(|source| InstallError::Folder { path: folder.clone(), source })?;
         let inside = format!("{CONTAINER_FOLDER}/{DIGEST}/{FILE_NAME}");
         let library = folder.join(FILE_NAME);
-        let preload = folder.join(PRELOAD_FILE);
+        let (preload, drop_in) = (folder.join(PRELOAD_FILE), folder.join(DROP_IN_FILE_NAME));
         put(&library, LIBRARY, 0o555)?;
+        put(&drop_in, DROP_IN, 0o555)?;
         put(&preload, format!("{inside}\n").as_bytes(), 0o444)?;
         let mount = |host: &Path, container_path: &str| Mount {
             host_path: host.display().to_string(),
             container_path: container_path.to_owned(),
         };
-        let mounts = [mount(&library, &inside), mount(&preload, PRELOAD)];
-        Ok(Self { library, mounts })
+        let preload = [mount(&library, &inside), mount(&preload, PRELOAD)];
+        Ok(Self { library, drop_in: drop_in.display().to_string(), preload })
     }
 
     /// Removes what other builds have installed and no process has mapped; to be called while
@@ -70,7 +84,13 @@ impl Shim {
         }
         let mapped = mapped_libraries(proc)?;
         let is_mapped = |path: &Path| {
-            digest_of(path).is_none_or(|digest| mapped.iter().any(|line| line.contains(digest)))
+            // In a container the drop-in has the driver's path: it is told by its inode.
+            let drop_in = fs::metadata(path.join(DROP_IN_FILE_NAME)).map(|file| file.ino()).ok();
+            let is_of = |line: &str, digest: &str| {
+                let inode = line.split_ascii_whitespace().nth(4).and_then(|it| it.parse().ok());
+                line.contains(digest) || drop_in.is_some() && inode == drop_in
+            };
+            digest_of(path).is_none_or(|digest| mapped.iter().any(|line| is_of(line, digest)))
         };
         let mut removed = 0;
         for path in others.iter().filter(|path| !is_mapped(path)) {
@@ -87,10 +107,35 @@ impl Shim {
         &self.library
     }
 
-    /// What a container gets, read-only.
-    #[must_use]
-    pub fn mounts(&self) -> &[Mount] {
-        &self.mounts
+    /// Adds to `injection` what a container needs, read-only. Repeated, it adds what is new.
+    pub fn add_to(&self, injection: &mut Injection, delivery: Delivery) {
+        let stands_in = match delivery {
+            Delivery::Preload => false,
+            Delivery::DropIn => self.take_place(&mut injection.mounts),
+        };
+        for mount in self.preload.iter().filter(|_| !stands_in) {
+            if !injection.mounts.contains(mount) {
+                injection.mounts.push(mount.clone());
+            }
+        }
+    }
+
+    /// Mounts the drop-in wherever the driver was to be, and the driver where the drop-in looks
+    /// for it; `false` where there was none.
+    fn take_place(&self, mounts: &mut Vec<Mount>) -> bool {
+        let driver_path = DRIVER_PATH.to_string_lossy();
+        let mut driver = None;
+        for mount in mounts.iter_mut().filter(|it| it.container_path != driver_path) {
+            if Path::new(&mount.container_path).ends_with(DROP_IN_FILE_NAME)
+                && mount.host_path != self.drop_in
+            {
+                driver = Some(std::mem::replace(&mut mount.host_path, self.drop_in.clone()));
+            }
+        }
+        if let Some(host_path) = driver {
+            mounts.push(Mount { host_path, container_path: driver_path.into_owned() });
+        }
+        mounts.iter().any(|mount| mount.host_path == self.drop_in)
     }
 }
 
@@ -116,7 +161,7 @@ fn mapped_libraries(proc: &Path) -> io::Result<Vec<String>> {
             Ok(maps) => lines.extend(
                 String::from_utf8_lossy(&maps)
                     .lines()
-                    .filter(|line| line.contains(FILE_NAME))
+                    .filter(|line| line.contains(FILE_NAME) || line.contains(DROP_IN_FILE_NAME))
                     .map(str::to_owned),
             ),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -147,8 +192,7 @@ fn put(path: &Path, content: &[u8], mode: u32) -> Result<(), InstallError> {
 mod tests {
     use std::{
         io::Read as _,
-        os::unix::fs::MetadataExt,
-        process::{Command, Stdio},
+        process::{Child, ChildStdin, Command, Stdio},
     };
 
     use super::*;
@@ -177,10 +221,58 @@ mod tests {
     fn the_loaders_list_names_the_library_where_it_is_mounted() {
         let state = tempfile::tempdir().expect("a folder");
         let shim = Shim::install(state.path()).expect("installed");
-        let [library, preload] = shim.mounts() else { panic!("two mounts") };
+        let mut injection = Injection::default();
+        shim.add_to(&mut injection, Delivery::Preload);
+        shim.add_to(&mut injection, Delivery::Preload);
+        let [library, preload] = &injection.mounts[..] else { panic!("two mounts") };
         let list = fs::read_to_string(&preload.host_path).expect("readable");
         assert_eq!(list, format!("{}\n", library.container_path));
         assert_eq!(preload.container_path, PRELOAD);
+    }
+
+    #[test]
+    fn the_drop_in_takes_the_drivers_place_where_there_is_one() {
+        let state = tempfile::tempdir().expect("a folder");
+        let shim = Shim::install(state.path()).expect("installed");
+        let mount = |host: &str, container: &str| Mount {
+            host_path: host.to_owned(),
+            container_path: container.to_owned(),
+        };
+        let (driver, other) = ("/usr/lib64/libcuda.so.580", mount("/x/libnvidia-ml.so.1", "/y"));
+        let places = ["/usr/lib/x86_64-linux-gnu/libcuda.so.1", "/usr/lib64/libcuda.so.1"];
+        let mut mounts: Vec<Mount> = places.map(|place| mount(driver, place)).into();
+        mounts.push(other.clone());
+        let mut injection = Injection { mounts, ..Injection::default() };
+        shim.add_to(&mut injection, Delivery::DropIn);
+        let installed = state.path().join("shim").join(DIGEST).join("libcuda.so.1");
+        let installed = installed.to_str().expect("text");
+        let [first, second] = places.map(|place| mount(installed, place));
+        let moved = mount(driver, "/run/accelpool/driver/libcuda.so.1");
+        assert_eq!(injection.mounts, [first, second, other.clone(), moved]);
+        let before = injection.clone();
+        shim.add_to(&mut injection, Delivery::DropIn);
+        assert_eq!(injection, before, "repeated");
+        assert_eq!(fs::read(installed).expect("readable"), DROP_IN);
+
+        let mut without = Injection { mounts: vec![other], ..Injection::default() };
+        shim.add_to(&mut without, Delivery::DropIn);
+        let places: Vec<_> = without.mounts.iter().map(|it| &it.container_path[..]).collect();
+        assert_eq!(places[2], PRELOAD, "no driver is mounted: {places:?}");
+    }
+
+    /// A program that has a library mapped until its input ends.
+    fn user_of(library: &Path) -> (Child, ChildStdin) {
+        let mut user = Command::new("cat")
+            .env("LD_PRELOAD", library)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
+        // What comes back was read by a program that is loaded.
+        let mut input = user.stdin.take().expect("a pipe");
+        input.write_all(b"x").expect("written");
+        user.stdout.take().expect("a pipe").read_exact(&mut [0]).expect("loaded");
+        (user, input)
     }
 
     #[test]
@@ -196,19 +288,17 @@ mod tests {
         }
         let library = other.join(FILE_NAME);
         fs::write(&library, LIBRARY).expect("written");
-        let mut user = Command::new("cat")
-            .env("LD_PRELOAD", &library)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("started");
-        // What comes back was read by a program that is loaded.
-        let mut input = user.stdin.take().expect("a pipe");
-        input.write_all(b"x").expect("written");
-        user.stdout.take().expect("a pipe").read_exact(&mut [0]).expect("loaded");
-        // This process and its child alone: a test may not read those of the whole machine.
+        // Another path than the installed one, as in a container.
+        let (drop_in, elsewhere) = (other.join(DROP_IN_FILE_NAME), state.path().join("elsewhere"));
+        fs::write(&drop_in, DROP_IN).expect("written");
+        fs::create_dir(&elsewhere).expect("made");
+        let inside = elsewhere.join(DROP_IN_FILE_NAME);
+        fs::hard_link(&drop_in, &inside).expect("linked");
+        let (mut user, input) = user_of(&library);
+        let (mut contained, contained_input) = user_of(&inside);
+        // This process and its children alone: a test may not read those of the whole machine.
         let seen = tempfile::tempdir().expect("a folder");
-        for pid in [std::process::id(), user.id()].map(|pid| pid.to_string()) {
+        for pid in [std::process::id(), user.id(), contained.id()].map(|pid| pid.to_string()) {
             std::os::unix::fs::symlink(Path::new("/proc").join(&pid), seen.path().join(&pid))
                 .expect("linked");
         }
@@ -217,6 +307,9 @@ mod tests {
         assert!(library.exists());
         drop(input);
         user.wait().expect("it ended with its input");
+        assert_eq!(shim.remove_others(proc).expect("looked"), 0, "the drop-in is mapped");
+        drop(contained_input);
+        contained.wait().expect("it ended with its input");
         assert_eq!(shim.remove_others(proc).expect("looked"), 1);
         assert!(!other.exists() && foreign.exists() && shim.library().exists());
         assert_eq!(shim.remove_others(proc).expect("looked"), 0);

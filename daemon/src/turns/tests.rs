@@ -41,8 +41,10 @@ fn uuid(device: u8) -> DeviceUuid {
 
 /// Weight, class, cap, and each device's gigabytes.
 #[track_caller]
-fn check(parts: &[Part], rule: ComputeRule, expected: (u32, ShareClass, Option<u16>, &[u64])) {
-    let arming = arming(&lease(parts, LIBRARY), rule, MemoryBytes::from_gib(1)).unwrap();
+fn check(parts: &[Part], compute: ComputeRule, expected: (u32, ShareClass, Option<u16>, &[u64])) {
+    let terms = Terms { compute, host_memory: Some(MemoryBytes::from_gib(2)) };
+    let arming = arming(&lease(parts, LIBRARY), terms, MemoryBytes::from_gib(1)).unwrap();
+    assert_eq!(arming.host, terms.host_memory);
     let quotas: Vec<u64> = arming.devices.iter().map(|it| it.quota.bytes() >> 30).collect();
     let cap = arming.cap.map(ComputePermille::permille);
     assert_eq!((arming.weight.value(), arming.class, cap, &*quotas), expected);
@@ -79,15 +81,15 @@ fn a_cap_is_what_was_granted_and_all_of_it_is_none() {
 fn what_is_kept_apart_otherwise_takes_no_turns() {
     let parts = [(1, 8, 250, 100, ShareClass::Normal)];
     let hardware = lease(&parts, Enforcements::HARDWARE);
-    assert_eq!(arming(&hardware, ComputeRule::Guarantee, MemoryBytes::ZERO), None);
+    assert_eq!(arming(&hardware, Terms::default(), MemoryBytes::ZERO), None);
     let none = lease(&parts, Enforcements::default());
-    assert_eq!(arming(&none, ComputeRule::Guarantee, MemoryBytes::ZERO), None);
+    assert_eq!(arming(&none, Terms::default(), MemoryBytes::ZERO), None);
 }
 
 #[test]
 fn a_promise_without_an_arbiter_is_a_trouble() {
     let held = lease(&[(1, 8, 250, 100, ShareClass::Normal)], LIBRARY);
-    let armed = Keeper::off().arm(&held, ComputeRule::Guarantee, &mut Injections::new());
+    let armed = Keeper::off().arm(&held, Terms::default(), &mut Injections::new());
     assert!(matches!(armed, Err(TurnsStepError::Off)));
     assert!(Keeper::off().disarm(&held.claim.id).is_ok());
 }

@@ -347,7 +347,7 @@ fn charge(report: &Report, device: &DeviceUuid, charged: &mut Charged, used: &mu
     for claim in report.claims.iter().filter(|claim| claim.device == *device) {
         let is_its = |used: &Used| match &used.process.owner {
             Owner::Claims(claims) => claims.contains(&claim.claim),
-            Owner::Stranger | Owner::Unknown => false,
+            Owner::Stranger | Owner::Unknown | Owner::Ended => false,
         };
         for used in used.iter_mut().filter(|used| is_its(used)) {
             used.process.amount.busy = Duration::ZERO;

@@ -110,7 +110,7 @@ impl<'a> Tenants<'a> {
         if let Some(claim) = self.by_pid.get(&pid) {
             return Owner::Claims(vec![(*claim).clone()]);
         }
-        let Some(place) = place else { return Owner::Unknown };
+        let Some(place) = place else { return Owner::Ended };
         let of_pod = place.pod.as_deref().and_then(|pod| self.by_pod.get(pod));
         if let Some(claims) = of_pod {
             return Owner::Claims(claims.clone());
@@ -213,6 +213,7 @@ pub(super) mod tests {
             }
             Owner::Stranger => "stranger".to_owned(),
             Owner::Unknown => "unknown".to_owned(),
+            Owner::Ended => "ended".to_owned(),
         };
         let agent = tenants.agent(&owner, place).map(|agent| agent.name);
         let words = agent.map_or(words.clone(), |agent| format!("{words} as {agent}"));
@@ -226,7 +227,7 @@ pub(super) mod tests {
         check(8, Some(&place("", "/run/c/deeper")), "bare");
         check(8, Some(&place("pod-9", "/x")), "stranger");
         check(8, Some(&place("", "/x")), "unknown");
-        check(8, None, "unknown");
+        check(8, None, "ended");
     }
 
     #[test]

@@ -70,8 +70,6 @@ pub struct WorkerStatus {
     pub last_error: String,
     /// Why workers were given up, and how often.
     pub failures_by_reason: BTreeMap<&'static str, u64>,
-    /// Device nodes that the worker has open; none where that cannot be known.
-    pub handles_open: Option<u32>,
 }
 
 /// One vendor's worker. Cloned freely; all clones call the same process.
@@ -151,11 +149,16 @@ impl Worker {
             restarts: u32::try_from(state.starts.saturating_sub(1)).unwrap_or(u32::MAX),
             last_error: state.last_error.clone(),
             failures_by_reason: state.failures_by_reason.clone(),
-            handles_open: match &state.connection {
-                Some(connection) => connection.life.pid().and_then(handles::open),
-                None => Some(0),
-            },
         }
+    }
+
+    /// Device nodes that the worker has open; none where that cannot be known.
+    pub async fn handles_open(&self) -> Option<u32> {
+        let pid = match &self.shared.state.lock().await.connection {
+            Some(connection) => connection.life.pid()?,
+            None => return Some(0),
+        };
+        handles::open(pid)
     }
 
     /// How long calls took, by call; also those that were given up.

@@ -6,6 +6,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use kube::{Client, Config, client::ClientBuilder, config::KubeConfigOptions};
+use tower::limit::ConcurrencyLimitLayer;
 
 use crate::counters::Counters;
 
@@ -75,6 +76,10 @@ pub enum CallError {
 /// Longer than any healthy API server takes, and a few tries fit into the kubelet's 45 s.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Calls that are under way together. A hundred pods that start at once would otherwise open a
+/// hundred connections, whose memory stays with this node and with the API server.
+const CALLS_MAX: usize = 16;
+
 impl Cluster {
     /// Sets up the connection. The API server need not answer yet.
     pub async fn connect(config: ClusterConfig) -> Result<Self, ConnectError> {
@@ -93,6 +98,7 @@ impl Cluster {
         settings.default_retry = false; // each caller has its own budget of time
         let client = ClientBuilder::try_from(settings)
             .map_err(|error| ConnectError::Client(Box::new(error)))?
+            .with_layer(&ConcurrencyLimitLayer::new(CALLS_MAX))
             .build();
         Ok(Self { client, driver, node, counters: Arc::default() })
     }

@@ -34,6 +34,8 @@ pub struct Event {
     pub action: &'static str,
     /// In a sentence; cut to 1024 bytes.
     pub note: String,
+    /// The trace of what was being done, if there is one; it does not make an event another.
+    pub trace_id: Option<String>,
 }
 
 /// Who an event is about.
@@ -76,6 +78,8 @@ pub struct EventRecorder {
     counters: Arc<Counters>,
 }
 
+/// Where an event names the trace of what was being done.
+const TRACE_ANNOTATION: &str = "accelpool.dev/trace-id";
 /// The API's limit on a note.
 const NOTE_LEN_MAX: usize = 1024;
 /// 110 pods, each with a claim or two, may fail together.
@@ -203,7 +207,11 @@ fn body(event: &Event, cluster: &Cluster, now: Timestamp, dice: u64) -> Value {
     json!({
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": { "namespace": namespace, "name": format!("{stem}.{suffix}") },
+        "metadata": {
+            "namespace": namespace,
+            "name": format!("{stem}.{suffix}"),
+            "annotations": event.trace_id.as_ref().map(|id| json!({ TRACE_ANNOTATION: id })),
+        },
         "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
         "type": severity,
         "reason": event.reason,

@@ -35,13 +35,16 @@ pub use crate::{
         ExistingPartition, HeldPortion, Holding, NodeDevice, NodeState, Offer, SURFACE_DRA,
         SURFACE_LABEL,
     },
-    pod::ReadPodError,
+    pod::{ListPodsError, PodIdentity, ReadPodError},
     publisher::{PublishStatus, Publisher},
     quantity::BadQuantity,
     share_config::{CONFIG_API_VERSION, SHARE_CONFIG_KIND, ShareConfig, ShareConfigError},
     slices::{Features, Layout, Page, Pages, pages},
     wanted::Wanted,
 };
+
+/// What the name of a device's entry for claims with `adminAccess` has behind the device's.
+pub const ADMIN_SUFFIX: &str = slices::admin::SUFFIX;
 
 /// The driver's name in Kubernetes.
 pub const DRIVER_NAME: &str = "accelpool.dev";

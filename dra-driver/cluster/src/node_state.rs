@@ -71,6 +71,8 @@ pub struct Offer {
     pub sharing: Sharing,
     /// Whether containers with its devices run on the CPUs that are near to them.
     pub align_cpus: bool,
+    /// Whether the device gate refuses its devices to who has no grant.
+    pub enforced: bool,
 }
 
 /// A partition that exists.
@@ -178,6 +180,7 @@ fn offer(pool: &wire::Pool) -> Result<Offer, String> {
         exposure: parse(&pool.exposure)?,
         sharing: parse(&pool.sharing)?,
         align_cpus: pool.align_cpus,
+        enforced: pool.gate == "enforce",
     })
 }
 

@@ -269,5 +269,5 @@ impl Publishing {
 }
 
 fn node_event(severity: Severity, reason: &'static str, note: String) -> Event {
-    Event { regarding: Regarding::Node, severity, reason, action: "Publish", note }
+    Event { regarding: Regarding::Node, severity, reason, action: "Publish", note, trace_id: None }
 }

@@ -32,6 +32,9 @@ pub struct ShareConfig {
     pub memory_enforcement: Option<Enforcement>,
     /// The least enforcement of its compute time that is acceptable.
     pub compute_enforcement: Option<Enforcement>,
+    /// The least enforcement of the access to its device that is acceptable: what keeps who was
+    /// not granted it from opening it.
+    pub access_enforcement: Option<Enforcement>,
     /// Whether it may be moved to host memory while it is idle.
     pub park: Option<bool>,
 }
@@ -54,10 +57,11 @@ pub enum ShareConfigError {
     Invalid { path: &'static str, value: String, allowed: &'static str },
 }
 
-const FIELDS: &str =
-    "apiVersion, kind, weight, class, memoryEnforcement, computeEnforcement and park";
+const FIELDS: &str = "apiVersion, kind, weight, class, memoryEnforcement, computeEnforcement, \
+                      accessEnforcement and park";
 const CLASSES: &str = "realtime, normal or idle";
 const ENFORCEMENTS: &str = "none, library, kernel or hardware";
+const ACCESS_ENFORCEMENTS: &str = "none or kernel";
 
 impl ShareConfig {
     /// Reads one set of parameters.
@@ -118,6 +122,16 @@ impl ShareConfig {
                 self.compute_enforcement = Some(parse(value, path, ENFORCEMENTS)?);
                 Ok(path)
             }
+            "accessEnforcement" => {
+                let path = "accessEnforcement";
+                self.access_enforcement = Some(read(value, path, ACCESS_ENFORCEMENTS, |value| {
+                    match serde_json::from_str::<String>(value).ok()?.parse().ok()? {
+                        demand @ (Enforcement::None | Enforcement::Kernel) => Some(demand),
+                        Enforcement::Library | Enforcement::Hardware => None,
+                    }
+                })?);
+                Ok(path)
+            }
             "park" => {
                 let path = "park";
                 self.park = Some(read(value, path, "true or false", |value| {
@@ -137,6 +151,7 @@ impl ShareConfig {
             class: later.class.or(self.class),
             memory_enforcement: later.memory_enforcement.or(self.memory_enforcement),
             compute_enforcement: later.compute_enforcement.or(self.compute_enforcement),
+            access_enforcement: later.access_enforcement.or(self.access_enforcement),
             park: later.park.or(self.park),
         }
     }

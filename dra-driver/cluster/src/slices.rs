@@ -1,10 +1,12 @@
 //! Turns the node's state into the pages of its `ResourceSlices`. Pure.
 //!
-//! A device becomes a group: itself, and every partition it could be cut into. The members
+//! A device becomes a group: itself, its entry for those who look, and every partition it could be
+//! cut into. The members
 //! of a group draw on one counter set, so that the scheduler itself knows what excludes
 //! what. Names, order and page breaks depend on nothing but the state, so that the same
 //! state always gives the same pages.
 
+pub(crate) mod admin;
 mod attributes;
 mod capacity;
 mod counters;

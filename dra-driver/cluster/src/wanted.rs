@@ -5,7 +5,7 @@ use accelpool_model::{ComputePermille, Share, ShareClass, Weight};
 
 use crate::{
     AllocationResult, Consumed, NodeState,
-    slices::{FixedShare, published_memory},
+    slices::{FixedShare, admin, published_memory},
 };
 
 /// What the daemon is to be asked for.
@@ -18,6 +18,13 @@ pub struct Wanted {
 }
 
 impl NodeState {
+    /// The device beside which the entry `name` stands, if it is one for claims with `adminAccess`.
+    #[must_use]
+    pub fn admin_entry<'name>(&self, name: &'name str) -> Option<&'name str> {
+        let known = |name: &str| self.devices.iter().any(|device| device.name.as_str() == name);
+        admin::device_of(name).filter(|device| known(device) && !known(name))
+    }
+
     /// What `result` asks of this node.
     ///
     /// A device that is not known here is passed on by name: the daemon refuses it with its
@@ -27,7 +34,8 @@ impl NodeState {
         let find = |name: &str| self.devices.iter().find(|device| device.name.as_str() == name);
         let whole = Wanted { device: result.device.clone(), share: None };
         if result.admin_access {
-            return whole;
+            let device = self.admin_entry(&result.device).unwrap_or(&result.device).to_owned();
+            return Wanted { device, share: None };
         }
         let Some(device) = find(&result.device) else {
             let Some((name, fixed)) = FixedShare::parse(&result.device) else { return whole };
@@ -68,6 +76,16 @@ mod tests {
 
     #[track_caller]
     fn check(device: &str, memory: Option<u64>, compute: Option<u64>, expected: &str) {
+        check_access(device, (memory, compute), false, expected);
+    }
+
+    #[track_caller]
+    fn check_access(
+        device: &str,
+        (memory, compute): (Option<u64>, Option<u64>),
+        admin_access: bool,
+        expected: &str,
+    ) {
         let state = NodeState::from_wire(&wire::WatchNodeResponse {
             devices: vec![wire::Device {
                 name: "gpu-0".into(),
@@ -85,7 +103,7 @@ mod tests {
             pool: "accelpool.dev/n".into(),
             device: device.into(),
             share_id: None,
-            admin_access: false,
+            admin_access,
             consumed: Consumed {
                 memory: memory.map(MemoryBytes::new),
                 compute: compute.map(|compute| compute.try_into().unwrap()),
@@ -121,6 +139,13 @@ mod tests {
     fn a_fixed_share_is_known_by_its_name() {
         check("gpu-0-share-1-of-4", None, None, "gpu-0: 20Gi 250 100 idle");
         check("gpu-1-share-1-of-4", None, None, "gpu-1-share-1-of-4: whole");
+    }
+
+    #[test]
+    fn who_looks_is_given_the_device_by_either_name() {
+        check_access("gpu-0", (None, None), true, "gpu-0: whole");
+        check_access("gpu-0-admin", (Some(1), Some(1)), true, "gpu-0: whole");
+        check_access("gpu-1-admin", (None, None), true, "gpu-1-admin: whole");
     }
 
     #[test]

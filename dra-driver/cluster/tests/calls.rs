@@ -168,6 +168,7 @@ async fn events_are_told_once_and_in_their_namespace() {
         reason: "PrepareFailed",
         action: "Prepare",
         note: "x".repeat(5000),
+        trace_id: None,
     };
     for _ in 0..10 {
         recorder.record(event.clone());
@@ -202,9 +203,9 @@ async fn a_flood_of_events_is_cut_off() {
             name: format!("pod-{number}"),
             uid: format!("p-{number}"),
         };
-        let note = "no".to_owned();
+        let (note, trace_id) = ("no".to_owned(), None);
         let severity = Severity::Normal;
-        recorder.record(Event { regarding, severity, reason: "R", action: "A", note });
+        recorder.record(Event { regarding, severity, reason: "R", action: "A", note, trace_id });
     }
     let done = async {
         loop {

@@ -224,6 +224,7 @@ fn forms(bench: &Bench) -> Vec<String> {
     };
     let mut forms: Vec<String> = devices.map(form).collect();
     forms.dedup();
+    forms.sort();
     forms
 }
 
@@ -231,8 +232,8 @@ fn forms(bench: &Bench) -> Vec<String> {
 async fn fields_that_the_server_does_not_keep_are_not_sent() {
     let gates = |counters, consumable, taints| Gates { counters, consumable, taints, ..Gates::ALL };
     for (gates, expected) in [
-        (gates(true, false, true), &["device", "share", "partition"][..]),
-        (gates(false, true, true), &["device"]),
+        (gates(true, false, true), &["admin", "device", "partition", "share"][..]),
+        (gates(false, true, true), &["admin", "device"]),
         (Gates::NONE, &["device"]),
     ] {
         let options = Options { gates, ..Options::default() };

@@ -61,6 +61,11 @@ fn check_valid(state: &wire::WatchNodeResponse, features: Features) {
         let slice = ResourceSlice { metadata, spec: spec.clone() };
         assert_eq!(slice_errors(&slice, rules), [""; 0], "{features:?}");
         assert!(spec.devices.as_ref().is_none_or(|devices| devices.len() <= 64));
+        for device in spec.devices.iter().flatten() {
+            // Row 27: a pod would wait ten minutes for a condition that nobody sets.
+            let waits = (&device.binding_conditions, &device.binding_failure_conditions);
+            assert_eq!(waits, (&None, &None), "{}", device.name);
+        }
     }
     assert_eq!(pool_errors(&specs), [""; 0], "{features:?}");
     same_attributes(&specs);
@@ -126,6 +131,36 @@ fn the_same_state_gives_the_same_pages_in_any_order() {
     state.devices.reverse();
     state.revision += 7;
     assert_eq!(built(&state, Features::ALL), expected);
+}
+
+/// Row 18: a page that is short without taints and too long with them would break with the first.
+#[test]
+fn the_first_taint_moves_no_device() {
+    let names = |state: &wire::WatchNodeResponse| -> Vec<Vec<String>> {
+        let pages = built(state, Features::ALL).pages;
+        let names = |page: Page| page.devices.into_iter().map(|device| device.name).collect();
+        pages.into_iter().map(names).collect()
+    };
+    for mut state in [nodes::dgx_h100(16), nodes::mi300x(8), nodes::atlas_910b(16)] {
+        let before = names(&state);
+        nodes::taint(&mut state, 0, "fell-off-bus", "NoSchedule");
+        assert_eq!(names(&state), before);
+    }
+    // Devices without counters could stand 128 to a page, were it not for taints.
+    let mut plain = nodes::dgx_h100(1);
+    let one = wire::Device { partitioning: None, ..plain.devices[0].clone() };
+    plain.devices = (0..100)
+        .map(|index| wire::Device {
+            name: format!("gpu-{index:03}"),
+            uuid: format!("GPU-{index}"),
+            ..one.clone()
+        })
+        .collect();
+    plain.pools[0].devices = plain.devices.iter().map(|device| device.name.clone()).collect();
+    let before = names(&plain);
+    assert_eq!(before.iter().map(Vec::len).collect::<Vec<_>>(), [64, 64, 64, 8]);
+    nodes::taint(&mut plain, 70, "fell-off-bus", "NoSchedule");
+    assert_eq!(names(&plain), before);
 }
 
 #[track_caller]
@@ -235,7 +270,8 @@ fn check_published(state: &wire::WatchNodeResponse, features: Features, expected
             set.counters.values().map(|counter| counter.value.0.as_str()).collect();
         lines.push(format!("left {}", left.join(" ")));
     }
-    for device in pages.iter().flat_map(|page| &page.devices) {
+    let entries = pages.iter().flat_map(|page| &page.devices);
+    for device in entries.filter(|device| !device.name.ends_with("-admin")) {
         let draws = device.consumes_counters.iter().flatten().count();
         let taints = device.taints.iter().flatten();
         let taints: Vec<String> = taints.map(|taint| format!(" {}", taint.key)).collect();
@@ -243,6 +279,32 @@ fn check_published(state: &wire::WatchNodeResponse, features: Features, expected
         lines.push(format!("{}{mark}{}", device.name, taints.concat()));
     }
     assert_eq!(lines, expected);
+}
+
+/// The entries for claims with `adminAccess`: there whatever becomes of the device, as long as it is
+/// there itself and ordinary claims can be kept off.
+#[test]
+fn who_looks_has_an_entry_that_draws_on_nothing() {
+    let entries = |state: &wire::WatchNodeResponse, features| -> Vec<Device> {
+        let devices = built(state, features).pages.into_iter().flat_map(|page| page.devices);
+        devices.filter(|device| device.name.ends_with("-admin")).collect()
+    };
+    let mut state = nodes::dgx_h100(2);
+    nodes::taint(&mut state, 0, "fell-off-bus", "NoExecute");
+    let found = entries(&state, Features::ALL);
+    assert_eq!(found.len(), 2);
+    for entry in found {
+        assert_eq!((&entry.consumes_counters, entry.allow_multiple_allocations), (&None, None));
+        let taints = entry.taints.unwrap();
+        let taints: Vec<_> = taints.iter().map(|it| (it.key.as_str(), &*it.effect)).collect();
+        assert_eq!(taints, [("accelpool.dev/admin-only", "NoSchedule")], "nobody is evicted");
+        assert_eq!(entry.attributes.unwrap()["form"].string.as_deref(), Some("admin"));
+    }
+    assert_eq!(entries(&state, Features { taints: false, ..Features::ALL }), []);
+    state.devices[0].present = false;
+    assert_eq!(entries(&state, Features::ALL).len(), 1);
+    state.pools[0].exposure = "device-plugin".to_owned();
+    assert_eq!(entries(&state, Features::ALL), []);
 }
 
 const CARD: &str = "npu-0000-18-00-0";

@@ -283,6 +283,12 @@ impl Claims {
         record.into_iter().flat_map(|record| record.devices.values().flatten().cloned()).collect()
     }
 
+    /// True if no pod uses a claim, as far as is written down.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.locked().0.is_empty()
+    }
+
     fn locked(&self) -> MutexGuard<'_, ClaimRecords> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }

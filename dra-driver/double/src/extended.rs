@@ -36,6 +36,9 @@ use crate::Log;
 /// Inside `Register` the kubelet dials back.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long `PreStartContainer` may take.
+const PRE_START_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// No test waits longer for anything.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -163,6 +166,35 @@ impl Extended {
         self.begin_pod(namespace, pod);
         self.held().insert(holder, chosen);
         Ok(ids)
+    }
+
+    /// What the kubelet does before it makes a container, if the plugin wants it: the last call.
+    ///
+    /// # Errors
+    ///
+    /// Why the container is not made.
+    pub async fn pre_start(
+        &self,
+        (namespace, pod): (&str, &str),
+        container: &str,
+        resource: &str,
+    ) -> Result<(), String> {
+        let holder =
+            ((namespace.to_owned(), pod.to_owned()), container.to_owned(), resource.to_owned());
+        let devices_ids = self.held().get(&holder).cloned().unwrap_or_default();
+        let known = self.locked().get(resource).map(|it| (it.client.clone(), it.options));
+        let Some((mut client, options)) = known else { return Ok(()) };
+        if !options.pre_start_required || devices_ids.is_empty() {
+            return Ok(());
+        }
+        self.log.say(format!("PreStartContainer {resource} {}", devices_ids.join(" ")));
+        let request = wire::PreStartContainerRequest { devices_ids };
+        let answer = timeout(PRE_START_TIMEOUT, client.pre_start_container(request)).await;
+        let answer = answer.map_err(|_| "context deadline exceeded".to_owned())?;
+        answer.map(|_| ()).map_err(|status| {
+            self.log.say(format!("  refused: {}", status.message()));
+            format!("device plugin PreStartContainer rpc failed: {}", status.message())
+        })
     }
 
     /// The plugin to ask, and the healthy ids that no container has.

@@ -31,8 +31,8 @@ pub(crate) enum HealthVersion {
 
 impl HealthVersion {
     /// The newest that is advertised. A kubelet of 1.36 opens v1alpha1 in any case.
-    pub(crate) fn of(versions: &[String]) -> Self {
-        if versions.iter().any(|version| version == "v1.DRAResourceHealth") {
+    pub(crate) fn of(versions: &[String], knows_v1: bool) -> Self {
+        if knows_v1 && versions.iter().any(|version| version == "v1.DRAResourceHealth") {
             Self::V1
         } else {
             Self::V1alpha1

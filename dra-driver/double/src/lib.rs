@@ -18,9 +18,10 @@ mod pods;
 mod registry;
 
 use std::{
+    collections::VecDeque,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -119,6 +120,34 @@ pub struct Options {
     pub log: Log,
     /// What an earlier kubelet on the same node has written down.
     pub records: Records,
+    /// Whether it knows v1 of claims and of health, or their first versions alone.
+    pub knows_v1: bool,
+    /// Registrations that will fail.
+    pub stumbles: Stumbles,
+}
+
+/// Registrations that will fail, one after another; shared by all copies.
+#[derive(Debug, Clone, Default)]
+pub struct Stumbles(Arc<Mutex<VecDeque<Stumble>>>);
+
+/// The call of a registration whose answer is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Stumble {
+    GetInfo,
+    Notify,
+}
+
+impl Stumbles {
+    /// Lets the next registrations fail.
+    #[must_use]
+    pub fn of(stumbles: impl IntoIterator<Item = Stumble>) -> Self {
+        Self(Arc::new(Mutex::new(stumbles.into_iter().collect())))
+    }
+
+    pub(crate) fn next(&self) -> Option<Stumble> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
 }
 
 impl Options {
@@ -131,6 +160,8 @@ impl Options {
             wipe: Arc::new(|_| {}),
             log: Log::default(),
             records: Records::default(),
+            knows_v1: true,
+            stumbles: Stumbles::default(),
         }
     }
 }
@@ -157,13 +188,13 @@ impl Kubelet {
     ///
     /// Its folders or sockets cannot be made.
     pub fn start(options: Options) -> io::Result<Self> {
-        let Options { root, times, wipe, log, records } = options;
+        let Options { root, times, wipe, log, records, knows_v1, stumbles } = options;
         for folder in ["plugins_registry", "plugins", "device-plugins", "pod-resources"] {
             fs::create_dir_all(root.join(folder))?;
         }
         log.say("kubelet: starts");
         wipe(None);
-        let plugins = Arc::new(Plugins::new(times.clone(), log.clone(), wipe));
+        let plugins = Arc::new(Plugins::new(times.clone(), log.clone(), wipe, knows_v1));
         let claims =
             Arc::new(Claims::new(Arc::clone(&plugins), times.clone(), log.clone(), records.claims));
         let extended =
@@ -177,6 +208,7 @@ impl Kubelet {
             times,
             Arc::clone(&plugins),
             log.clone(),
+            stumbles,
         )?;
         let manager = tokio::spawn(registry.run());
         Ok(Self { claims, extended, plugins, log, manager, servers: Some(servers) })

@@ -58,14 +58,15 @@ pub struct Plugins {
     times: Times,
     log: Log,
     wipe: Wipe,
+    knows_v1: bool,
     /// What drivers say of their devices.
     pub health: Health,
 }
 
 impl Plugins {
-    pub(crate) fn new(times: Times, log: Log, wipe: Wipe) -> Self {
-        let health = Health::default();
-        Self { registered: Mutex::default(), next: Mutex::default(), times, log, wipe, health }
+    pub(crate) fn new(times: Times, log: Log, wipe: Wipe, knows_v1: bool) -> Self {
+        let (registered, next, health) = (Mutex::default(), Mutex::default(), Health::default());
+        Self { registered, next, times, log, wipe, knows_v1, health }
     }
 
     /// Takes a driver in, or says why not.
@@ -80,7 +81,7 @@ impl Plugins {
         }
         // The plugin's order decides, not the kubelet's.
         let known = versions.iter().find_map(|version| match version.as_str() {
-            "v1.DRAPlugin" => Some(DraVersion::V1),
+            "v1.DRAPlugin" if self.knows_v1 => Some(DraVersion::V1),
             "v1beta1.DRAPlugin" => Some(DraVersion::V1beta1),
             _ => None,
         });
@@ -96,7 +97,7 @@ impl Plugins {
             PluginId(*next)
         };
         let (channel, connections) = connection::channel(endpoint);
-        let health_version = HealthVersion::of(versions);
+        let health_version = HealthVersion::of(versions, self.knows_v1);
         let watch = Watch {
             plugins: Arc::clone(self),
             driver: driver.to_owned(),

@@ -20,7 +20,7 @@ use tokio::{
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::{
-    Log, Times,
+    Log, Stumble, Stumbles, Times,
     notices::{Notice, Notices},
     plugins::{PluginId, Plugins},
 };
@@ -30,6 +30,7 @@ pub(crate) struct Registry {
     times: Times,
     plugins: Arc<Plugins>,
     log: Log,
+    stumbles: Stumbles,
     /// The sockets that are there, each time one is created with a new number.
     desired: HashMap<PathBuf, u64>,
     actual: HashMap<PathBuf, (u64, PluginId)>,
@@ -48,6 +49,7 @@ impl Registry {
         times: Times,
         plugins: Arc<Plugins>,
         log: Log,
+        stumbles: Stumbles,
     ) -> io::Result<Self> {
         let (notices, found) = Notices::of(folder)?;
         let mut registry = Self {
@@ -55,6 +57,7 @@ impl Registry {
             times,
             plugins,
             log,
+            stumbles,
             desired: HashMap::new(),
             actual: HashMap::new(),
             backoff: HashMap::new(),
@@ -139,7 +142,11 @@ impl Registry {
         let channel = channel.map_err(|error| format!("dial: {error}"))?;
         let mut client = RegistrationClient::new(channel);
         let info = timeout(self.times.get_info, client.get_info(InfoRequest {})).await;
-        let info = info.map_err(|_| "GetInfo: no answer in time")?;
+        let stumble = self.stumbles.next();
+        let info = match stumble {
+            Some(Stumble::GetInfo) => return Err("GetInfo: the answer is lost".to_owned()),
+            Some(Stumble::Notify) | None => info.map_err(|_| "GetInfo: no answer in time")?,
+        };
         let info = info.map_err(|status| format!("GetInfo: {}", status.message()))?.into_inner();
         let PluginInfo { r#type: kind, name, endpoint, supported_versions } = info;
         let endpoint = if endpoint.is_empty() { path.into() } else { PathBuf::from(endpoint) };
@@ -154,7 +161,7 @@ impl Registry {
         };
         let notified = timeout(self.times.notify, client.notify_registration_status(status)).await;
         let plugin = added?;
-        if !matches!(notified, Ok(Ok(_))) {
+        if !matches!(notified, Ok(Ok(_))) || stumble.is_some() {
             self.plugins.remove(plugin);
             return Err("NotifyRegistrationStatus failed".to_owned());
         }

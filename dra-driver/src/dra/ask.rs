@@ -6,7 +6,9 @@ mod tests;
 
 use std::collections::HashMap;
 
-use accelpool_cluster::{AllocationResult, ClaimView, NodeState, SURFACE_DRA, SURFACE_LABEL};
+use accelpool_cluster::{
+    ADMIN_SUFFIX, AllocationResult, ClaimView, NodeState, SURFACE_DRA, SURFACE_LABEL,
+};
 use accelpool_model::{Enforcement, MemoryBytes};
 use accelpool_proto::node::{
     Allocation, Binding, Enforcements, Lease, PrepareClaimRequest, Request, Share,
@@ -22,6 +24,8 @@ use crate::labels;
 pub enum AskError {
     #[error("device {device} of pool `{pool}` is not on this node, whose pool is `{own}`")]
     ForeignPool { device: String, pool: String, own: String },
+    #[error("{device} is for claims with `adminAccess` alone")]
+    AdminOnly { device: String },
     #[error("the daemon prepared {found} devices where the claim has {expected}")]
     Count { expected: usize, found: usize },
     #[error("the daemon prepared request {found} where the claim has {expected}")]
@@ -32,7 +36,7 @@ pub enum AskError {
 ///
 /// # Errors
 ///
-/// A device is in another node's pool.
+/// A device is in another node's pool, or is there only to be looked at.
 pub(super) fn request_for(
     claim: &ClaimView,
     own_pool: &str,
@@ -43,13 +47,16 @@ pub(super) fn request_for(
             let (device, pool) = (result.device.clone(), result.pool.clone());
             return Err(AskError::ForeignPool { device, pool, own: own_pool.to_owned() });
         }
+        if !result.admin_access && state.admin_entry(&result.device).is_some() {
+            return Err(AskError::AdminOnly { device: result.device.clone() });
+        }
         let wanted = state.wanted(result);
-        let fixed_share = fixed_share_id(&wanted.device, &result.device);
+        let own_id = own_id(&wanted.device, &result.device);
         Ok(Request {
             name: result.base_request().to_owned(),
             share: wanted.share.as_ref().map(share),
             demand: demand_of(result),
-            share_id: result.share_id.clone().or(fixed_share),
+            share_id: result.share_id.clone().or(own_id),
             admin: result.admin_access,
             wanted: Some(Wanted::Device(wanted.device)),
         })
@@ -73,7 +80,7 @@ pub(super) fn request_for(
 pub(crate) fn published_name(allocation: &Allocation) -> String {
     match (&allocation.portion, &allocation.share_id) {
         (Some(Portion::Partition(partition)), _) => partition.name.clone(),
-        (Some(Portion::Share(_)), Some(id)) if id.starts_with(FIXED_SHARE) => {
+        (Some(Portion::Share(_) | Portion::Admin(_)), Some(id)) if is_own(id) => {
             format!("{}-{id}", allocation.device)
         }
         (Some(Portion::Whole(_) | Portion::Share(_) | Portion::Admin(_)) | None, _) => {
@@ -82,19 +89,24 @@ pub(crate) fn published_name(allocation: &Allocation) -> String {
     }
 }
 
-/// What a fixed share's name has behind its device's. The scheduler's own share ids are
-/// UUIDs and cannot begin like this.
+/// What a fixed share's name has behind its device's.
 const FIXED_SHARE: &str = "share-";
 
-/// The share id that the scheduler gave; none for a fixed share, which has its own name.
-pub(crate) fn scheduled_share_id(allocation: &Allocation) -> Option<String> {
-    allocation.share_id.clone().filter(|id| !id.starts_with(FIXED_SHARE))
+/// True for the ids that the driver gives to what it publishes beside a device, under that name.
+/// The scheduler's own share ids are UUIDs.
+fn is_own(id: &str) -> bool {
+    id.starts_with(FIXED_SHARE) || id == ADMIN_SUFFIX
 }
 
-/// Tells apart the fixed shares of one device; none for a device published by its own name.
-fn fixed_share_id(device: &str, published: &str) -> Option<String> {
+/// The share id that the scheduler gave; none for what has its own name.
+pub(crate) fn scheduled_share_id(allocation: &Allocation) -> Option<String> {
+    allocation.share_id.clone().filter(|id| !is_own(id))
+}
+
+/// Tells apart what is published beside one device; none for a device by its own name.
+fn own_id(device: &str, published: &str) -> Option<String> {
     let id = published.strip_prefix(device)?.strip_prefix('-')?;
-    id.starts_with(FIXED_SHARE).then(|| id.to_owned())
+    is_own(id).then(|| id.to_owned())
 }
 
 /// What the kubelet is told of a lease that was prepared for `claim`.
@@ -138,12 +150,14 @@ fn share(share: &accelpool_model::Share) -> Share {
 }
 
 fn demand_of(result: &AllocationResult) -> Option<Enforcements> {
-    let (memory, compute) = (result.config.memory_enforcement, result.config.compute_enforcement);
+    let config = &result.config;
+    let (memory, compute) = (config.memory_enforcement, config.compute_enforcement);
+    let access = config.access_enforcement;
     let word = |demand: Option<Enforcement>| demand.unwrap_or_default().as_str().to_owned();
-    (memory.is_some() || compute.is_some()).then(|| Enforcements {
+    (memory.is_some() || compute.is_some() || access.is_some()).then(|| Enforcements {
         memory: word(memory),
         compute: word(compute),
-        ..Enforcements::default()
+        access: access.map(|_| word(access)).unwrap_or_default(),
     })
 }
 

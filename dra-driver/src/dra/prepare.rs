@@ -8,12 +8,15 @@ use std::{sync::Arc, time::Duration};
 
 use accelpool_cluster::{ClaimReference, ClaimView, Event, ReadClaimError, Regarding, Severity};
 use accelpool_model::{Chain, ClaimId};
-use accelpool_proto::node::Lease;
+use accelpool_proto::{
+    node::{Lease, SpanKind},
+    trace::{Here, Span as TraceSpan},
+};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout_at},
 };
-use tracing::{Instrument as _, Span};
+use tracing::{Instrument as _, Span, field::Empty};
 
 use super::{
     AskError, Claims, PreparedDevice,
@@ -83,6 +86,10 @@ impl ClaimError {
             Self::Ask(AskError::ForeignPool { .. }) => {
                 "delete the pod, so that the scheduler allocates a device of its node"
             }
+            Self::Ask(AskError::AdminOnly { .. }) => {
+                "delete the pod; let its claim select devices by their `form`, as the device \
+                 classes of accelpool do, or ask for `adminAccess`"
+            }
             Self::Node { source, .. } => match source.trouble() {
                 Trouble::Away => NODE_AWAY,
                 Trouble::Busy => {
@@ -116,46 +123,58 @@ const NODE_AWAY: &str = "the kubelet tries again within 90 s; if it stays, ask t
                          to look at accelpoold on this node";
 
 impl Claims {
-    #[tracing::instrument(name = "prepare", skip_all, fields(claim = %claim.uid))]
+    #[tracing::instrument(name = "prepare", skip_all, fields(claim = %claim.uid, trace = Empty))]
     pub(super) async fn prepare_one(
         self,
         claim: ClaimReference,
         deadline: Instant,
+        span: TraceSpan,
     ) -> Result<Vec<PreparedDevice>, String> {
         let started = std::time::Instant::now();
-        let prepared = self.prepare_until(&claim, deadline).await;
+        let trace_id = name_trace(span.here());
+        let prepared = self.prepare_until(&claim, deadline, span.here()).await;
         self.calls.observe(Call::Prepare, outcome(&prepared), started);
-        prepared.map_err(|error| self.explain(&claim, &error, ("PrepareFailed", "Prepare")))
+        let why = ("PrepareFailed", "Prepare");
+        let answer = prepared.map_err(|error| self.explain(&claim, &error, why, trace_id));
+        span.end(&answer);
+        answer
     }
 
-    #[tracing::instrument(name = "unprepare", skip_all, fields(claim = %claim.uid))]
+    #[tracing::instrument(name = "unprepare", skip_all, fields(claim = %claim.uid, trace = Empty))]
     pub(super) async fn release_one(
         self,
         claim: ClaimReference,
         deadline: Instant,
+        span: TraceSpan,
     ) -> Result<(), String> {
         if claim.uid.parse::<ClaimId>().is_err() {
             return Ok(()); // such a claim was never prepared
         }
         let sequence = self.sequences.unprepare(&claim.uid);
         let started = std::time::Instant::now();
-        let released = self.persist(deadline, || self.try_release(&claim, &sequence)).await;
+        let (here, trace_id) = (span.here(), name_trace(span.here()));
+        let tries = || self.try_release(&claim, &sequence, here);
+        let released = self.persist(deadline, tries).await;
         self.calls.observe(Call::Unprepare, outcome(&released), started);
-        released.map_err(|error| self.explain(&claim, &error, ("UnprepareFailed", "Unprepare")))
+        let why = ("UnprepareFailed", "Unprepare");
+        let answer = released.map_err(|error| self.explain(&claim, &error, why, trace_id));
+        span.end(&answer);
+        answer
     }
 
     async fn prepare_until(
         &self,
         reference: &ClaimReference,
         deadline: Instant,
+        here: &Here,
     ) -> Result<Vec<PreparedDevice>, ClaimError> {
         reference.uid.parse::<ClaimId>().map_err(ClaimError::Uid)?;
         let sequence = self.sequences.prepare(&reference.uid);
-        let claim = self.persist(deadline, || self.try_read(reference)).await?;
+        let claim = self.persist(deadline, || self.try_read(reference, here)).await?;
         if claim.results.is_empty() {
             return Ok(Vec::new());
         }
-        let lease = self.persist(deadline, || self.try_prepare(&claim, &sequence)).await?;
+        let lease = self.persist(deadline, || self.try_prepare(&claim, &sequence, here)).await?;
         Ok(devices_of(&claim, &lease)?)
     }
 
@@ -185,17 +204,21 @@ impl Claims {
         }
     }
 
-    async fn try_read(&self, claim: &ClaimReference) -> Result<ClaimView, ClaimError> {
+    async fn try_read(&self, claim: &ClaimReference, here: &Here) -> Result<ClaimView, ClaimError> {
         let ClaimReference { namespace, name, uid } = claim;
         // Never closed; without a permit the read would only be less orderly.
         let _permit = self.readers.acquire().await.ok();
-        Ok(self.cluster.claim(namespace, name, uid).await?)
+        let span = here.child("read claim", SpanKind::Client);
+        let read = self.cluster.claim(namespace, name, uid).await;
+        span.end(&read);
+        Ok(read?)
     }
 
     async fn try_prepare(
         &self,
         claim: &ClaimView,
         sequence: &Arc<Sequence>,
+        here: &Here,
     ) -> Result<Lease, ClaimError> {
         let snapshot = self.observed.borrow().snapshot.clone().ok_or(ClaimError::NoState)?;
         let mut request = request_for(claim, &self.cluster.pool_name(), &snapshot.state)?;
@@ -204,9 +227,9 @@ impl Claims {
         if !sequence.is_current() {
             return Err(ClaimError::Stale(claim.uid.clone()));
         }
-        let node = self.node.clone();
+        let (node, here) = (self.node.clone(), here.clone());
         let call = async move {
-            let lease = node.prepare(request).await;
+            let lease = node.prepare(request, &here).await;
             drop(permit);
             lease
         };
@@ -253,12 +276,13 @@ impl Claims {
         &self,
         claim: &ClaimReference,
         sequence: &Arc<Sequence>,
+        here: &Here,
     ) -> Result<(), ClaimError> {
         let permit = sequence.permit().await;
-        let node = self.node.clone();
+        let (node, here) = (self.node.clone(), here.clone());
         let uid = claim.uid.clone();
         let call = async move {
-            let released = node.release(&uid).await;
+            let released = node.release(&uid, &here).await;
             drop(permit);
             released
         };
@@ -275,6 +299,7 @@ impl Claims {
         claim: &ClaimReference,
         error: &ClaimError,
         (reason, action): (&'static str, &'static str),
+        trace_id: Option<String>,
     ) -> String {
         let note = format!("{}: {}", Chain(error), error.advice());
         tracing::warn!(error = note, "claim failed");
@@ -284,9 +309,17 @@ impl Claims {
             reason,
             action,
             note: note.clone(),
+            trace_id,
         });
         note
     }
+}
+
+/// Writes the trace's id into each line that is logged from now on for the claim.
+fn name_trace(here: &Here) -> Option<String> {
+    let trace_id = here.trace_id()?;
+    Span::current().record("trace", trace_id.as_str());
+    Some(trace_id)
 }
 
 fn not_prepared(claim: &ClaimView, source: NodeError) -> ClaimError {

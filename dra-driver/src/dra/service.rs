@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use accelpool_cluster::ClaimReference;
 use accelpool_proto::kubelet::dra::{v1, v1beta1};
-use tonic::{Request, Response, Status};
+use accelpool_proto::trace::{TRACEPARENT, TraceContext};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
 
 use super::{Claims, PreparedDevice};
 
@@ -23,11 +24,12 @@ macro_rules! serve {
                 &self,
                 request: Request<$version::NodePrepareResourcesRequest>,
             ) -> Result<Response<$version::NodePrepareResourcesResponse>, Status> {
+                let caller = caller(request.metadata());
                 let claims = request.into_inner().claims.into_iter().map(|claim| {
                     let $version::Claim { namespace, uid, name } = claim;
                     ClaimReference { namespace, name, uid }
                 });
-                let answers = self.0.prepare(claims.collect()).await.into_iter();
+                let answers = self.0.prepare(claims.collect(), caller).await.into_iter();
                 let claims: HashMap<_, _> = answers
                     .map(|(uid, answer)| {
                         let (devices, error) = split(answer);
@@ -42,11 +44,12 @@ macro_rules! serve {
                 &self,
                 request: Request<$version::NodeUnprepareResourcesRequest>,
             ) -> Result<Response<$version::NodeUnprepareResourcesResponse>, Status> {
+                let caller = caller(request.metadata());
                 let claims = request.into_inner().claims.into_iter().map(|claim| {
                     let $version::Claim { namespace, uid, name } = claim;
                     ClaimReference { namespace, name, uid }
                 });
-                let answers = self.0.unprepare(claims.collect()).await.into_iter();
+                let answers = self.0.unprepare(claims.collect(), caller).await.into_iter();
                 let claims: HashMap<_, _> = answers
                     .map(|(uid, answer)| {
                         let ((), error) = split(answer);
@@ -80,4 +83,9 @@ fn split<T: Default>(answer: Result<T, String>) -> (T, String) {
         Ok(value) => (value, String::new()),
         Err(error) => (T::default(), error),
     }
+}
+
+/// The span of the kubelet that calls, if it makes one.
+fn caller(metadata: &MetadataMap) -> Option<TraceContext> {
+    metadata.get(TRACEPARENT)?.to_str().ok()?.parse().ok()
 }

@@ -87,6 +87,25 @@ fn a_partition_that_is_held_is_as_its_device() {
 }
 
 #[test]
+fn what_is_held_under_another_name_is_as_its_device() {
+    let allocation = |share_id: &str, portion| wire::Allocation {
+        device: "gpu-0".to_owned(),
+        share_id: Some(share_id.to_owned()),
+        portion: Some(portion),
+        ..wire::Allocation::default()
+    };
+    let share = || wire::allocation::Portion::Share(wire::SharePortion::default());
+    let admin = || wire::allocation::Portion::Admin(wire::AdminPortion {});
+    let lease = |allocations| wire::Lease { allocations, ..wire::Lease::default() };
+    let leases = vec![
+        lease(vec![allocation("5f", share()), allocation("admin", admin())]),
+        lease(vec![allocation("admin", admin()), allocation("share-1-of-4", share())]),
+    ];
+    let expected = ["gpu-0 Healthy ", "gpu-0-admin Healthy ", "gpu-0-share-1-of-4 Healthy "];
+    check(&observed(device(&[], true), leases), Instant::now(), &expected);
+}
+
+#[test]
 fn a_daemon_that_stays_away_makes_it_unknown() {
     let mut observed = observed(device(&[], true), vec![]);
     let lost = Instant::now();

@@ -137,7 +137,8 @@ fn load(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
     builder.with_single_cert(certificates(&files.certificate)?, key).map_err(TlsError::Certificate)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// The certificates of a PEM file.
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let text = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let found = found.map_err(|source| TlsError::Pem { path: path.to_owned(), source })?;

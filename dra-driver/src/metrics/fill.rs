@@ -80,6 +80,7 @@ fn fill_device(page: &mut Page, device: &DeviceMetrics, sample_age_ms: Option<u6
             ("vendor", &device.vendor),
             ("key", &taint.key),
             ("effect", &taint.effect),
+            ("reason", &taint.reason),
         ]);
         page.amount(&series::DEVICE_TAINT, labels, 1);
     }

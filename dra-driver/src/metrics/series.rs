@@ -70,7 +70,7 @@ table! {
     DEVICE: Info "accelpool_device" ("device", "vendor", "kind", "model", "uuid", "pci_address", "(driver_version)", "(numa_node)", "(pcie_root)", "(pool)") "What a device is";
     DEVICE_UP: Gauge "accelpool_device_up" ("device", "vendor") "1 if the device is on the bus";
     DEVICE_HEALTH: Gauge "accelpool_device_health" ("device", "vendor", "state") "1 for the state that the device is in, 0 for the others: healthy, degraded (a taint keeps new work off or warns), unhealthy (a taint evicts, or it is gone)";
-    DEVICE_TAINT: Gauge "accelpool_device_taint" ("device", "vendor", "key", "effect") "1 for each taint on the device";
+    DEVICE_TAINT: Gauge "accelpool_device_taint" ("device", "vendor", "key", "effect", "reason") "1 for each taint on the device";
     DEVICE_SAMPLE_AGE: Gauge "accelpool_device_sample_age_seconds" ["seconds"] ("device", "vendor") "Time since the device was read last; its figures are as old";
     DEVICE_MEMORY: Gauge "accelpool_device_memory_bytes" ["bytes"] ("device", "vendor", "state") "Memory of the device: total, used, free, reserved";
     DEVICE_COMPUTE: Counter "accelpool_device_compute_seconds" ["seconds"] ("device", "vendor") "Compute time that was used: allocations, released and unattributed together";

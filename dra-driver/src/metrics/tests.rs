@@ -126,7 +126,11 @@ fn gate() -> GateMetrics {
 /// A node that has one of everything.
 fn node() -> GetMetricsResponse {
     let mut first = device(0x1b);
-    first.taints = vec![DeviceTaint { key: "throttled".into(), effect: "None".into() }];
+    first.taints = vec![DeviceTaint {
+        key: "throttled".into(),
+        effect: "None".into(),
+        reason: "xid-92: high rate of single bit ECC errors".into(),
+    }];
     first.readings = Some(DeviceReadings {
         memory_free_bytes: Some(67 * GIB),
         memory_reserved_bytes: Some(GIB),
@@ -397,6 +401,7 @@ fn reference() -> String {
     // What parts of the driver count of themselves.
     let mut own = Registry::default();
     crate::calls::CallTimes::new().register(&mut own);
+    crate::otel::Counts::default().register(&mut own);
     own.register_collector(Box::new(crate::nri::NriView::off()));
     let page = String::from_utf8(encode(Page::default(), "", &own, Form::Text)).unwrap();
     let lines: Vec<&str> = page.lines().collect();
@@ -404,7 +409,11 @@ fn reference() -> String {
         let help = pair[0].strip_prefix("# HELP ").and_then(|rest| rest.split_once(' '));
         let kind = pair[1].strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' '));
         if let (Some((name, help)), Some((_, kind))) = (help, kind) {
-            let labels = if kind == "histogram" { "`call`, `result`" } else { "" };
+            let labels = match name {
+                "accelpool_kubelet_call_duration_seconds" => "`call`, `result`",
+                "accelpool_otlp_items_total" => "`signal`, `result`",
+                _ => "",
+            };
             let help = help.trim_end_matches('.');
             writeln!(text, "| `{name}` | {kind} | {labels} | {help} |").unwrap();
         }

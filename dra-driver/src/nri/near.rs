@@ -2,10 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use accelpool_proto::{
-    node::NumaNode,
-    nri::{LinuxCpu, LinuxResources},
-};
+use accelpool_proto::{node::NumaNode, nri::LinuxCpu};
 
 /// More CPUs than any node has; the kernel's own limit is 8192.
 const CPUS_MAX: usize = 8192;
@@ -24,11 +21,6 @@ pub(super) fn cpuset(devices_at: &BTreeSet<u32>, host: &[NumaNode]) -> Option<Li
     // A node without memory of its own may not be in the list: nothing could be allocated.
     let mems = near().filter(|node| node.memory_bytes > 0).map(|node| node.id).collect();
     Some(LinuxCpu { cpus: list(&cpus), mems: list(&mems) })
-}
-
-/// What a runtime is told to change.
-pub(super) fn resources(cpu: LinuxCpu) -> LinuxResources {
-    LinuxResources { cpu: Some(cpu), ..LinuxResources::default() }
 }
 
 /// The numbers as the kernel lists them: `0-3,8`.

@@ -272,6 +272,7 @@ impl Session {
             resources.cpu = Some(cpu);
         }
         let Bound { settled, unified } = bound.unwrap_or_default();
+        entry.unified.clone_from(&unified);
         resources.unified = unified.into_iter().collect();
         if resources != LinuxResources::default() {
             adjust.linux = Some(LinuxContainerAdjustment { resources: Some(resources) });
@@ -359,7 +360,7 @@ pub(super) struct Bound {
     /// Nothing is left to be tried again.
     settled: bool,
     /// What the runtime is to write into files of the container's cgroup.
-    unified: BTreeMap<String, String>,
+    pub(super) unified: BTreeMap<String, String>,
 }
 
 impl Bound {

@@ -2,7 +2,7 @@
 //!
 //! Kept for one connection: the next one begins by telling all of them anew.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use accelpool_proto::nri::{Container as NriContainer, ContainerState, PodSandbox};
 
@@ -50,6 +50,8 @@ pub(super) struct Container {
     pub(super) marks: Marks,
     /// True if nobody has chosen its CPUs or memory nodes.
     pub(super) is_free: bool,
+    /// What the runtime was told to write into files of its cgroup.
+    pub(super) unified: BTreeMap<String, String>,
     /// True once everything was done for it before its first process, or nothing can be.
     pub(super) is_settled: bool,
     /// True once it can be changed: it exists at the runtime.
@@ -70,6 +72,7 @@ impl Container {
             name: container.name.clone(),
             marks: Marks::of(container),
             is_free: cpu.is_none_or(|cpu| cpu.cpus.is_empty() && cpu.mems.is_empty()),
+            unified: BTreeMap::new(),
             is_settled: false,
             exists: false,
             asked: BTreeSet::new(),

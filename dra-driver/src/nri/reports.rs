@@ -79,6 +79,7 @@ impl Reports {
                  gets none: give it a ResourceClaim, or take the variable out of the image or the \
                  pod"
             ),
+            trace_id: None,
         });
     }
 

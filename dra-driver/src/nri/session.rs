@@ -1,15 +1,19 @@
 //! One connection with a runtime: registered, then kept in step. What could not be done while a
 //! container was made is done here, and so is what was made while the plugin was away.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use accelpool_model::Chain;
 use accelpool_nri::{CallError, Caller, PluginService, RUNTIME_SERVICE, Role, connect};
 use accelpool_proto::{
     kubelet::v1::ListPodResourcesResponse,
     nri::{
-        ContainerUpdate, Empty, LinuxContainerUpdate, LinuxCpu, RegisterPluginRequest,
-        UpdateContainersRequest, UpdateContainersResponse,
+        ContainerUpdate, Empty, LinuxContainerUpdate, LinuxCpu, LinuxResources,
+        RegisterPluginRequest, UpdateContainersRequest, UpdateContainersResponse,
     },
 };
 use tokio::{
@@ -20,7 +24,6 @@ use tokio::{
 use super::{
     NriStatus,
     grants::{self, Held},
-    near,
     plugin::{Session, Shared},
     pods::Container,
 };
@@ -129,8 +132,9 @@ impl Session {
                 }
             }
             let bound = timeout(MEND_PATIENCE, self.bind(&entry.pod, &held, &snapshot)).await;
-            settled &= bound.is_ok_and(|bound| bound.is_settled());
-            match self.update_for(&id, &entry, &held, &snapshot).await {
+            let bound = bound.unwrap_or_default();
+            settled &= bound.is_settled();
+            match self.update_for(&id, &entry, &held, &snapshot, bound.unified).await {
                 Ok(update) => updates.extend(update),
                 Err(_) => settled = false,
             }
@@ -144,41 +148,47 @@ impl Session {
         settled
     }
 
-    /// The change that puts an existing container on its CPUs, if it is not there. Its memory
-    /// stays where it is: to move the node list moves every page.
+    /// The change that puts an existing container on its CPUs and into its limits, if it is not
+    /// there. Its memory stays where it is: to move the node list moves every page.
     async fn update_for(
         &self,
         id: &str,
         entry: &Container,
         held: &BTreeSet<Held>,
         snapshot: &Snapshot,
+        unified: BTreeMap<String, String>,
     ) -> Result<Option<ContainerUpdate>, crate::node::NodeError> {
         if !entry.exists {
             return Ok(None);
         }
         let cpu = self.cpuset(entry, held, snapshot).await?;
-        Ok(cpu.map(|cpu| {
-            let cpu = LinuxCpu { mems: String::new(), ..cpu };
-            let resources = Some(near::resources(cpu));
-            ContainerUpdate {
-                container_id: id.to_owned(),
-                linux: Some(LinuxContainerUpdate { resources }),
-                ignore_failure: false,
-            }
+        let cpu = cpu.map(|cpu| LinuxCpu { mems: String::new(), ..cpu });
+        let news = unified.into_iter().filter(|(file, text)| entry.unified.get(file) != Some(text));
+        let resources = LinuxResources { cpu, unified: news.collect() };
+        Ok((resources != LinuxResources::default()).then(|| ContainerUpdate {
+            container_id: id.to_owned(),
+            linux: Some(LinuxContainerUpdate { resources: Some(resources) }),
+            ignore_failure: false,
         }))
     }
 
     /// Changes containers that exist. What a runtime says it cannot change is not tried again.
     async fn update(&self, caller: &Caller, updates: Vec<ContainerUpdate>) -> bool {
-        let ids: Vec<String> = updates.iter().map(|update| update.container_id.clone()).collect();
+        let sent: Vec<(String, LinuxResources)> = updates
+            .iter()
+            .map(|update| {
+                let resources = update.linux.as_ref().and_then(|linux| linux.resources.clone());
+                (update.container_id.clone(), resources.unwrap_or_default())
+            })
+            .collect();
         let request = UpdateContainersRequest { update: updates };
         let method = (RUNTIME_SERVICE, "UpdateContainers");
         let answer = caller.call::<UpdateContainersResponse>(method, &request, UPDATE_TIMEOUT);
         let failed: BTreeSet<String> = match answer.await {
             Ok(response) => response.failed.into_iter().map(|it| it.container_id).collect(),
             Err(CallError::Refused(status)) => {
-                tracing::warn!(%status, "containers not put on the CPUs of their devices");
-                ids.iter().cloned().collect()
+                tracing::warn!(%status, "containers not put on their CPUs, or into their limits");
+                sent.iter().map(|(id, _)| id.clone()).collect()
             }
             Err(error) => {
                 tracing::debug!(%error, "containers not updated yet");
@@ -186,12 +196,15 @@ impl Session {
             }
         };
         let counters = &self.shared.counters;
-        for id in ids {
+        for (id, LinuxResources { cpu, unified }) in sent {
             if let Some(kept) = self.pods().get_mut(&id) {
-                kept.is_free = false;
+                kept.is_free &= cpu.is_none();
+                kept.unified.extend(unified);
             }
-            let failed = failed.contains(&id);
-            if failed { &counters.alignment_failures } else { &counters.alignments }.add_one();
+            if cpu.is_some() {
+                let failed = failed.contains(&id);
+                if failed { &counters.alignment_failures } else { &counters.alignments }.add_one();
+            }
         }
         true
     }

@@ -12,8 +12,9 @@ use std::{
 
 use accelpool_cluster::SURFACE_LABEL;
 use accelpool_model::{ShareClass, Weight};
-use accelpool_proto::node::{
-    Lease, PrepareClaimRequest, Request, Share, request::Wanted as WantedWire,
+use accelpool_proto::{
+    node::{Lease, PrepareClaimRequest, Request, Share, request::Wanted as WantedWire},
+    trace::Here,
 };
 use tokio::{
     task::JoinSet,
@@ -25,6 +26,7 @@ use crate::{
     calls::{Call, CallTimes, Outcome},
     labels,
     node::{Node, NodeError, Trouble},
+    otel::Tracer,
     sequence::Sequences,
 };
 
@@ -40,6 +42,7 @@ const RETRY: Duration = Duration::from_millis(200);
 pub(super) struct Allocator {
     node: Node,
     calls: CallTimes,
+    tracer: Tracer,
     sequences: Sequences,
     /// When each claim was last allocated by this process.
     allocated: Arc<Mutex<HashMap<String, Instant>>>,
@@ -74,9 +77,9 @@ impl AllocateError {
 impl Allocator {
     /// An allocator that asks `node`.
     #[must_use]
-    pub(super) fn new(node: Node, calls: CallTimes) -> Self {
+    pub(super) fn new(node: Node, calls: CallTimes, tracer: Tracer) -> Self {
         let allocated = Arc::new(Mutex::new(HashMap::new()));
-        Self { node, calls, sequences: Sequences::default(), allocated }
+        Self { node, calls, tracer, sequences: Sequences::default(), allocated }
     }
 
     /// The daemon that is asked.
@@ -97,12 +100,15 @@ impl Allocator {
         devices: Vec<Offered>,
     ) -> Result<Vec<String>, AllocateError> {
         let started = std::time::Instant::now();
-        let allocated = self.allocate_all(resource, devices).await;
+        let mut span = self.tracer.begin(None, "Allocate");
+        span.set("accelpool.resource", resource);
+        let allocated = self.allocate_all(resource, devices, span.here()).await;
         let outcome = match &allocated {
             Ok(_) => Outcome::Done,
             Err(error) => error.outcome(),
         };
         self.calls.observe(Call::Allocate, outcome, started);
+        span.end(&allocated);
         allocated
     }
 
@@ -110,14 +116,15 @@ impl Allocator {
         &self,
         resource: &str,
         devices: Vec<Offered>,
+        here: &Here,
     ) -> Result<Vec<String>, AllocateError> {
         let deadline = Instant::now() + BUDGET;
         let mut tasks = JoinSet::new();
         let mut cdi_ids = vec![String::new(); devices.len()];
         for (index, device) in devices.into_iter().enumerate() {
-            let (allocator, resource) = (self.clone(), resource.to_owned());
+            let (allocator, resource, here) = (self.clone(), resource.to_owned(), here.clone());
             tasks.spawn(async move {
-                (index, allocator.allocate_one(resource, device, deadline).await)
+                (index, allocator.allocate_one(resource, device, deadline, here).await)
             });
         }
         while let Some(finished) = tasks.join_next().await {
@@ -132,12 +139,15 @@ impl Allocator {
         resource: String,
         device: Offered,
         deadline: Instant,
+        here: Here,
     ) -> Result<String, AllocateError> {
         let claim = claim_of(&device.id);
         let request = request_for(&claim, &resource, &device);
         let id = device.id;
         loop {
-            let Ok(answer) = timeout_at(deadline, self.hold(&claim, request.clone())).await else {
+            let Ok(answer) =
+                timeout_at(deadline, self.hold(&claim, request.clone(), here.clone())).await
+            else {
                 return Err(AllocateError::Slow { id, resource });
             };
             match answer? {
@@ -161,12 +171,13 @@ impl Allocator {
         &self,
         claim: &str,
         request: PrepareClaimRequest,
+        here: Here,
     ) -> Result<Result<Lease, NodeError>, AllocateError> {
         let permit = self.sequences.prepare(claim).permit().await;
         self.note(claim);
         let node = self.node.clone();
         let call = async move {
-            let lease = node.prepare(request).await;
+            let lease = node.prepare(request, &here).await;
             drop(permit);
             lease
         };
@@ -192,7 +203,7 @@ impl Allocator {
         if fresh {
             return Ok(());
         }
-        self.node.release(claim).await?;
+        self.node.release(claim, &Here::default()).await?;
         self.allocated.lock().unwrap_or_else(PoisonError::into_inner).remove(claim);
         Ok(())
     }

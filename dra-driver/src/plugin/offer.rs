@@ -30,6 +30,8 @@ pub(super) struct Offered {
     pub(super) healthy: bool,
     /// Where it sits, if the platform says.
     pub(super) numa_node: Option<u32>,
+    /// Whether the device gate refuses it to who has no grant.
+    pub(super) enforced: bool,
     /// In how many ways its device can be had: what is taken in one is lost to the others.
     pub(super) ways: usize,
     /// What the daemon is asked for.
@@ -71,7 +73,7 @@ pub(super) fn offers(snapshot: &Snapshot, replicas: &BTreeMap<PoolName, u32>) ->
         let also_by_claims = pool.exposure == Exposure::Both;
         let ways = [!device.parts_only, replicas.is_some(), scheme.is_some(), also_by_claims];
         let ways = ways.into_iter().filter(|way| *way).count();
-        let in_ways = |offered: Offered| Offered { ways, ..offered };
+        let in_ways = |offered: Offered| Offered { ways, enforced: pool.enforced, ..offered };
         if !device.parts_only {
             add(&mut offers, device.kind.as_str(), [in_ways(whole(device))]);
         }
@@ -115,6 +117,7 @@ fn whole(device: &NodeDevice) -> Offered {
     Offered {
         healthy: accepts_work(device) && free,
         numa_node: device.numa_node,
+        enforced: false,
         ways: 1,
         wanted: Wanted::Device { name: id.clone() },
         id,
@@ -128,6 +131,7 @@ fn of_partition(device: &NodeDevice, partition: &Partition) -> Offered {
     Offered {
         healthy: accepts_work(device) && (own || free),
         numa_node: device.numa_node,
+        enforced: false,
         ways: 1,
         wanted: Wanted::Partition { name: id.clone() },
         id,
@@ -158,7 +162,8 @@ fn shares(device: &NodeDevice, snapshot: &Snapshot, count: u32) -> Vec<Offered> 
         }
         let wanted = Wanted::Share { device: device.name.to_string(), memory, compute };
         let healthy = shareable && (own || fits);
-        offered.push(Offered { id, healthy, numa_node: device.numa_node, ways: 1, wanted });
+        let numa_node = device.numa_node;
+        offered.push(Offered { id, healthy, numa_node, enforced: false, ways: 1, wanted });
     }
     offered
 }

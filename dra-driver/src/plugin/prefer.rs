@@ -111,14 +111,21 @@ mod tests {
         let (memory, compute) = (MemoryBytes::new(1), ComputePermille::WHOLE);
         let wanted = Wanted::Share { device: device.to_owned(), memory, compute };
         let id = format!("{device}-share-{index}");
-        Offered { id, healthy: true, numa_node: None, ways: 2, wanted }
+        Offered { id, healthy: true, numa_node: None, enforced: false, ways: 2, wanted }
     }
 
     #[track_caller]
     fn check_versatile(must_include: &[&str], size: usize, expected: &[&str]) {
         let device = |(name, ways): (&str, usize)| {
             let wanted = Wanted::Device { name: name.to_owned() };
-            Offered { id: name.to_owned(), healthy: true, numa_node: None, ways, wanted }
+            Offered {
+                id: name.to_owned(),
+                healthy: true,
+                numa_node: None,
+                enforced: false,
+                ways,
+                wanted,
+            }
         };
         let offered: Vec<_> = [("any", 3), ("plain-1", 1), ("cut", 2), ("plain-2", 1)]
             .into_iter()

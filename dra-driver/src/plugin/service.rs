@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     allocate::{AllocateError, Allocator},
+    bind::Binder,
     offer::Offered,
     prefer::{Choice, prefer},
 };
@@ -20,9 +21,11 @@ use crate::{
 
 /// What each resource of this driver wants of the optional calls.
 pub(super) const OPTIONS: wire::DevicePluginOptions = wire::DevicePluginOptions {
-    pre_start_required: false,
+    pre_start_required: true,
     get_preferred_allocation_available: true,
 };
+
+const NOT_BOUND: &str = "the container's pod cannot be let use its devices";
 
 /// The devices of a resource, newest last.
 pub(super) type List = watch::Receiver<Vec<Offered>>;
@@ -33,6 +36,7 @@ pub(super) struct ResourceService {
     pub(super) resource: String,
     pub(super) list: List,
     pub(super) allocator: Allocator,
+    pub(super) binder: Binder,
     pub(super) stopped: Stopped,
 }
 
@@ -116,8 +120,19 @@ impl wire::device_plugin_server::DevicePlugin for ResourceService {
 
     async fn pre_start_container(
         &self,
-        _request: Request<wire::PreStartContainerRequest>,
+        request: Request<wire::PreStartContainerRequest>,
     ) -> Result<Response<wire::PreStartContainerResponse>, Status> {
+        let ids = request.into_inner().devices_ids;
+        if let Err(error) = self.binder.bind(&self.resource, &ids).await {
+            let text = Chain(&error).to_string();
+            let enforced =
+                self.list.borrow().iter().any(|device| device.enforced && ids.contains(&device.id));
+            tracing::warn!(resource = self.resource, error = text, enforced, "{NOT_BOUND}");
+            // Where nothing is refused, a container is not kept from starting for that.
+            if enforced {
+                return Err(Status::unavailable(format!("{NOT_BOUND}: {text}")));
+            }
+        }
         Ok(Response::new(wire::PreStartContainerResponse {}))
     }
 }

@@ -7,12 +7,16 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use super::portion::portion;
 use accelpool_kubelet_double::Apart;
 use accelpool_proto::node::{self as wire, allocation::Portion, node_server, request::Wanted};
-use tokio::{net::UnixListener, sync::watch};
+use tokio::{
+    net::UnixListener,
+    sync::{broadcast, watch},
+};
 use tokio_stream::{
     Stream, StreamExt as _,
-    wrappers::{UnixListenerStream, WatchStream},
+    wrappers::{BroadcastStream, UnixListenerStream, WatchStream},
 };
 use tonic::{Code, Request, Response, Status, metadata::MetadataValue, transport::Server};
 
@@ -26,8 +30,12 @@ pub(crate) struct Daemon {
 pub(crate) struct Shared {
     state: Mutex<State>,
     published: watch::Sender<Arc<wire::WatchNodeResponse>>,
+    /// Denials, for those who watch.
+    denials: broadcast::Sender<wire::Denial>,
     /// Calls that prepare, bind or ask for the topology wait while this is false.
     open: watch::Sender<bool>,
+    /// Tells the spans of the daemon.
+    spans: broadcast::Sender<wire::WatchSpansResponse>,
 }
 
 #[derive(Default)]
@@ -41,7 +49,11 @@ struct State {
     waiting: usize,
     waiting_max: usize,
     unified: HashMap<String, String>,
+    traceparents: BTreeMap<String, String>,
 }
+
+/// More than a test denies at once.
+const DENIALS: usize = 64;
 
 impl Daemon {
     /// A daemon on a node with these devices, each in the pool named `gpus`.
@@ -66,7 +78,9 @@ impl Daemon {
         let shared = Arc::new(Shared {
             state,
             published: watch::Sender::new(Arc::new(node)),
+            denials: broadcast::Sender::new(DENIALS),
             open: watch::Sender::new(true),
+            spans: broadcast::Sender::new(16),
         });
         let mut daemon = Self { socket: socket.to_owned(), shared, server: None };
         daemon.resume();
@@ -123,6 +137,16 @@ impl Daemon {
         self.shared.state().unified = [(file.to_owned(), text.to_owned())].into();
     }
 
+    /// How many follow what the gate denies.
+    pub(crate) fn watchers_of_denials(&self) -> usize {
+        self.shared.denials.receiver_count()
+    }
+
+    /// The gate denies an open.
+    pub(crate) fn deny(&self, denial: wire::Denial) {
+        self.shared.denials.send(denial).unwrap();
+    }
+
     /// Changes the NUMA nodes of the host.
     pub(crate) fn set_numa_nodes(&self, numa_nodes: Vec<wire::NumaNode>) {
         self.shared.state().numa_nodes = numa_nodes;
@@ -144,9 +168,29 @@ impl Daemon {
         self.shared.publish();
     }
 
+    /// Lets a lease begin at another time.
+    pub(crate) fn set_since(&self, claim: &str, since_unix_ms: u64) {
+        if let Some(lease) = self.shared.state().leases.get_mut(claim) {
+            lease.since_unix_ms = since_unix_ms;
+        }
+        self.shared.publish();
+    }
+
     pub(crate) fn release(&self, claim: &str) {
         self.shared.state().leases.remove(claim);
         self.shared.publish();
+    }
+
+    /// The span that a claim was prepared in, as its caller said.
+    pub(crate) fn traceparent(&self, claim: &str) -> Option<String> {
+        self.shared.state().traceparents.get(claim).cloned()
+    }
+
+    /// Tells a span to whoever reads the daemon's.
+    pub(crate) async fn tell_span(&self, span: wire::Span) {
+        let told = wire::WatchSpansResponse { span: Some(span), dropped: 0 };
+        super::eventually("somebody reads spans", || self.shared.spans.receiver_count() > 0).await;
+        self.shared.spans.send(told).unwrap();
     }
 
     /// The claims that hold something.
@@ -274,25 +318,6 @@ impl State {
     }
 }
 
-fn portion(asked: &wire::Request, partition: Option<&wire::Partition>) -> Portion {
-    match (asked.admin, partition, &asked.share) {
-        (true, ..) => Portion::Admin(wire::AdminPortion {}),
-        (_, Some(partition), _) => Portion::Partition(wire::PartitionPortion {
-            name: partition.name.clone(),
-            profile: partition.profile.clone(),
-            start: partition.start,
-            adopted: false,
-        }),
-        (_, None, Some(share)) => Portion::Share(wire::SharePortion {
-            memory_bytes: share.memory_bytes.unwrap_or(80 << 30),
-            compute_permille: share.compute_permille.unwrap_or(1000),
-            weight: share.weight,
-            class: share.class.clone(),
-        }),
-        (_, None, None) => Portion::Whole(wire::Whole {}),
-    }
-}
-
 pub(crate) fn numa_node(id: u32, cpus: std::ops::Range<u32>) -> wire::NumaNode {
     let cpus = cpus.collect();
     wire::NumaNode { id, cpus, memory_bytes: 1 << 30, ..wire::NumaNode::default() }
@@ -367,16 +392,32 @@ impl node_server::Node for Service {
         &self,
         _request: Request<wire::WatchDenialsRequest>,
     ) -> Result<Response<Self::WatchDenialsStream>, Status> {
-        Err(Status::unimplemented("watch_denials"))
+        let denials = BroadcastStream::new(self.0.denials.subscribe());
+        Ok(Response::new(Box::pin(denials.filter_map(Result::ok).map(Ok))))
+    }
+
+    type WatchSpansStream = BoxStream<wire::WatchSpansResponse>;
+
+    async fn watch_spans(
+        &self,
+        _request: Request<wire::WatchSpansRequest>,
+    ) -> Result<Response<Self::WatchSpansStream>, Status> {
+        let told = tokio_stream::wrappers::BroadcastStream::new(self.0.spans.subscribe());
+        Ok(Response::new(Box::pin(told.filter_map(Result::ok).map(Ok))))
     }
 
     async fn prepare_claim(
         &self,
         request: Request<wire::PrepareClaimRequest>,
     ) -> Result<Response<wire::PrepareClaimResponse>, Status> {
+        let parent = request.metadata().get("traceparent").cloned();
         let request = request.into_inner();
         {
             let mut state = self.0.state();
+            if let Some(parent) = parent {
+                let parent = parent.to_str().unwrap().to_owned();
+                state.traceparents.insert(request.claim.clone(), parent);
+            }
             state.calls.push(format!("prepare {}", request.claim));
             state.asked.insert(request.claim.clone(), request.clone());
         }

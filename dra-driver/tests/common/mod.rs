@@ -2,9 +2,11 @@
 
 #![allow(dead_code, reason = "each suite uses its part")]
 
+pub(crate) mod collector;
 pub(crate) mod cri;
 pub(crate) mod daemon;
 pub(crate) mod other;
+mod portion;
 pub(crate) mod runtime;
 
 use std::{collections::BTreeMap, path::PathBuf, process::Stdio, sync::Arc, time::Duration};
@@ -14,6 +16,7 @@ use accelpool_cluster_double::ApiServer;
 use accelpool_dra_driver::{
     config::{Config, NriConfig},
     driver::{Driver, Pace, Settings},
+    otel,
     plugin::OwnPod,
 };
 use accelpool_kubelet_double::{Kubelet, Options, Pod, PodClaim};
@@ -36,6 +39,7 @@ pub(crate) struct Setup {
     pub(crate) replicas: u32,
     pub(crate) pace: Pace,
     pub(crate) print: bool,
+    pub(crate) server: accelpool_cluster_double::Options,
 }
 
 impl Default for Setup {
@@ -46,6 +50,7 @@ impl Default for Setup {
             replicas: 0,
             pace: Pace::default(),
             print: false,
+            server: accelpool_cluster_double::Options::default(),
         }
     }
 }
@@ -57,6 +62,7 @@ pub(crate) struct Bench {
     pub(crate) daemon: Daemon,
     pub(crate) options: Options,
     pub(crate) nri: Option<NriConfig>,
+    pub(crate) otel: Option<otel::Settings>,
     replicas: u32,
     pace: Pace,
 }
@@ -65,7 +71,7 @@ impl Bench {
     /// The surroundings, without driver and kubelet.
     pub(crate) async fn new(setup: Setup) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let api = Arc::new(ApiServer::start(accelpool_cluster_double::Options::default()).await);
+        let api = Arc::new(ApiServer::start(setup.server).await);
         api.put(json!({
             "apiVersion": "v1", "kind": "Node",
             "metadata": { "name": NODE, "uid": "node-uid" },
@@ -78,7 +84,7 @@ impl Bench {
             options.log = accelpool_kubelet_double::Log::printing();
         }
         let Setup { replicas, pace, .. } = setup;
-        Self { folder, api, daemon, options, nri: None, replicas, pace }
+        Self { folder, api, daemon, options, nri: None, otel: None, replicas, pace }
     }
 
     /// The surroundings with a kubelet and a driver that is registered and has published.
@@ -119,6 +125,7 @@ impl Bench {
             own_pod: Some(OwnPod { namespace: "accelpool".into(), name: "driver".into() }),
             server: Address::Url(self.api.url().to_owned()),
             pace: self.pace,
+            otel: self.otel.clone(),
         };
         Driver::start(settings).await.unwrap()
     }

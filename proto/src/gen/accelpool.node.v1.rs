@@ -154,6 +154,9 @@ pub struct Denial {
     /// Claims that its cgroup is bound to; none of them holds this device.
     #[prost(string, repeated, tag = "10")]
     pub claims: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The workload that its cgroup's path names, in Kubernetes a pod's UID; empty if none.
+    #[prost(string, tag = "11")]
+    pub workload: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListHoldersRequest {
@@ -254,6 +257,82 @@ pub struct NodeVerification {
     /// runtime's); audited (the gate would refuse it in mode enforce); unknown
     #[prost(string, tag = "4")]
     pub answer: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchSpansRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchSpansResponse {
+    /// One that ended; absent if the message only says what was missed.
+    #[prost(message, optional, tag = "1")]
+    pub span: ::core::option::Option<Span>,
+    /// How many the reader was too slow for since the last message.
+    #[prost(uint64, tag = "2")]
+    pub dropped: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Span {
+    /// 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub trace_id: ::prost::alloc::vec::Vec<u8>,
+    /// 8 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub span_id: ::prost::alloc::vec::Vec<u8>,
+    /// 8 bytes; empty for the first span of a trace.
+    #[prost(bytes = "vec", tag = "3")]
+    pub parent_span_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "4")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(enumeration = "SpanKind", tag = "5")]
+    pub kind: i32,
+    #[prost(fixed64, tag = "6")]
+    pub start_unix_ns: u64,
+    #[prost(fixed64, tag = "7")]
+    pub end_unix_ns: u64,
+    #[prost(message, repeated, tag = "8")]
+    pub attributes: ::prost::alloc::vec::Vec<SpanAttribute>,
+    /// What went wrong; empty if nothing did.
+    #[prost(string, tag = "9")]
+    pub error: ::prost::alloc::string::String,
+    /// True if nobody outside the daemon began its trace, so that nobody has decided yet whether it
+    /// is kept.
+    #[prost(bool, tag = "10")]
+    pub undecided: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SpanAttribute {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum SpanKind {
+    Internal = 0,
+    Server = 1,
+    Client = 2,
+}
+impl SpanKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Internal => "SPAN_KIND_INTERNAL",
+            Self::Server => "SPAN_KIND_SERVER",
+            Self::Client => "SPAN_KIND_CLIENT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SPAN_KIND_INTERNAL" => Some(Self::Internal),
+            "SPAN_KIND_SERVER" => Some(Self::Server),
+            "SPAN_KIND_CLIENT" => Some(Self::Client),
+            _ => None,
+        }
+    }
 }
 /// What a vendor tells of a device beyond what every device has; absent is not known.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -584,6 +663,9 @@ pub struct DeviceTaint {
     /// None, NoSchedule or NoExecute
     #[prost(string, tag = "2")]
     pub effect: ::prost::alloc::string::String,
+    /// The one reason that is shown everywhere.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AllocationMetrics {
@@ -959,6 +1041,16 @@ pub struct Pool {
     /// takes plugins and the kubelet has not chosen CPUs itself.
     #[prost(bool, tag = "7")]
     pub align_cpus: bool,
+    /// What the compute time of a share means where shares take turns: guarantee or cap
+    #[prost(string, tag = "8")]
+    pub compute: ::prost::alloc::string::String,
+    /// What becomes of a claim that takes more of a shared device than it was granted: report,
+    /// freeze or kill
+    #[prost(string, tag = "9")]
+    pub on_violation: ::prost::alloc::string::String,
+    /// Its shares are served by NVIDIA's MPS instead of turns.
+    #[prost(bool, tag = "10")]
+    pub mps: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Taint {
@@ -1987,6 +2079,33 @@ pub mod node_client {
                 .insert(GrpcMethod::new("accelpool.node.v1.Node", "GetTurns"));
             self.inner.unary(req, path, codec).await
         }
+        /// Each span as it ends, of calls whose caller asked for them by the header `traceparent` and of
+        /// what the daemon does by itself. Nothing is kept for later, and while nobody reads, no span is
+        /// made.
+        pub async fn watch_spans(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchSpansRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchSpansResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/accelpool.node.v1.Node/WatchSpans",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("accelpool.node.v1.Node", "WatchSpans"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Prepares one claim, or answers as before if it is prepared. Durable when it answers.
         pub async fn prepare_claim(
             &mut self,
@@ -2343,6 +2462,19 @@ pub mod node_server {
             tonic::Response<super::GetTurnsResponse>,
             tonic::Status,
         >;
+        /// Server streaming response type for the WatchSpans method.
+        type WatchSpansStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchSpansResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Each span as it ends, of calls whose caller asked for them by the header `traceparent` and of
+        /// what the daemon does by itself. Nothing is kept for later, and while nobody reads, no span is
+        /// made.
+        async fn watch_spans(
+            &self,
+            request: tonic::Request<super::WatchSpansRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchSpansStream>, tonic::Status>;
         /// Prepares one claim, or answers as before if it is prepared. Durable when it answers.
         async fn prepare_claim(
             &self,
@@ -3218,6 +3350,52 @@ pub mod node_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/accelpool.node.v1.Node/WatchSpans" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSpansSvc<T: Node>(pub Arc<T>);
+                    impl<
+                        T: Node,
+                    > tonic::server::ServerStreamingService<super::WatchSpansRequest>
+                    for WatchSpansSvc<T> {
+                        type Response = super::WatchSpansResponse;
+                        type ResponseStream = T::WatchSpansStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchSpansRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::watch_spans(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSpansSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

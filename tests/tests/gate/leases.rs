@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use accelpool_tests::Tenant;
+use accelpool_proto::node::Enforcements;
+use accelpool_tests::{Tenant, page, requests::any};
 
 use crate::scene::{Scene, cgroup, process, whole, workload};
 
@@ -190,4 +191,42 @@ fn a_node_without_a_place_for_the_gate_serves_and_says_so() {
     assert_eq!(scene.open(&pod), "admitted");
     let stranger = scene.cgroups.make("podb");
     assert_eq!(scene.open(&stranger), "refused");
+}
+
+/// Who must know that nobody else opens the device demands it, and is not given it quietly.
+#[test]
+fn a_claim_can_demand_that_the_gate_enforces() {
+    let scene = Scene::new("audit");
+    let demanding = |name: &str, access: &str| {
+        let mut request = whole(name, vec![]);
+        let demand = Enforcements { access: access.to_owned(), ..Enforcements::default() };
+        request.requests[0].demand = Some(demand);
+        request
+    };
+    let by_any = |name: &str| {
+        let mut request = demanding(name, "kernel");
+        let demand = request.requests[0].demand.clone();
+        request.requests[0] = any("gpu", "", 1);
+        request.requests[0].demand = demand;
+        request
+    };
+    let refusal = |scene: &Scene, request| {
+        let refused = scene.daemon.client().prepare(request).expect_err("it demands too much");
+        (page(&refused).map(str::to_owned), refused.message().to_owned())
+    };
+    for request in [demanding("a", "kernel"), by_any("a")] {
+        let (code, words) = refusal(&scene, request);
+        assert_eq!(code.as_deref(), Some("AP0107"), "{words}");
+        assert!(words.contains("can be held by `none`, `kernel` is demanded"), "{words}");
+    }
+    assert_eq!(refusal(&scene, demanding("a", "steel")).0.as_deref(), Some("AP0100"));
+    assert_eq!(scene.daemon.client().claims().expect("it answers"), []);
+    let scene = scene.restart("enforce");
+    scene.wait("the gate", |gate| gate.state == "up");
+    for request in [demanding("a", "kernel"), by_any("b"), demanding("a", "kernel")] {
+        let lease = scene.daemon.client().prepare(request).expect("the gate enforces");
+        let enforcement = lease.allocations[0].enforcement.clone().unwrap_or_default();
+        assert_eq!(enforcement.access, "kernel");
+    }
+    assert_eq!(refusal(&scene, demanding("c", "hardware")).0.as_deref(), Some("AP0107"));
 }

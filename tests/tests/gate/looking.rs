@@ -8,7 +8,8 @@ use std::{
 };
 
 use accelpool_proto::node::{
-    BindClaimRequest, ClaimVerification, Holder, ListHoldersRequest, VerifyClaimsRequest,
+    BindClaimRequest, ClaimVerification, Holder, ListHoldersRequest, TaintDeviceRequest,
+    VerifyClaimsRequest,
 };
 use accelpool_tests::{
     Cgroups, Daemon, Home, Tenant,
@@ -81,6 +82,40 @@ fn a_pool_can_have_them_killed() {
     scene.wait("the count", |gate| gate.stale_holders_killed == 1 && gate.stale_holders == 0);
     assert!(outside.is_running() && unrelated.is_running());
     drop((kept, outside, unrelated));
+}
+
+/// Who holds a device that is to be left is told of at once, and killed where the pool says so.
+#[test]
+fn holders_of_a_device_that_is_to_be_left_are_told_and_killed() {
+    for (told, kills) in [("report", false), ("kill", true)] {
+        let cgroups = Cgroups::new();
+        let config = format!("{}on_stale_holder = \"{told}\"\n", cgroups.config("enforce"));
+        let home = Home::with_gate(PROFILE, &config);
+        let scene = Scene { daemon: home.start(), home, cgroups };
+        let pod = scene.cgroups.make("poda");
+        scene.prepare("a", vec![workload("a")]);
+        let mut kept = hold(&pod, &scene.node(0));
+        let is = || standing(&scene.daemon, GPU, &kept);
+        assert_eq!(is().as_deref(), Some("granted"));
+        let request = TaintDeviceRequest {
+            device: GPU.to_owned(),
+            effect: "NoExecute".to_owned(),
+            reason: "it burns".to_owned(),
+        };
+        let client = scene.daemon.client();
+        client.call(async |mut node| node.taint_device(request).await).expect("it is there");
+        if kills {
+            wait_for("its end", || (!kept.is_running()).then_some(()));
+            scene.wait("the count", |gate| gate.stale_holders_killed == 1);
+        } else {
+            wait_for("the word", || (is().as_deref() == Some("tainted")).then_some(()));
+            scene.wait("the holder", |gate| gate.stale_holders == 1);
+            client.untaint(GPU).expect("it is there");
+            wait_for("its right", || (is().as_deref() == Some("granted")).then_some(()));
+            scene.wait("no holder", |gate| gate.stale_holders == 0);
+            assert!(kept.is_running());
+        }
+    }
 }
 
 fn verify(scene: &Scene) -> ClaimVerification {

@@ -1,7 +1,8 @@
 //! Denials are told to whom they concern, and what others do to the gate is put right.
 
-use std::fs;
+use std::{fs, os::unix::fs::MetadataExt as _};
 
+use accelpool_gate::{DeviceNumber, DeviceType, Gate, GateConfig, Guard, Guards, Mode};
 use accelpool_proto::node::{ExplainClaimRequest, WatchDenialsRequest};
 use accelpool_tests::wait_for;
 
@@ -73,4 +74,55 @@ fn what_others_do_to_the_gate_is_put_right() {
     scene.wait("the gate at the new root", |gate| gate.repairs > repaired);
     wait_for("grants for the new cgroup", || (scene.open(&granted) == "admitted").then_some(()));
     assert_eq!(scene.open(&stranger), "refused");
+}
+
+/// As after `systemctl daemon-reload`, which writes the device programs of a container's cgroup
+/// anew: one beside the gate refuses what was granted. The gate cannot help it; it is found and
+/// raised by itself, and forgotten when it is over.
+#[test]
+fn a_program_beside_the_gate_that_refuses_a_grant_is_raised() {
+    let scene = Scene::new("enforce");
+    let container = scene.cgroups.make("poda/container");
+    scene.prepare("a", vec![workload("a")]);
+    let spec = fs::read_to_string(scene.home.cdi().join("accelpool.dev-claim_a.json"));
+    let spec: serde_json::Value = serde_json::from_str(&spec.expect("it is there")).expect("JSON");
+    let variable = spec["devices"][0]["containerEdits"]["env"][0].as_str().expect("a variable");
+    let script = format!("export '{variable}'; exec sleep 1000");
+    let tenant = accelpool_tests::Tenant::start(&container, &script);
+    let verification = || {
+        let lease = scene.daemon.client().claims().expect("it answers").remove(0);
+        lease.verification.unwrap_or_default()
+    };
+    // What somebody attaches is news for the daemon only if it knew what was there before.
+    wait_for("a look at it", || (verification().state == "verified").then_some(()));
+
+    let foreign = Gate::open(&GateConfig {
+        root: container.clone(),
+        pins: scene.cgroups.pins().with_file_name("foreign"),
+    });
+    let foreign = foreign.expect("this kernel takes several programs");
+    let number = fs::metadata(scene.node(0)).expect("it is there").rdev();
+    let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+    let part = |part: u64| u32::try_from(part).expect("numbers are small");
+    let device = DeviceNumber::new(DeviceType::Character, part(major), part(minor));
+    let guard = Guard { devices: device.expect("a number").into(), mode: Mode::Enforce };
+    foreign.guard(&Guards::new([guard]).expect("one")).expect("there is room");
+    assert_eq!(scene.open(&container), "refused", "all programs must admit");
+    let found = wait_for("the daemon's word", || {
+        let found = verification();
+        (found.state == "drifted").then_some(found)
+    });
+    let words =
+        "is refused by a device program beside the gate: the container must be started anew";
+    assert!(found.deviations.iter().any(|it| it.contains(words)), "{found:?}");
+    let request = ExplainClaimRequest { claim: "a".to_owned() };
+    let story = scene.daemon.client().call(async |mut node| node.explain_claim(request).await);
+    let events = story.expect("it is known").events;
+    assert!(events.iter().any(|event| event.kind == "drifted" && event.message.contains(words)));
+    assert_eq!(scene.gate().defects, [""; 0], "the gate itself is as it should be");
+
+    foreign.remove().expect("it is ours");
+    assert_eq!(scene.open(&container), "admitted");
+    wait_for("its end", || (verification().state == "verified").then_some(()));
+    drop(tenant);
 }

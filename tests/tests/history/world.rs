@@ -138,6 +138,7 @@ impl World {
                 gate: GateMode::default(),
                 on_stale_holder: OnStaleHolder::default(),
                 compute: ComputeRule::default(),
+                host_memory: None,
                 on_violation: OnViolation::default(),
                 align_cpus: false,
             }],

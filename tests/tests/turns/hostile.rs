@@ -19,6 +19,7 @@ use accelpool_shim::{
     sys::now_ns,
     wire::{Hello, Record, Refusal},
 };
+use nix::sys::signal::Signal;
 
 use accelpool_tests::{
     Cgroups, Client, Home,
@@ -143,6 +144,13 @@ fn scribbling_hurts_the_scribbler_alone() {
         for word in words.into_iter().chain([&row.used, &row.peak, &row.denied]) {
             word.store(random(), Ordering::SeqCst);
         }
+        // Rows of all the claim's processes, also of those that there are none of.
+        for row in &ledger.rows {
+            let marks = [&row.begun, &row.done, &row.process_id];
+            for word in marks.into_iter().chain(&row.bytes) {
+                word.store(random(), Ordering::SeqCst);
+            }
+        }
     }
     check_neighbour(&scene);
     assert!(scene.daemon.is_running());
@@ -159,6 +167,73 @@ fn violation(client: &Client, claim: &str) -> Option<String> {
     let answer = client.call(async |mut node| node.explain_claim(request).await).unwrap();
     let event = answer.events.into_iter().find(|event| event.kind == "violated")?;
     Some(event.message)
+}
+
+#[test]
+fn who_says_to_have_drained_and_always_to_want_gains_nothing() {
+    let mut scene = Scene::new();
+    scene.share("hostile", 4, 250);
+    scene.share("neighbour", 4, 250);
+    let mut neighbour = scene.tenant("neighbour");
+    neighbour.send("burn 200 600000");
+    check_neighbour(&scene);
+    let connection = connect(&scene.home.turns().join("hostile")).unwrap();
+    connection.send(&hello(LAYOUT_HASH), None).unwrap();
+    let mut answer = connection.receive(60 * SECOND_NS).unwrap();
+    let (_bell, process) = (answer.descriptors.pop().unwrap(), answer.descriptors.pop().unwrap());
+    let process = Mapping::<ProcessPage>::of_sealed(process).unwrap();
+    let progress = &process.devices[0];
+    // A thread that always waits, all work always done, whatever the epoch: it does nothing and
+    // would have every turn.
+    progress.want.store(1, Ordering::SeqCst);
+    let before = scene.turns_of("neighbour").unwrap().used_ns;
+    let begin = now_ns();
+    let mut epoch = 0_u32;
+    let used = loop {
+        for _ in 0..1000 {
+            epoch = epoch.wrapping_add(1);
+            progress.drained_epoch.store(epoch, Ordering::SeqCst);
+            progress.completed.store(u64::MAX / 2, Ordering::SeqCst);
+        }
+        let told = scene.turns_of("neighbour").unwrap();
+        let passed_ns = now_ns() - begin;
+        if told.used_ns - before > 300_000_000 || passed_ns > 60 * SECOND_NS {
+            break told.used_ns - before;
+        }
+    };
+    assert!(used > 300_000_000, "the neighbour got {used} ns in a minute");
+    // What it pretended to do was charged to it as turns: it is owed no more than others.
+    let told = scene.turns_of("hostile").unwrap();
+    assert!(told.turns > 0 && told.used_ns > 0, "its turns are paid for: {told:?}");
+    assert!(scene.daemon.is_running());
+    drop((connection, process));
+    scene.until("it is gone", "hostile", |told| told.pids.is_empty());
+}
+
+#[test]
+fn a_throttled_holder_holds_up_nobody() {
+    let mut scene = Scene::new();
+    scene.share("throttled", 4, 500);
+    scene.share("neighbour", 4, 250);
+    let (mut throttled, mut neighbour) = (scene.tenant("throttled"), scene.tenant("neighbour"));
+    throttled.send("burn 200 600000");
+    neighbour.send("burn 200 600000");
+    scene.until("turns of both", "neighbour", |told| told.turns > 3);
+    // As a processor quota does it: it stands for a part of each period, wherever it is then.
+    for _ in 0..10 {
+        let used = |claim| scene.turns_of(claim).unwrap().used_ns;
+        throttled.signal(Signal::SIGSTOP);
+        let before = used("neighbour");
+        scene.until("the neighbour goes on while it stands", "neighbour", |told| {
+            told.used_ns > before + 30_000_000
+        });
+        let before = used("throttled");
+        throttled.signal(Signal::SIGCONT);
+        scene.until("it goes on where it was", "throttled", |told| {
+            told.used_ns > before + 1_000_000
+        });
+    }
+    assert!(scene.daemon.is_running());
 }
 
 /// A process of a claim's pod that uses the device and takes part in no turns: `on_violation` is

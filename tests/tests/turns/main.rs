@@ -5,10 +5,11 @@
 mod fair;
 mod hostile;
 mod scene;
+mod top;
 
 use std::fs;
 
-use accelpool_proto::node::{Enforcements, GetTurnsResponse};
+use accelpool_proto::node::{Enforcements, GetTurnsResponse, ListPoolsRequest};
 use accelpool_tests::{Home, page, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -49,6 +50,20 @@ fn a_share_gets_what_its_programs_need_and_loses_it_with_the_claim() {
     assert_eq!(scene.turns_of("a"), None);
     assert!(!scene.home.turns().join("a").exists());
     scene.until("the rest", "b", |told| told.granted_permille == 1000);
+}
+
+#[test]
+fn a_pool_tells_how_its_devices_are_shared() {
+    let scene = Scene::with_pool("compute = \"cap\"\non_violation = \"freeze\"", &[DEVICE]);
+    let pools = |client: &accelpool_tests::Client| {
+        let answer = client.call(async |mut node| node.list_pools(ListPoolsRequest {}).await);
+        answer.unwrap().pools
+    };
+    let told = &pools(&scene.client)[0];
+    assert_eq!((&*told.compute, &*told.on_violation, told.mps), ("cap", "freeze", false));
+    let home = Home::with_turns_in("dgx-h100", "");
+    let told = &pools(&home.start().client())[0];
+    assert_eq!((&*told.compute, &*told.on_violation, told.mps), ("guarantee", "report", false));
 }
 
 #[test]
@@ -189,4 +204,52 @@ fn what_an_earlier_daemon_left_is_cleared() {
     let devices = scene.client.turns().unwrap().devices;
     assert_eq!(devices.len(), 1);
     assert_eq!(devices[0].device, DEVICE);
+}
+
+#[test]
+fn a_pools_limit_of_pinned_memory_reaches_its_shares() {
+    let mut scene = Scene::with_pool("host_memory = \"8Mi\"", &[DEVICE]);
+    scene.share("a", 8, 750);
+    let mut a = scene.tenant("a");
+    let most = a.must("pin 8388608");
+    assert_eq!(a.ask("pin 1"), "error 2", "CUDA's out of memory");
+    // The next daemon says the same, and what is pinned is still counted.
+    scene.restart();
+    scene.until("a is back", "a", |told| told.pids == [a.pid()]);
+    assert_eq!(a.ask("pin 1"), "error 2");
+    a.must(&format!("unpin {most}"));
+    a.must("pin 1");
+}
+
+/// The comment before the table of `docs/turns.md` that has a test for each row.
+const MARK: &str = "<!-- ci: hostile table -->";
+
+#[test]
+fn each_row_of_the_table_names_tests_that_are_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let guide = fs::read_to_string(root.join("docs/turns.md")).unwrap();
+    let (_, table) = guide.split_once(MARK).expect("the table is marked");
+    let rows: Vec<&str> = table.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 12, "{} rows", rows.len());
+    let mut sources = String::new();
+    let mut folders: Vec<_> = ["tests/tests", "daemon", "vendors"].map(|it| root.join(it)).into();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|it| it == "rs") {
+                sources += &fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    for row in rows {
+        let named = row.rsplit('|').nth(1).unwrap();
+        let mut count = 0;
+        for name in named.split('`').skip(1).step_by(2) {
+            assert!(sources.contains(&format!("#[test]\nfn {name}() {{")), "no test `{name}`");
+            count += 1;
+        }
+        assert!(count > 0, "no test: {row}");
+    }
 }

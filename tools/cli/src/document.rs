@@ -161,6 +161,9 @@ nouns! {
         gate: String,
         on_stale_holder: String,
         align_cpus: bool,
+        compute: String,
+        on_violation: String,
+        mps: bool,
     }
 
     /// How the device gate stands, and what it counted.

@@ -13,7 +13,7 @@ use accelpool_vendor_api::{
 use accelpool_vendor_nvidia::Nvidia;
 use serde_json::json;
 
-use crate::machine::{DGX_H100_MIG, Machine, V100_535, uuid};
+use crate::machine::{DGX_H100, DGX_H100_MIG, Machine, V100_535, uuid};
 
 /// Every symbol that the adapter asks for and can do without.
 const SYMBOLS: [&str; 72] = [
@@ -186,6 +186,58 @@ fn nonsense_from_every_call_is_survived() {
         assert!(wrong.is_empty(), "{symbol} answers nonsense\n{report}");
         let panicked = Verdict::Failed("the adapter panicked".to_owned());
         assert!(report.outcomes.iter().all(|it| it.verdict != panicked), "{symbol}\n{report}");
+    }
+}
+
+/// What is asked of devices outside of MIG mode, or of two of them.
+const OF_WHOLE: [&str; 8] = [
+    "nvmlDeviceGetAccountingStats",
+    "nvmlDeviceGetGpuFabricInfoV",
+    "nvmlDeviceGetNvLinkRemoteDeviceType",
+    "nvmlDeviceGetNvLinkRemotePciInfo_v2",
+    "nvmlDeviceGetNvLinkState",
+    "nvmlDeviceGetP2PStatus",
+    "nvmlDeviceGetProcessUtilization",
+    "nvmlDeviceGetProcessesUtilizationInfo",
+];
+
+#[test]
+fn whole_devices_survive_codes_and_nonsense_too() {
+    let machine = Machine::new(DGX_H100);
+    machine.change(|described| {
+        let devices = described["devices"].as_array_mut().unwrap();
+        devices.truncate(2);
+        devices[0]["accounting"] = json!([
+            { "pid": 1, "percent": 1, "start_us": 1, "lived_ms": 1, "running": false }
+        ]);
+        devices[0]["utilization"] = json!([{ "pid": 1, "percent": 9, "encoder": 9 }]);
+    });
+    std::fs::remove_dir_all(machine.path("proc/driver/nvidia/gpus")).unwrap();
+    let vendor = machine.vendor();
+    let sound = |what: &str| {
+        let listed: Vec<_> = vendor.discover().unwrap().into_iter().map(|it| it.uuid).collect();
+        assert_eq!(listed, [uuid(1), uuid(2)], "{what}");
+        for link in vendor.links().unwrap_or_default() {
+            assert!(link.strands <= 36 && link.route.switches().count() <= 4, "{what}: {link:?}");
+        }
+        for sample in vendor.sample(&uuid(1)).unwrap_or_default() {
+            let busy = sample.engines.values().chain(sample.compute_busy.as_ref());
+            assert!(busy.max() < Some(&Duration::from_hours(1)), "{what}: {sample:?}");
+        }
+        let _ = vendor.next_event(Duration::ZERO);
+    };
+    sound("nothing");
+    for symbol in OF_WHOLE {
+        for code in codes() {
+            machine.change(|described| described["errors"] = json!({ symbol: code }));
+            sound(&format!("{symbol} says {code}"));
+        }
+        machine.change(|described| {
+            described["errors"] = json!({});
+            described["nonsense"] = json!([symbol]);
+        });
+        sound(&format!("{symbol} answers nonsense"));
+        machine.change(|described| described["nonsense"] = json!([]));
     }
 }
 

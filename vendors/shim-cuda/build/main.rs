@@ -1,4 +1,5 @@
-//! Compiles the library that tenants load, whatever this crate itself is compiled for.
+//! Compiles the libraries that tenants load, whatever this crate itself is compiled for: the
+//! one that is loaded before others, and the drop-in that stands in the driver's place.
 //!
 //! The library stands on no standard library, ends on a panic and is always optimised: cargo
 //! can say that of a whole workspace alone, so rustc is called here. The crate's own sources
@@ -21,6 +22,9 @@ const LIBRARY_BYTES_MAX: usize = 1 << 20;
 
 const LIBRARY: &str = "libaccelpool_cuda.so";
 
+/// Where the drop-in lies, in a folder of its own: its name is the driver's.
+const DROP_IN: &str = "drop-in/libcuda.so.1";
+
 /// All that is linked of the C library; each is in glibc 2.17 too.
 const LIBC_FUNCTIONS: [&str; 9] = [
     "__register_atfork",
@@ -41,38 +45,55 @@ fn main() {
     for source in [&shim, &here.join("src"), &here.join("surface"), &here.join("build")] {
         println!("cargo::rerun-if-changed={}", source.display());
     }
-    println!("cargo::rustc-check-cfg=cfg(accelpool_library)");
+    println!("cargo::rustc-check-cfg=cfg(accelpool_library, accelpool_drop_in)");
 
     let table = here.join("surface/functions.tsv");
     let table = fs::read_to_string(&table).expect("the table of functions can be read");
     let functions = surface::read(&table);
     fs::write(out.join("surface.rs"), surface::generate(&functions)).expect("OUT_DIR is ours");
-    let exports = out.join("exports.map");
-    fs::write(&exports, surface::exports(&functions)).expect("OUT_DIR is ours");
 
     let base = out.join("libaccelpool_shim.rlib");
     let compiler = Compiler { out: &out };
     let in_library: [OsString; 2] = ["--cfg".into(), "accelpool_library".into()];
     compiler.run("accelpool_shim", "rlib", &shim.join("lib.rs"), &base, &in_library);
-    let library = out.join(LIBRARY);
-    let link = |argument: &str| ["-C".into(), format!("link-arg={argument}").into()];
-    let mut arguments = in_library.to_vec();
-    arguments.extend(["--extern".into(), join("accelpool_shim=", &base)]);
-    arguments.extend(link("-nostartfiles"));
-    arguments.extend(link("-Wl,-z,now,-z,relro,-z,nodelete,--build-id=none,--no-undefined"));
-    arguments.extend(link(&format!("-Wl,-soname,{LIBRARY}")));
-    arguments.extend(["-C".into(), join("link-arg=-Wl,--version-script=", &exports)]);
-    // After the objects, which is where the linker looks for what they need.
-    arguments.extend(["-C".into(), join("link-arg=", &stub(&out))]);
-    let source = here.join("src/lib.rs");
-    compiler.run("accelpool_cuda", "cdylib", &source, &library, &arguments);
+    let mut shared = in_library.to_vec();
+    shared.extend(["--extern".into(), join("accelpool_shim=", &base)]);
+    shared.extend(link("-nostartfiles"));
+    shared.extend(link("-Wl,-z,now,-z,relro,-z,nodelete,--build-id=none,--no-undefined"));
+    let stub = stub(&out);
+    let mut digest = Sha256::new();
+    for (path, is_drop_in, variable) in
+        [(LIBRARY, false, "ACCELPOOL_SHIM_CUDA"), (DROP_IN, true, "ACCELPOOL_SHIM_CUDA_DROP_IN")]
+    {
+        let library = out.join(path);
+        let name = library.file_name().expect("a library has a name").display();
+        fs::create_dir_all(library.parent().expect("it is in OUT_DIR")).expect("OUT_DIR is ours");
+        let exports = library.with_extension("map");
+        let names = surface::exports(&functions, is_drop_in);
+        fs::write(&exports, names).expect("OUT_DIR is ours");
+        let mut arguments = shared.clone();
+        if is_drop_in {
+            arguments.extend(["--cfg".into(), "accelpool_drop_in".into()]);
+        }
+        arguments.extend(link(&format!("-Wl,-soname,{name}")));
+        arguments.extend(["-C".into(), join("link-arg=-Wl,--version-script=", &exports)]);
+        // After the objects, which is where the linker looks for what they need.
+        arguments.extend(["-C".into(), join("link-arg=", &stub)]);
+        let source = here.join("src/lib.rs");
+        compiler.run("accelpool_cuda", "cdylib", &source, &library, &arguments);
 
-    let bytes = fs::read(&library).expect("the library was just made");
-    assert!(bytes.len() <= LIBRARY_BYTES_MAX, "the library has {} bytes", bytes.len());
-    let digest = Sha256::digest(&bytes);
+        let bytes = fs::read(&library).expect("the library was just made");
+        assert!(bytes.len() <= LIBRARY_BYTES_MAX, "`{path}` has {} bytes", bytes.len());
+        digest.update(&bytes);
+        println!("cargo::rustc-env={variable}={}", library.display());
+    }
+    let digest = digest.finalize();
     let digest = digest.iter().take(8).fold(0_u64, |value, &byte| value << 8 | u64::from(byte));
-    println!("cargo::rustc-env=ACCELPOOL_SHIM_CUDA={}", library.display());
     println!("cargo::rustc-env=ACCELPOOL_SHIM_CUDA_DIGEST={digest:016x}");
+}
+
+fn link(argument: &str) -> [OsString; 2] {
+    ["-C".into(), format!("link-arg={argument}").into()]
 }
 
 /// A C library to link with that has names and no versions.

@@ -26,7 +26,7 @@ enum Action {
     Pass,
 }
 
-/// Functions outside the driver's library that the shim exports.
+/// Functions outside the driver's library that the shim exports, unless it stands in its place.
 const OTHER_EXPORTS: [&str; 13] = [
     "dlsym",
     "dlvsym",
@@ -73,10 +73,12 @@ fn read_line(line: &str) -> Function {
     Function { symbol, name, since, class, action, parameters }
 }
 
-/// The version script of the library: nothing is exported but what stands in for others.
-pub(crate) fn exports(functions: &[Function]) -> String {
-    let wrapped = functions.iter().filter(|it| it.action != Action::Pass);
-    let names: Vec<&str> = wrapped.map(|it| it.symbol.as_str()).chain(OTHER_EXPORTS).collect();
+/// The version script of the library: nothing is exported but what stands in for others. The
+/// drop-in exports all that the driver does, and nothing else.
+pub(crate) fn exports(functions: &[Function], is_drop_in: bool) -> String {
+    let exported = functions.iter().filter(|it| is_drop_in || it.action != Action::Pass);
+    let others = OTHER_EXPORTS.into_iter().filter(|_| !is_drop_in);
+    let names: Vec<&str> = exported.map(|it| it.symbol.as_str()).chain(others).collect();
     format!("{{\n  global:\n    {};\n  local:\n    *;\n}};\n", names.join(";\n    "))
 }
 
@@ -93,6 +95,14 @@ pub(crate) fn generate(functions: &[Function]) -> String {
             Action::Wrap | Action::Pass => {}
         }
     }
+    code.push_str("#[cfg(accelpool_drop_in)]\nmod jumps {\n");
+    for (index, function) in functions.iter().enumerate() {
+        if function.action == Action::Pass {
+            writeln!(code, "crate::entry::jump!({} {index});", function.symbol)
+                .expect("text can be written");
+        }
+    }
+    code.push_str("}\n");
     generate_table(&mut code, functions);
     code
 }
@@ -186,7 +196,7 @@ fn is_per_thread(function: &Function) -> bool {
 /// Where in `src/wrap` the wrappers of a class are.
 fn module(class: &str) -> &'static str {
     match class {
-        "allocate" | "free" | "map" | "import" | "query" => "memory",
+        "allocate" | "free" | "map" | "import" | "query" | "host" => "memory",
         "launch" | "capture" | "sync" => "work",
         "context" | "entry" => "context",
         _ => panic!("no wrapper is written for the class `{class}`"),

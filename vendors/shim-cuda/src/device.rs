@@ -29,6 +29,9 @@ pub(crate) const NUMBERS_MAX: usize = 32;
 /// Charges are in steps of what the driver's allocator takes at the least.
 const GRANULE_BYTES: u64 = 512;
 
+/// What the host pins at a time.
+pub(crate) const PAGE_BYTES: u64 = 4096;
+
 /// One device as the process sees it.
 pub(crate) struct Device {
     /// The index of its claim plus one; 0 for a device of no claim.
@@ -52,7 +55,9 @@ pub(crate) struct Device {
     pub(crate) fences: Fences,
     /// What the process holds while no daemon has given it a ledger page.
     own: LedgerDevice,
+    /// The first word of bytes is the device's, the second what was pinned for it.
     own_row: LedgerRow,
+    own_host: LedgerDevice,
 }
 
 static DEVICES: [Device; NUMBERS_MAX] = [const { Device::new() }; NUMBERS_MAX];
@@ -148,6 +153,8 @@ pub(crate) fn forget_all() {
         device.graph_bytes.store(0, Ordering::Relaxed);
         device.own.used.store(0, Ordering::Relaxed);
         device.own_row.bytes[0].store(0, Ordering::Relaxed);
+        device.own_host.used.store(0, Ordering::Relaxed);
+        device.own_row.bytes[1].store(0, Ordering::Relaxed);
         device.fences.forget();
     }
 }
@@ -168,6 +175,7 @@ impl Device {
             fences: Fences::new(),
             own: LedgerDevice::new(),
             own_row: LedgerRow::new(),
+            own_host: LedgerDevice::new(),
         }
     }
 
@@ -195,6 +203,13 @@ impl Device {
             && let Some(account) = claim.account(index)
         {
             account.charge(held);
+        }
+        let pinned = self.own_row.bytes[1].swap(0, Ordering::AcqRel);
+        self.own_host.used.store(0, Ordering::Relaxed);
+        if pinned != 0
+            && let Some(account) = claim.host_account()
+        {
+            account.charge(pinned);
         }
         if let Some(progress) = process.devices.get(index) {
             self.progress.store(core::ptr::from_ref(progress).cast_mut(), Ordering::Release);
@@ -263,6 +278,27 @@ impl Device {
 
     pub(crate) fn release(&self, charged: u64) {
         if let Some(account) = self.account() {
+            account.release(charged);
+        }
+    }
+
+    /// The account of the process for memory of the host: the claim's, or one of its own for each
+    /// device while it has none.
+    fn host_account(&self) -> Option<Account<'_>> {
+        let shared = self.claim().and_then(Claim::host_account);
+        shared.or_else(|| Account::new(&self.own_host, &self.own_row, 1))
+    }
+
+    /// Reserves what is to be pinned, by whole pages.
+    pub(crate) fn reserve_host(&self, bytes: u64) -> Result<Reservation<'_>, OverQuota> {
+        let charged = bytes.checked_next_multiple_of(PAGE_BYTES).ok_or(OverQuota)?;
+        let limit = self.page().map_or(0, |it| it.host_bytes.load(Ordering::Relaxed));
+        let most = if limit == 0 { u64::MAX } else { limit };
+        self.host_account().ok_or(OverQuota)?.reserve(charged, most)
+    }
+
+    pub(crate) fn release_host(&self, charged: u64) {
+        if let Some(account) = self.host_account() {
             account.release(charged);
         }
     }

@@ -92,6 +92,22 @@ pub(crate) fn open(name: &CStr, load: bool) -> Option<NonNull<c_void>> {
     NonNull::new(unsafe { open(name.as_ptr(), flags) })
 }
 
+/// The driver's library, if it is loaded already; with `load`, it is loaded now.
+#[cfg(not(accelpool_drop_in))]
+pub(crate) fn driver(load: bool) -> Option<NonNull<c_void>> {
+    open(c"libcuda.so.1", load)
+}
+
+/// The driver's library, which lies elsewhere: by its name we are found ourselves.
+#[cfg(accelpool_drop_in)]
+pub(crate) fn driver(load: bool) -> Option<NonNull<c_void>> {
+    let named = environment(c"ACCELPOOL_CUDA_DRIVER");
+    let driver = open(named.unwrap_or(crate::DRIVER_PATH), load)?;
+    // A path that leads back here would have each call come back without end.
+    let first = lookup(driver.as_ptr(), c"cuInit".as_ptr())?;
+    (!crate::surface::is_ours(first)).then_some(driver)
+}
+
 /// The value of an environment variable. Nobody may change the environment meanwhile, as for
 /// every `getenv`.
 pub(crate) fn environment(name: &CStr) -> Option<&'static CStr> {

@@ -114,7 +114,7 @@ fn actual(
     address: NonNull<c_void>,
 ) -> Option<usize> {
     let has_address = |&row: &usize| {
-        let driver = libc::open(c"libcuda.so.1", false)?;
+        let driver = libc::driver(false)?;
         let exported = surface::exported(driver.as_ptr(), surface::FUNCTIONS[row].symbol)?;
         (exported == address).then_some(())
     };

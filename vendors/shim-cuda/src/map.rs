@@ -30,6 +30,8 @@ pub(crate) struct Value {
     pub(crate) context: u64,
     /// The driver's number of the device.
     pub(crate) device: i32,
+    /// Whether it is memory of the host.
+    pub(crate) is_host: bool,
     /// Handles that name it.
     pub(crate) handles: u32,
     /// Mappings of it; or, of a mapping, nothing.

@@ -7,6 +7,8 @@ use core::ffi::c_int;
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use accelpool_shim::quota::OverQuota;
+
 use crate::{
     capture, context,
     device::{self, Device},
@@ -23,6 +25,9 @@ static POINTERS: Map = Map::new();
 /// Arrays, mipmapped ones too.
 static ARRAYS: Map = Map::new();
 
+/// Addresses of pinned memory of the host.
+static HOSTS: Map = Map::new();
+
 /// Physical memory by handle, and mappings of it by address.
 static HANDLES: Map = Map::new();
 static MAPPINGS: Map = Map::new();
@@ -35,7 +40,7 @@ pub(crate) static GRAPHS_ALLOCATE: AtomicBool = AtomicBool::new(false);
 
 /// In the child of a fork, which holds nothing.
 pub(crate) fn forget() {
-    for map in [&POINTERS, &ARRAYS, &HANDLES, &MAPPINGS] {
+    for map in [&POINTERS, &ARRAYS, &HOSTS, &HANDLES, &MAPPINGS] {
         map.forget();
     }
 }
@@ -46,6 +51,10 @@ pub(crate) enum Kind {
     Pointer,
     Array,
     Handle,
+    /// Pinned memory of the host.
+    Host,
+    /// The same, by handle.
+    HostHandle,
 }
 
 impl Kind {
@@ -53,8 +62,19 @@ impl Kind {
         match self {
             Self::Pointer => &POINTERS,
             Self::Array => &ARRAYS,
-            Self::Handle => &HANDLES,
+            Self::Handle | Self::HostHandle => &HANDLES,
+            Self::Host => &HOSTS,
         }
+    }
+
+    /// Whether it is charged to what the claim may pin, and not to a device.
+    fn is_host(self) -> bool {
+        matches!(self, Self::Host | Self::HostHandle)
+    }
+
+    /// Whether it goes with the context in which it was made.
+    fn has_context(self) -> bool {
+        matches!(self, Self::Pointer | Self::Array | Self::Host)
     }
 }
 
@@ -76,16 +96,19 @@ pub(crate) fn allocate(
     let thread = thread();
     let Some(device) = device else { return thread.inside(call) };
     // A size that overflows is more than any quota.
-    let Some(Ok(reservation)) = bytes.map(|bytes| device.reserve(bytes)) else {
+    let reserve = |bytes| {
+        if kind.is_host() { device.reserve_host(bytes) } else { device.reserve(bytes) }
+    };
+    let Some(Ok(reservation)) = bytes.map(reserve) else {
         return OUT_OF_MEMORY;
     };
     let outcome = thread.inside(call);
     if outcome == SUCCESS {
         let bytes = reservation.commit();
         // Physical memory by handle goes with no context.
-        let context = if kind == Kind::Handle { 0 } else { context::current(thread) };
-        let value =
-            Value { bytes, context, device: device.number(), handles: 1, ..Value::default() };
+        let context = if kind.has_context() { context::current(thread) } else { 0 };
+        let (device, is_host) = (device.number(), kind.is_host());
+        let value = Value { bytes, context, device, is_host, handles: 1, ..Value::default() };
         if !kind.map().insert(made(), value) {
             // Without a place to remember it, it stays charged until the process ends.
             return outcome;
@@ -94,16 +117,21 @@ pub(crate) fn allocate(
     outcome
 }
 
-/// Corrects what a pointer is charged to what the driver has really taken.
-pub(crate) fn correct(pointer: u64, bytes: u64) {
-    let Some(bytes) = device::rounded(bytes) else { return };
-    POINTERS.change(pointer, |value| {
-        if let (Some(device), true) = (device::by_number(value.device), bytes > value.bytes) {
-            device.charge(bytes - value.bytes);
-            value.bytes = bytes;
+/// Corrects what a pointer is charged to what the driver has really taken; `false` if the quota
+/// has no room for that.
+pub(crate) fn correct(pointer: u64, bytes: u64) -> bool {
+    let has_room = POINTERS.change(pointer, |value| {
+        let more = bytes.saturating_sub(value.bytes);
+        let reserved = device::by_number(value.device).map(|device| device.reserve(more));
+        match reserved {
+            Some(Ok(reservation)) => value.bytes += reservation.commit(),
+            Some(Err(OverQuota)) => return (false, true),
+            None => {}
         }
-        ((), true)
+        (true, true)
     });
+    // Nobody's, or never charged.
+    has_room.unwrap_or(true)
 }
 
 /// Frees by `call` what `key` names.
@@ -147,14 +175,18 @@ pub(crate) fn free_in_order(stream: Stream, pointer: u64, call: impl FnOnce() ->
 
 fn give_back(value: Value) {
     if let Some(device) = device::by_number(value.device) {
-        device.release(value.bytes);
+        if value.is_host {
+            device.release_host(value.bytes);
+        } else {
+            device.release(value.bytes);
+        }
     }
 }
 
 /// A context is gone, and with it all that was allocated in it.
 pub(crate) fn context_gone(context: u64) {
     if context != 0 {
-        for map in [&POINTERS, &ARRAYS] {
+        for map in [&POINTERS, &ARRAYS, &HOSTS] {
             map.sweep(|value| value.context == context, give_back);
         }
     }

@@ -131,7 +131,7 @@ fn parse_uuid(text: &[u8]) -> Option<[u8; 16]> {
 
 /// Stands in for NVML's function of this name, with its contract.
 #[expect(non_snake_case, reason = "the name is NVML's")]
-#[cfg_attr(accelpool_library, unsafe(no_mangle))]
+#[cfg_attr(all(accelpool_library, not(accelpool_drop_in)), unsafe(no_mangle))]
 pub(crate) unsafe extern "C" fn nvmlDeviceGetMemoryInfo(
     device: *mut c_void,
     memory: *mut Memory,
@@ -155,7 +155,7 @@ pub(crate) unsafe extern "C" fn nvmlDeviceGetMemoryInfo(
 
 /// Stands in for NVML's function of this name, with its contract.
 #[expect(non_snake_case, reason = "the name is NVML's")]
-#[cfg_attr(accelpool_library, unsafe(no_mangle))]
+#[cfg_attr(all(accelpool_library, not(accelpool_drop_in)), unsafe(no_mangle))]
 pub(crate) unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
     device: *mut c_void,
     memory: *mut MemoryV2,

@@ -297,6 +297,11 @@ impl Claim {
         self.ledger()?.account(process, device)
     }
 
+    pub(crate) fn host_account(&self) -> Option<Account<'static>> {
+        let process = self.process_index.load(Ordering::Relaxed) as usize;
+        self.ledger()?.host_account(process)
+    }
+
     /// New pages of a registration; they stay mapped for good.
     pub(crate) fn take_pages(&self, ledger: Mapping<LedgerPage>, process: Mapping<ProcessPage>) {
         self.ledger.store(from_ref(ledger.leak()).cast_mut(), Ordering::Release);

@@ -65,7 +65,7 @@ unsafe impl Sync for Wrapper {}
 include!(concat!(env!("OUT_DIR"), "/surface.rs"));
 
 /// The driver's own functions, as far as they were looked up.
-static REAL: [AtomicPtr<c_void>; COUNT] = [const { AtomicPtr::new(null_mut()) }; COUNT];
+pub(crate) static REAL: [AtomicPtr<c_void>; COUNT] = [const { AtomicPtr::new(null_mut()) }; COUNT];
 
 /// The driver's own function of a row.
 #[inline]
@@ -75,10 +75,18 @@ fn real(index: usize) -> Option<NonNull<c_void>> {
 
 #[cold]
 fn find_real(index: usize) -> Option<NonNull<c_void>> {
-    let driver =
-        libc::open(c"libcuda.so.1", false).or_else(|| libc::open(c"libcuda.so.1", true))?;
+    let driver = libc::driver(false).or_else(|| libc::driver(true))?;
     let address = exported(driver.as_ptr(), FUNCTIONS[index].symbol)?;
     if is_ours(address) { None } else { bind(index, address) }
+}
+
+/// Where a jump of the drop-in goes the first time: what the driver does not have fails.
+#[cfg(accelpool_drop_in)]
+pub(crate) unsafe extern "C" fn jump_to(index: usize) -> *mut c_void {
+    extern "C" fn missing() -> c_int {
+        NOT_FOUND
+    }
+    find_real(index).map_or(missing as *mut c_void, NonNull::as_ptr)
 }
 
 /// What a library exports under a symbol of the table.

@@ -83,3 +83,18 @@ fn beside_another_that_stands_in_for_dlsym_both_are_asked() {
         assert!(said.contains("other was asked"), "{order:?}: {said}");
     }
 }
+
+#[test]
+fn the_next_one_is_ours_for_who_comes_before_us_alone() {
+    let probe = Probe::new();
+    let mid = probe.node.dir.path().join("libmid.so").to_str().unwrap().to_owned();
+    let next = |preload: &[&str]| {
+        let said = probe.run(preload, &["GLIBC_2.2.5"]);
+        let line = said.lines().find(|line| line.starts_with("cuda-next-of-mid"));
+        line.unwrap().rsplit(' ').next().unwrap().to_owned()
+    };
+    // As the loader's own order has it, which a call from our own code would change.
+    assert_eq!(next(&[&mid, SHIM]), "libaccelpool_cuda.so");
+    assert_eq!(next(&[SHIM, &mid]), "none");
+    assert_eq!(next(&[SHIM]), "none");
+}

@@ -151,3 +151,50 @@ fn without_a_daemon_the_quota_holds_for_each_process() {
     tenant.must(&format!("free {half}"));
     assert_eq!(keeper.used(), 0);
 }
+
+fn pinned(keeper: &node::Keeper) -> u64 {
+    keeper.with_ledger(|it| it.host_used.load(Ordering::SeqCst))
+}
+
+#[test]
+fn pinned_memory_of_the_host_has_a_limit_of_its_own() {
+    let node = Node::new();
+    let keeper = node.claim("claim", 64 * MIB, 0);
+    keeper.control().host_bytes.store(8 * MIB, Ordering::SeqCst);
+    let (mut first, mut second) = (node.started(&keeper), node.started(&keeper));
+    let most = first.must(&format!("pin {}", 8 * MIB - 4096));
+    assert_eq!(second.ask("pin 4097"), "error 2");
+    assert_eq!(second.ask("register 4097"), "error 2");
+    assert_eq!(second.ask("create 2097152 host"), "error 2");
+    let last = second.must("register 1");
+    assert_eq!(first.ask("pin 1"), "error 2");
+    assert_eq!((pinned(&keeper), keeper.used()), (8 * MIB, 0), "the device is charged nothing");
+    assert_eq!(keeper.with_ledger(|it| it.host_denied.load(Ordering::SeqCst)), 4);
+    assert_eq!(keeper.with_ledger(|it| it.host_peak.load(Ordering::SeqCst)), 8 * MIB);
+    first.must(&format!("alloc {}", 64 * MIB));
+    first.must(&format!("unpin {most}"));
+    second.must(&format!("unregister {last}"));
+    assert_eq!(pinned(&keeper), 0);
+    second.must(&format!("pin {}", 2 * MIB));
+    drop(second);
+    until("what an ended process pinned comes back", || pinned(&keeper) == 0);
+    // Without a limit it is counted all the same.
+    keeper.control().host_bytes.store(0, Ordering::SeqCst);
+    first.must(&format!("pin {}", 32 * MIB));
+    assert_eq!(pinned(&keeper), 32 * MIB);
+}
+
+#[test]
+fn pinned_memory_has_its_limit_without_a_daemon_too() {
+    let node = Node::new();
+    let mut keeper = node.claim("claim", 64 * MIB, 0);
+    keeper.control().host_bytes.store(8 * MIB, Ordering::SeqCst);
+    keeper.stop();
+    let mut tenant = node.started(&keeper);
+    let half = tenant.must(&format!("pin {}", 4 * MIB));
+    assert_eq!(tenant.ask(&format!("pin {}", 5 * MIB)), "error 2");
+    let keeper = keeper.restart();
+    until("registered", || keeper.registered() == 1 && pinned(&keeper) == 4 * MIB);
+    tenant.must(&format!("unpin {half}"));
+    assert_eq!(pinned(&keeper), 0);
+}

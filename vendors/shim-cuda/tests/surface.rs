@@ -9,30 +9,10 @@ use std::{
     process::Command,
 };
 
-use crate::node::Node;
-
-struct Row {
-    symbol: &'static str,
-    name: &'static str,
-    since: u32,
-    class: &'static str,
-    action: &'static str,
-    takes_stream: bool,
-}
-
-fn table() -> Vec<Row> {
-    let table = include_str!("../surface/functions.tsv");
-    let lines = table.lines().filter(|line| !line.starts_with('#'));
-    let row = |line: &'static str| {
-        let fields: Vec<&str> = line.split('\t').collect();
-        let [symbol, name, since, class, action, parameters] = fields[..] else {
-            panic!("six columns: `{line}`");
-        };
-        let takes_stream = parameters.split(',').any(|it| it == "stream");
-        Row { symbol, name, since: since.parse().unwrap(), class, action, takes_stream }
-    };
-    lines.map(row).collect()
-}
+use crate::node::{
+    Node,
+    whole::{self, Row, table},
+};
 
 #[test]
 fn every_public_function_is_in_one_class() {
@@ -90,46 +70,67 @@ fn what_takes_a_stream_or_makes_memory_is_decided() {
     }
 }
 
-/// All versions at which any name changes its meaning, and those around them.
-fn versions(rows: &[Row]) -> BTreeSet<i32> {
-    let since = rows.iter().map(|row| i32::try_from(row.since).unwrap());
-    since.flat_map(|it| [it - 10, it, it + 10]).chain([2000, 13_000, 20_000]).collect()
+/// All versions at which a name changes its meaning, and those around them.
+fn versions(rows: &[Row], name: &str) -> BTreeSet<i32> {
+    let since = rows.iter().filter(|row| row.name == name);
+    let since = since.map(|row| i32::try_from(row.since).unwrap());
+    since.flat_map(|it| [it - 10, it, it + 10]).chain([2000, 12_000, 13_000, 20_000]).collect()
 }
 
 /// What a process that runs under the shim sees; asserts there, since it must be a process of
-/// its own.
-fn look_up_everything() {
-    type GetProcAddress =
+/// its own. `is_whole` says that the driver has all functions, as the newest one; else it has
+/// those of the stand-in.
+fn look_up_everything(is_drop_in: bool, is_whole: bool) {
+    type GetV1 = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, u64) -> c_int;
+    type GetV2 =
         unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, u64, *mut c_int) -> c_int;
     #[expect(unsafe_code, reason = "looks functions up")]
     // SAFETY: plain look-ups; the library stays loaded.
     unsafe {
         let driver = libc::dlopen(c"libcuda.so.1".as_ptr(), libc::RTLD_NOW);
         assert!(!driver.is_null());
-        let get = libc::dlsym(driver, c"cuGetProcAddress_v2".as_ptr());
-        assert!(is_ours(get), "the first look-up of every runtime");
-        let get = std::mem::transmute::<*mut c_void, GetProcAddress>(get);
+        let [first, second] = [c"cuGetProcAddress", c"cuGetProcAddress_v2"].map(|name| {
+            let get = libc::dlsym(driver, name.as_ptr());
+            assert!(is_ours(get), "the first look-up of every runtime");
+            get
+        });
+        let first = std::mem::transmute::<*mut c_void, GetV1>(first);
+        let second = std::mem::transmute::<*mut c_void, GetV2>(second);
         let rows = table();
         let (mut wrapped, mut asked) = (0, 0);
         for row in &rows {
             let symbol = CString::new(row.symbol).unwrap();
             let found = libc::dlsym(driver, symbol.as_ptr());
+            assert!(!is_whole || !found.is_null(), "dlsym {}", row.symbol);
             if !found.is_null() {
-                assert_eq!(is_ours(found), row.action != "pass", "dlsym {}", row.symbol);
+                let of_us = is_drop_in || row.action != "pass";
+                assert_eq!(is_ours(found), of_us, "dlsym {}", row.symbol);
+                if row.action != "deny" {
+                    assert_eq!(place(found).1, row.symbol, "dlsym {}", row.symbol);
+                }
             }
         }
         let names: BTreeSet<_> = rows.iter().map(|row| row.name).collect();
-        for version in versions(&rows) {
-            for name in &names {
-                for flags in [0, 1, 2] {
+        for name in &names {
+            for version in versions(&rows, name) {
+                for (flags, is_first) in [(0, false), (1, false), (2, false), (0, true), (2, true)]
+                {
                     let text = CString::new(*name).unwrap();
                     let (mut found, mut status) = (std::ptr::null_mut(), -1);
-                    let outcome =
-                        get(text.as_ptr(), &raw mut found, version, flags, &raw mut status);
+                    let outcome = if is_first {
+                        first(text.as_ptr(), &raw mut found, version, flags)
+                    } else {
+                        second(text.as_ptr(), &raw mut found, version, flags, &raw mut status)
+                    };
                     asked += 1;
                     let expected = expected(&rows, name, version, flags == 2);
+                    let case = format!("{name} {version} {flags} {is_first}");
+                    assert!(
+                        !is_whole || expected.is_some() == (outcome == 0 && !found.is_null()),
+                        "{case}: {outcome}"
+                    );
                     let Some(row) = expected.filter(|_| outcome == 0 && !found.is_null()) else {
-                        assert!(found.is_null() || !is_ours(found), "{name} {version} {flags}");
+                        assert!(found.is_null() || !is_ours(found), "{case}");
                         continue;
                     };
                     if row.action == "pass" {
@@ -138,7 +139,7 @@ fn look_up_everything() {
                         // They all do the same, and so may be the same.
                         assert!(symbol_of(found).starts_with("cuCheckpoint"), "{}", row.symbol);
                     } else {
-                        assert_eq!(symbol_of(found), row.symbol, "{name} {version} {flags}");
+                        assert_eq!(symbol_of(found), row.symbol, "{case}");
                         wrapped += 1;
                     }
                 }
@@ -147,8 +148,8 @@ fn look_up_everything() {
         println!("asked {asked} wrapped {wrapped}");
         // The runtime's first probe.
         let (mut found, mut status) = (std::ptr::null_mut(), -1);
-        get(c"".as_ptr(), &raw mut found, 0, 0, &raw mut status);
-        get(c"cuOfALaterVersion".as_ptr(), &raw mut found, 99_000, 0, &raw mut status);
+        second(c"".as_ptr(), &raw mut found, 0, 0, &raw mut status);
+        second(c"cuOfALaterVersion".as_ptr(), &raw mut found, 99_000, 0, &raw mut status);
         assert!(found.is_null());
     }
 }
@@ -184,7 +185,8 @@ fn place(address: *mut c_void) -> (String, String) {
 }
 
 fn is_ours(address: *mut c_void) -> bool {
-    place(address).0.ends_with("libaccelpool_cuda.so")
+    let file = place(address).0;
+    [accelpool_shim_cuda::BUILT_AT, accelpool_shim_cuda::DROP_IN_BUILT_AT].contains(&&*file)
 }
 
 fn symbol_of(address: *mut c_void) -> String {
@@ -192,20 +194,40 @@ fn symbol_of(address: *mut c_void) -> String {
     place(address).1
 }
 
+/// The name of a test that is also what runs inside.
+const INSIDE: &str = "look_ups_give_wrappers_of_just_that_symbol";
+
+#[track_caller]
+fn check(node: &Node, mut command: Command, inside: &str, wrapped_min: u32) {
+    command.args(["--exact", INSIDE, "--nocapture"]).env("SURFACE_INSIDE", inside);
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{inside} in {}: {text}\n{errors}", node.dir.path().display());
+    let asked = text.lines().find(|line| line.contains("asked")).expect("it ran");
+    let wrapped: u32 = asked.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(wrapped > wrapped_min, "{inside}: {asked}");
+}
+
 #[test]
 fn look_ups_give_wrappers_of_just_that_symbol() {
-    if std::env::var_os("SURFACE_INSIDE").is_some() {
-        return look_up_everything();
+    if let Ok(inside) = std::env::var("SURFACE_INSIDE") {
+        let (drop_in, whole) = (inside.contains("drop-in"), inside.contains("whole"));
+        return look_up_everything(drop_in, whole);
     }
     let node = Node::new();
     let keeper = node.claim("claim", 1 << 30, 0);
-    let mut command: Command = node.command(&std::env::current_exe().unwrap(), &keeper);
-    command.args(["--exact", "look_ups_give_wrappers_of_just_that_symbol", "--nocapture"]);
-    let output = command.env("SURFACE_INSIDE", "1").output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}\n{errors}");
-    let asked = text.lines().find(|line| line.contains("asked")).expect("it ran");
-    let wrapped: u32 = asked.rsplit(' ').next().unwrap().parse().unwrap();
-    assert!(wrapped > 10_000, "{asked}");
+    let program = std::env::current_exe().unwrap();
+    check(&node, node.command(&program, &keeper), "preload", 2_000);
+    check(&node, node.drop_in(&program, &keeper), "drop-in", 2_000);
+}
+
+#[test]
+fn so_they_do_on_a_driver_that_has_every_function() {
+    let node = Node::new();
+    let keeper = node.claim("claim", 1 << 30, 0);
+    whole::install(&node);
+    let program = std::env::current_exe().unwrap();
+    check(&node, node.command(&program, &keeper), "whole preload", 2_500);
+    check(&node, node.drop_in(&program, &keeper), "whole drop-in", 2_500);
 }

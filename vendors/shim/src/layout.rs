@@ -3,6 +3,9 @@
 //! A change of any offset changes [`LAYOUT_HASH`], which a test freezes. What stands before
 //! [`ControlPage::devices`] never moves again: a shim of another layout still finds the
 //! memory limits there. Numbers are in the byte order of the machine: pages do not travel.
+//!
+//! A word that was reserved is 0 where the other side does not know it. One that means "as before"
+//! when it is 0 can be taken without a new hash: `host_bytes` and what counts it.
 
 use core::{
     mem::{offset_of, size_of},
@@ -62,7 +65,10 @@ pub struct ControlPage {
     pub heartbeat_ns: AtomicU64,
     /// Names the claim, so that a folder used again is noticed.
     pub claim_hash: AtomicU64,
-    reserved: [AtomicU64; 2],
+    /// Bytes of host memory that the claim's processes may pin; 0 for no limit, as of a daemon
+    /// that knows none. Its place is fixed as that of the limits.
+    pub host_bytes: AtomicU64,
+    reserved: AtomicU64,
     /// Limits of each device.
     pub limits: [Limit; DEVICES_MAX],
     /// The turn of each device.
@@ -106,7 +112,13 @@ pub struct LedgerPage {
     pub layout_hash: AtomicU64,
     /// [`ControlPage::claim_hash`] of the claim that it is for.
     pub claim_hash: AtomicU64,
-    reserved: [AtomicU64; 5],
+    /// Bytes of host memory that the claim has pinned.
+    pub host_used: AtomicU64,
+    /// The most it has pinned.
+    pub host_peak: AtomicU64,
+    /// Pins that the limit refused.
+    pub host_denied: AtomicU64,
+    reserved: [AtomicU64; 2],
     /// The counters of each device.
     pub devices: [LedgerDevice; DEVICES_MAX],
     /// What each process holds, by its index.
@@ -147,7 +159,8 @@ impl LedgerRow {
             begun: AtomicU64::new(0),
             done: AtomicU64::new(0),
             process_id: AtomicU64::new(0),
-            reserved: [const { AtomicU64::new(0) }; 5],
+            host_bytes: AtomicU64::new(0),
+            reserved: [const { AtomicU64::new(0) }; 4],
             bytes: [const { AtomicU64::new(0) }; DEVICES_MAX],
         }
     }
@@ -163,7 +176,9 @@ pub struct LedgerRow {
     pub done: AtomicU64,
     /// The id of the process as it sees it itself, for the claim's own list; 0 for none.
     pub process_id: AtomicU64,
-    reserved: [AtomicU64; 5],
+    /// Bytes of host memory that it has pinned.
+    pub host_bytes: AtomicU64,
+    reserved: [AtomicU64; 4],
     /// Bytes on each device.
     pub bytes: [AtomicU64; DEVICES_MAX],
 }

@@ -14,10 +14,13 @@ use crate::layout::{DEVICES_MAX, LedgerDevice, LedgerPage, LedgerRow, PROCESSES_
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OverQuota;
 
-/// The counter of a claim on one device, and the row of one of its processes.
+/// The counter of a claim on one device, or of what it has pinned on the host, and the row of one
+/// of its processes.
 #[derive(Debug, Clone, Copy)]
 pub struct Account<'a> {
-    device: &'a LedgerDevice,
+    used: &'a AtomicU64,
+    peak: &'a AtomicU64,
+    denied: &'a AtomicU64,
     row: &'a LedgerRow,
     held: &'a AtomicU64,
 }
@@ -38,6 +41,19 @@ impl LedgerPage {
         Account::new(self.devices.get(device)?, row, device)
     }
 
+    /// The account of a process for host memory, or nothing for an index beyond the page.
+    #[must_use]
+    pub fn host_account(&self, process: usize) -> Option<Account<'_>> {
+        let row = self.rows.get(process)?;
+        Some(Account {
+            used: &self.host_used,
+            peak: &self.host_peak,
+            denied: &self.host_denied,
+            row,
+            held: &row.host_bytes,
+        })
+    }
+
     /// Corrects the counter of a device by what ended processes left half done.
     ///
     /// `is_live` says which rows belong to processes that run; the others must have been
@@ -45,6 +61,20 @@ impl LedgerPage {
     /// change was under way: then ask again later, as the counter is not too low meanwhile.
     pub fn reconcile(&self, device: usize, is_live: impl Fn(usize) -> bool) -> Option<u64> {
         let counter = &self.devices.get(device)?.used;
+        self.correct(counter, |row| &row.bytes[device], is_live)
+    }
+
+    /// The same for the counter of host memory.
+    pub fn reconcile_host(&self, is_live: impl Fn(usize) -> bool) -> Option<u64> {
+        self.correct(&self.host_used, |row| &row.host_bytes, is_live)
+    }
+
+    fn correct(
+        &self,
+        counter: &AtomicU64,
+        held: impl Fn(&LedgerRow) -> &AtomicU64,
+        is_live: impl Fn(usize) -> bool,
+    ) -> Option<u64> {
         let used = counter.load(Ordering::SeqCst);
         let live = || (0..PROCESSES_MAX).filter(|&it| is_live(it)).map(|it| &self.rows[it]);
         let mut begun = [0; PROCESSES_MAX];
@@ -54,8 +84,8 @@ impl LedgerPage {
                 return None;
             }
         }
-        let sum = live()
-            .fold(0_u64, |sum, row| sum.saturating_add(row.bytes[device].load(Ordering::SeqCst)));
+        let sum =
+            live().fold(0_u64, |sum, row| sum.saturating_add(held(row).load(Ordering::SeqCst)));
         fence(Ordering::SeqCst);
         let unchanged =
             live().zip(&begun).all(|(row, begun)| row.begun.load(Ordering::SeqCst) == *begun);
@@ -81,6 +111,10 @@ impl LedgerPage {
                 subtract(&self.devices[index].used, *bytes);
             }
         }
+        let pinned = row.host_bytes.swap(0, Ordering::SeqCst);
+        if is_exact {
+            subtract(&self.host_used, pinned);
+        }
         row.process_id.store(0, Ordering::SeqCst);
         row.done.store(begun, Ordering::SeqCst);
         Ended { bytes, is_exact }
@@ -100,23 +134,24 @@ impl<'a> Account<'a> {
     /// An account on counters that need not lie in a [`LedgerPage`].
     #[must_use]
     pub fn new(device: &'a LedgerDevice, row: &'a LedgerRow, index: usize) -> Option<Self> {
-        Some(Self { device, row, held: row.bytes.get(index)? })
+        let LedgerDevice { used, peak, denied, .. } = device;
+        Some(Self { used, peak, denied, row, held: row.bytes.get(index)? })
     }
 
     /// Reserves `bytes` within `quota`, or counts the refusal.
     pub fn reserve(&self, bytes: u64, quota: u64) -> Result<Reservation<'a>, OverQuota> {
         self.change(|| {
-            let used = &self.device.used;
+            let used = self.used;
             let mut now = used.load(Ordering::Relaxed);
             loop {
                 let next = now.checked_add(bytes).filter(|&next| next <= quota);
                 let Some(next) = next else {
-                    self.device.denied.fetch_add(1, Ordering::Relaxed);
+                    self.denied.fetch_add(1, Ordering::Relaxed);
                     return Err(OverQuota);
                 };
                 match used.compare_exchange_weak(now, next, Ordering::SeqCst, Ordering::Relaxed) {
                     Ok(_) => {
-                        self.device.peak.fetch_max(next, Ordering::Relaxed);
+                        self.peak.fetch_max(next, Ordering::Relaxed);
                         break;
                     }
                     Err(changed) => now = changed,
@@ -130,18 +165,18 @@ impl<'a> Account<'a> {
     /// Gives back what an earlier reservation committed.
     pub fn release(&self, bytes: u64) {
         self.change(|| {
-            subtract(&self.device.used, bytes);
+            subtract(self.used, bytes);
             subtract(self.held, bytes);
         });
     }
 
-    /// Bytes that the claim holds on the device.
+    /// Bytes that the claim holds.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.device.used.load(Ordering::Relaxed)
+        self.used.load(Ordering::Relaxed)
     }
 
-    /// Bytes that this process holds on the device.
+    /// Bytes that this process holds.
     #[must_use]
     pub fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
@@ -150,7 +185,7 @@ impl<'a> Account<'a> {
     /// Charges what the device has already taken; even beyond the quota, since it is a fact.
     pub fn charge(&self, bytes: u64) {
         self.change(|| {
-            self.device.used.fetch_add(bytes, Ordering::SeqCst);
+            self.used.fetch_add(bytes, Ordering::SeqCst);
             self.held.fetch_add(bytes, Ordering::SeqCst);
         });
     }

@@ -3,7 +3,8 @@
 use std::mem::size_of;
 
 use accelpool_shim::layout::{
-    ControlPage, LAYOUT, LAYOUT_HASH, LedgerPage, Limit, Page, ProcessPage, Uuid, claim_hash,
+    ControlPage, LAYOUT, LAYOUT_HASH, LedgerPage, LedgerRow, Limit, Page, ProcessPage, Uuid,
+    claim_hash,
 };
 
 #[test]
@@ -28,6 +29,11 @@ fn the_limits_never_move() {
     assert_eq!(std::mem::offset_of!(ControlPage, limits), 64);
     assert_eq!(size_of::<Limit>(), 32);
     assert_eq!(std::mem::offset_of!(ControlPage, devices_len), 16);
+    // Words that were reserved: the other side may know nothing of them.
+    assert_eq!(std::mem::offset_of!(ControlPage, host_bytes), 48);
+    assert_eq!(std::mem::offset_of!(LedgerPage, host_used), 24);
+    assert_eq!(std::mem::offset_of!(LedgerPage, host_denied), 40);
+    assert_eq!(std::mem::offset_of!(LedgerRow, host_bytes), 24);
 }
 
 #[test]

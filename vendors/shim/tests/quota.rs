@@ -168,3 +168,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_pinned_is_counted_beside_the_devices() {
+    let page = page();
+    let (one, other) = (page.host_account(1).expect("a row"), page.host_account(2).expect("a row"));
+    assert!(page.host_account(PROCESSES_MAX).is_none());
+    let kept = one.reserve(QUOTA / 2, QUOTA).expect("within the limit").commit();
+    assert_eq!(other.reserve(QUOTA / 2 + 1, QUOTA).expect_err("too much"), OverQuota);
+    let _ = other.reserve(QUOTA / 2, QUOTA).expect("all of it").commit();
+    let host = |it: &AtomicU64| it.load(Ordering::SeqCst);
+    let counted = [&page.host_used, &page.host_peak, &page.host_denied].map(host);
+    assert_eq!((counted, host(&page.devices[0].used)), ([QUOTA, QUOTA, 1], 0));
+    one.release(kept);
+    // The other is killed within a change: its row goes, and the sum of the rows is the truth.
+    page.rows[2].begun.fetch_add(1, Ordering::SeqCst);
+    assert!(!page.end(2).is_exact);
+    assert_eq!(host(&page.host_used), QUOTA / 2);
+    assert_eq!(page.reconcile_host(|row| row == 1), Some(QUOTA / 2));
+    assert_eq!(host(&page.host_used), 0);
+    // One that ends in good order takes what it had along.
+    let _ = one.reserve(4096, QUOTA).expect("within the limit").commit();
+    assert!(page.end(1).is_exact);
+    assert_eq!((host(&page.host_used), host(&page.rows[1].host_bytes)), (0, 0));
+}

@@ -91,6 +91,21 @@ fn an_unknown_process_goes_to_the_only_one_it_can_belong_to() {
 }
 
 #[test]
+fn a_process_that_nobody_saw_goes_to_who_had_the_part_alone() {
+    let uses = [used(Owner::Ended, None, 0, 100), used(Owner::Unknown, None, 0, 7)];
+    let whole = [holding("a", Part::Whole, true)];
+    check(&whole, &uses, Amount::default(), &[(0, 100), (0, 7)]);
+    // Beside a share there may be others, and one who was not let in.
+    let share = [holding("a", Part::Share, true)];
+    check(&share, &uses, Amount::default(), &[(0, 0), (0, 107)]);
+    let two = [holding("a", Part::Whole, true), holding("b", Part::Share, false)];
+    check(&two, &uses, Amount::default(), &[(0, 0), (0, 0), (0, 107)]);
+    let part = [holding("a", partition("MIG-1"), true)];
+    let uses = [used(Owner::Ended, Some("MIG-1"), 0, 5), used(Owner::Ended, None, 0, 3)];
+    check(&part, &uses, Amount::default(), &[(0, 5), (0, 3)]);
+}
+
+#[test]
 fn a_pod_with_two_claims_is_billed_where_it_holds_something() {
     let holdings = [holding("b", Part::Share, true)];
     check(&holdings, &[used(of(&["a", "b"]), None, 1, 1)], amount(0, 0), &[(1, 1), (0, 0)]);
@@ -121,6 +136,7 @@ fn any_owner() -> impl Strategy<Value = Owner> {
     prop_oneof![
         Just(Owner::Stranger),
         Just(Owner::Unknown),
+        Just(Owner::Ended),
         vec(0..4_u8, 1..3).prop_map(|names| {
             Owner::Claims(names.iter().map(|name| claim(&format!("c{name}"))).collect())
         }),

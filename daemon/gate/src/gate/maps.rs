@@ -7,6 +7,7 @@ use crate::{
     error::GateError,
     layout::{self, Map, OTHERS},
     rules::{CgroupId, Guards, Rules},
+    step::step,
     sys::{LoadedProgram, MapFd},
 };
 
@@ -85,9 +86,11 @@ impl Maps {
                 kept.insert(key.to_vec());
             }
         }
+        step("gate.guards-written");
         for key in stale.difference(&kept) {
             self.delete(Map::Guards, key)?;
         }
+        step("gate.guards-dropped");
         self.set_counts(guards)
     }
 

@@ -5,11 +5,12 @@ use std::{
     sync::Arc,
 };
 
-use accelpool_model::{Binding, ClaimId, GateMode, Lease};
+use accelpool_model::{Binding, ClaimId, Enforcement, GateMode, Lease, Target};
 use accelpool_proto::node::{
-    Finding, GateMetrics, GateOpens, ListHoldersResponse, VerifyClaimsResponse,
+    self as wire, Finding, GateMetrics, GateOpens, ListHoldersResponse, VerifyClaimsResponse,
+    request::Wanted,
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{Service, diagnose::finding, metrics::counts};
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     },
     error,
     gate::{CgroupError, GateStatus, Hierarchy, Keeper, dmem},
-    node::NodeError,
+    node::{NodeError, State},
 };
 
 /// The bindings that `subjects` stand for: the cgroups are there.
@@ -40,6 +41,43 @@ pub(super) async fn find(subjects: Vec<Subject>) -> Result<Vec<Binding>, Status>
         bindings.collect::<Result<Vec<_>, _>>()
     });
     found.await.map_err(|error| error::status(&NodeError::UnknownCgroup(Arc::new(error))))
+}
+
+/// Refuses requests that demand more of the gate than it gives their devices now.
+pub(super) fn check_access(state: &State, requests: &[wire::Request]) -> Result<(), Status> {
+    let gated = response::gated_devices(state);
+    for (index, request) in requests.iter().enumerate() {
+        let text = request.demand.as_ref().map(|demand| demand.access.as_str());
+        let Some(text) = text.filter(|text| !text.is_empty()) else { continue };
+        let demanded: Enforcement = text.parse().map_err(|error| {
+            let words = format!("requests[{index}].demand.access: {error}");
+            error::coded(Code::InvalidArgument, error::INVALID_REQUEST, words)
+        })?;
+        let (what, is_gated) = match &request.wanted {
+            Some(Wanted::Device(name)) => {
+                let target = state.inventory.resolve(name);
+                // What is not there is refused in other words.
+                let Some(Target::Device(device) | Target::Partition { device, .. }) = target else {
+                    continue;
+                };
+                (format!("device {device}"), gated.contains(&device))
+            }
+            // It is not known yet which one it will be.
+            Some(Wanted::Any(_)) | None => {
+                let all = state.inventory.devices().all(|device| gated.contains(&device.name));
+                ("any device".to_owned(), all)
+            }
+        };
+        let granted = if is_gated { Enforcement::Kernel } else { Enforcement::None };
+        if demanded > granted {
+            let words = format!(
+                "access to {what} can be held by `{granted}`, `{demanded}` is demanded: the device \
+                 gate must be up, and its pool's mode `enforce`"
+            );
+            return Err(error::coded(Code::FailedPrecondition, "AP0107", words));
+        }
+    }
+    Ok(())
 }
 
 impl Service {
@@ -178,5 +216,73 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(state: &'static str) -> GateStatus {
+        GateStatus {
+            state,
+            reason: "no BPF".to_owned(),
+            root: "/kubepods".to_owned(),
+            guarded: vec![("c 195:0".to_owned(), GateMode::Enforce, Vec::new())],
+            exempt: Vec::new(),
+            grants: 0,
+            counts: Vec::new(),
+            repairs: 0,
+            defects: Vec::new(),
+            recent: Vec::new(),
+            stale_holders: 0,
+            stale_holders_killed: 0,
+            drifted_claims: 0,
+        }
+    }
+
+    /// The findings on a gate, as `severity check: message`.
+    #[track_caller]
+    fn check(status: &GateStatus, expected: &[&str]) {
+        let findings = findings(status).into_iter();
+        let found: Vec<String> = findings
+            .map(|it| {
+                assert_eq!(it.severity != "ok", !it.remedy.is_empty(), "{it:?}");
+                format!("{} {}: {}", it.severity, it.check, it.message)
+            })
+            .collect();
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!(found.starts_with(expected), "{found}");
+        }
+    }
+
+    #[test]
+    fn doctor_says_how_the_gate_stands() {
+        check(&status("up"), &["ok gate: the device gate holds `/kubepods`; enforce: c 195:0"]);
+        check(&status("off"), &["ok gate: the device gate is off"]);
+        check(&status("waiting"), &["warning gate: the device gate waits: no BPF"]);
+        check(&status("impossible"), &["warning gate: there is no device gate, so nothing keeps"]);
+    }
+
+    #[test]
+    fn doctor_names_what_is_wrong_with_it() {
+        let wrong = GateStatus {
+            repairs: 3,
+            defects: vec!["the gate has no room".to_owned()],
+            stale_holders: 2,
+            drifted_claims: 1,
+            ..status("up")
+        };
+        check(
+            &wrong,
+            &[
+                "ok gate: the device gate holds",
+                "error gate: the gate has no room",
+                "warning gate-repairs: the device gate was changed by others and put right 3",
+                "warning holders: 2 processes keep devices open",
+                "warning verify: containers of 1 claims differ",
+            ],
+        );
     }
 }

@@ -38,7 +38,7 @@ impl Service {
                 running: status.running,
                 restarts_by_reason: counts(status.failures_by_reason),
                 calls: timings(worker.timings()),
-                handles_open: status.handles_open,
+                handles_open: worker.handles_open().await,
             });
         }
         let report = self.turns.report();
@@ -220,7 +220,8 @@ fn add_turns(
 }
 
 fn taint(taint: &Taint) -> wire::DeviceTaint {
-    wire::DeviceTaint { key: taint.key.clone(), effect: taint.effect.to_string() }
+    let (key, reason) = (taint.key.clone(), taint.reason.clone());
+    wire::DeviceTaint { key, effect: taint.effect.to_string(), reason }
 }
 
 fn allocations(state: &State, totals: &ByDevice) -> Vec<wire::AllocationMetrics> {

@@ -4,11 +4,11 @@ use std::{
     collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use accelpool_gate::{Access, Defect, Gate, GateError};
-use accelpool_model::{CgroupId, ClaimId};
+use accelpool_model::{Binding, CgroupId, ClaimId, Inventory, Pool};
 use accelpool_planner::NodeView;
 use tracing::{info, warn};
 
@@ -31,14 +31,18 @@ impl Keeper {
     /// older than one that was taken over is left alone.
     #[must_use]
     pub fn observe(&self, observed: &node::State) -> bool {
-        let view = NodeView {
-            inventory: &observed.inventory,
-            leases: &observed.leases,
-            pools: &observed.pools,
-        };
-        let adapter_of =
-            |device: &accelpool_model::Device| observed.adapter_of.get(&device.uuid).cloned();
-        let guarded = guarded::guarded(view, &self.0.families, adapter_of);
+        let known = self.lock().looked.as_ref().is_some_and(|looked| looked.holds(observed));
+        let guarded = (!known).then(|| {
+            let view = NodeView {
+                inventory: &observed.inventory,
+                leases: &observed.leases,
+                pools: &observed.pools,
+            };
+            let adapter_of =
+                |device: &accelpool_model::Device| observed.adapter_of.get(&device.uuid).cloned();
+            let looked = Looked::now(observed);
+            (guarded::guarded(view, &self.0.families, adapter_of), looked)
+        });
         {
             let mut state = self.lock();
             if observed.revision < state.revision {
@@ -47,8 +51,10 @@ impl Keeper {
             state.revision = observed.revision;
             state.wish = state.wish.again(&observed.pools);
             state.complete |= observed.settled;
-            state.watch_again(&guarded);
-            state.guarded = guarded;
+            if let Some((guarded, looked)) = guarded {
+                state.watch_again(&guarded);
+                (state.guarded, state.looked) = (guarded, Some(looked));
+            }
         }
         self.tick()
     }
@@ -105,6 +111,23 @@ impl Keeper {
         }
         self.publish(&state);
         had_gate != state.gate.is_some() || reason != state.trouble
+    }
+
+    /// Forgets the bindings whose cgroups are gone for good, and returns them, for who keeps
+    /// them on record.
+    #[must_use]
+    pub fn take_gone(&self) -> Vec<(ClaimId, Vec<Binding>)> {
+        let mut state = self.lock();
+        let State { gate: Some(_), claims, root, .. } = &mut *state else { return Vec::new() };
+        let taken = claims.iter_mut().filter_map(|(claim, armed)| {
+            let gone = armed.take_gone(root);
+            (!gone.is_empty()).then(|| (claim.clone(), gone))
+        });
+        let taken: Vec<_> = taken.collect();
+        if !taken.is_empty() {
+            self.publish(&state);
+        }
+        taken
     }
 
     /// Lets other cgroups open everything from the next look on.
@@ -179,6 +202,27 @@ impl Keeper {
                 }
             }
         }
+    }
+}
+
+/// What the guarded numbers were made of. Claims come and go far oftener than that changes.
+pub(super) struct Looked {
+    inventory: Arc<Inventory>,
+    pools: Arc<[Pool]>,
+    at: Instant,
+}
+
+impl Looked {
+    fn now(observed: &node::State) -> Self {
+        let (inventory, pools) = (Arc::clone(&observed.inventory), Arc::clone(&observed.pools));
+        Self { inventory, pools, at: Instant::now() }
+    }
+
+    /// True if looking again would find the same. Majors drift without anybody saying so.
+    fn holds(&self, observed: &node::State) -> bool {
+        Arc::ptr_eq(&self.inventory, &observed.inventory)
+            && Arc::ptr_eq(&self.pools, &observed.pools)
+            && self.at.elapsed() < INTERVAL
     }
 }
 
@@ -281,6 +325,12 @@ impl State {
         let foreign = if self.synced { foreign.count() } else { 0 };
         if taken + foreign > 0 {
             warn!(taken, foreign, "somebody changed the grants of the device gate");
+            repairs += 1;
+        }
+        let unlimited = self.unlimited();
+        if !unlimited.is_empty() {
+            warn!(?unlimited, "somebody changed the limits of device memory");
+            self.limit(&unlimited.iter().map(|(cgroup, ..)| *cgroup).collect::<Vec<_>>());
             repairs += 1;
         }
         self.repairs += repairs;

@@ -4,6 +4,7 @@ use accelpool_model::{
     Allocation, Binding, Claim, ClaimId, Lease, LeaseState, Plan, Portion, Step,
 };
 use accelpool_planner::{Prepare, PrepareError, plan_bind, plan_prepare, plan_release};
+use accelpool_proto::{node::SpanKind, trace::Here};
 use tracing::{info, warn};
 
 use super::{
@@ -36,25 +37,24 @@ impl Owner {
             return; // The caller hung up before its round came: nothing was promised.
         }
         if self.memory.draining {
-            return round.answer(reply, Err(NodeError::Draining));
+            return self.refuse(&claim, NodeError::Draining, by, reply, round);
         }
         if let Some(flight) = self.memory.in_flight.get_mut(&claim.id) {
             return flight.wait(Request::Prepare { claim, bindings, by, reply }, round);
         }
         let (view, id) = (self.memory.view(&self.parts.pools), claim.id.clone());
-        let prepare = match plan_prepare(view, &claim, &bindings, &self.parts.boot, now_ms()) {
+        let span = by.here.child("plan", SpanKind::Internal);
+        let planned = plan_prepare(view, &claim, &bindings, &self.parts.boot, now_ms());
+        span.end(&planned);
+        let prepare = match planned {
             Ok(prepare) => prepare,
             Err(error) => {
                 let error = self.explain(error);
-                let code = crate::error::code(&error);
-                if self.note_refused(&claim, error.to_string(), code, by) {
-                    info!(claim = %id, %error, "claim refused");
-                }
-                return round.answer(reply, Err(error));
+                return self.refuse(&claim, error, by, reply, round);
             }
         };
         if let Some(error) = self.in_the_way(&prepare) {
-            return round.answer(reply, Err(error));
+            return self.refuse(&claim, error, by, reply, round);
         }
         let (mut lease, repeated) = (prepare.lease, prepare.repeated);
         let known = self.memory.leases.get(&id);
@@ -66,6 +66,37 @@ impl Owner {
         let job = self.job(lease, prepare.plan, !repeated);
         let purpose = if repeated { Purpose::Repeat(reply) } else { Purpose::Prepare(reply) };
         self.launch(id, purpose, by, job, round);
+    }
+
+    /// Refuses a claim, and tells its story and the audit log if that is news.
+    fn refuse(
+        &mut self,
+        claim: &Claim,
+        error: NodeError,
+        by: Asker,
+        reply: Reply<Lease>,
+        round: &mut Round,
+    ) {
+        let code = crate::error::code(&error);
+        if self.note_refused(claim, error.to_string(), code, by) {
+            info!(claim = %claim.id, %error, "claim refused");
+        }
+        round.answer(reply, Err(error));
+    }
+
+    /// The same of a binding.
+    fn refuse_binding(
+        &mut self,
+        claim: &ClaimId,
+        error: NodeError,
+        by: Asker,
+        reply: Reply<Lease>,
+        round: &mut Round,
+    ) {
+        let code = crate::error::code(&error);
+        let message = format!("not bound: {}", Chain(&error));
+        self.note_by(claim, EventKind::Refused, message, code, by);
+        round.answer(reply, Err(error));
     }
 
     /// What passes by itself and keeps a claim from being prepared until then.
@@ -93,14 +124,17 @@ impl Owner {
         round: &mut Round,
     ) {
         if self.memory.draining {
-            return round.answer(reply, Err(NodeError::Draining));
+            return self.refuse_binding(&claim, NodeError::Draining, by, reply, round);
         }
         if let Some(flight) = self.memory.in_flight.get_mut(&claim) {
             return flight.wait(Request::Bind { claim, bindings, by, reply }, round);
         }
         let bind = match plan_bind(self.memory.view(&self.parts.pools), &claim, &bindings) {
             Ok(bind) => bind,
-            Err(error) => return round.answer(reply, Err(NodeError::Refused(error))),
+            Err(error) => {
+                let error = NodeError::Refused(error);
+                return self.refuse_binding(&claim, error, by, reply, round);
+            }
         };
         let known = self.memory.leases.get(&claim);
         if known.is_none_or(|known| known.bindings != bind.lease.bindings) {
@@ -111,6 +145,27 @@ impl Owner {
         }
         let job = self.job(bind.lease, bind.plan, false);
         self.launch(claim, Purpose::Repeat(reply), by, job, round);
+    }
+
+    /// Forgets bindings whose cgroups are gone: a claim that outlives its pods must not run out
+    /// of room for the next.
+    pub(super) fn on_gone(&mut self, claim: &ClaimId, gone: &[Binding], round: &mut Round) {
+        // What is under way for the claim goes first; this comes again.
+        if self.memory.draining || self.memory.in_flight.contains_key(claim) {
+            return;
+        }
+        let Some(known) = self.memory.leases.get(claim) else { return };
+        if known.state != LeaseState::Prepared {
+            return;
+        }
+        let mut lease = known.clone();
+        lease.bindings.retain(|binding| !gone.contains(binding));
+        let count = known.bindings.len() - lease.bindings.len();
+        if count > 0 {
+            self.put(lease, round);
+            let words = format!("no longer bound to {count}, whose cgroups are gone");
+            self.note(claim, EventKind::Bound, words, "");
+        }
     }
 
     pub(super) fn on_release(
@@ -144,6 +199,7 @@ impl Owner {
         }
         round.changed = true;
         let Some(flight) = self.memory.in_flight.remove(&claim) else { return };
+        round.trace(&flight.by.here);
         let failure = result.err().map(NodeError::Failed);
         if failure.is_none() || undone {
             self.owe(owed, round);
@@ -244,8 +300,9 @@ impl Owner {
         let workers = self.memory.routes(&lease, &self.parts.workers);
         let injections = apply::known_injections(&lease, &self.memory.inventory);
         let shares = dmem::shares(&lease, &self.memory.inventory);
-        let compute = self.memory.compute_rule(&lease, &self.parts.pools);
-        Job { lease, plan, workers, injections, shares, owed, compute, undo }
+        let terms = self.memory.share_terms(&lease, &self.parts.pools);
+        let here = Here::default();
+        Job { lease, plan, workers, injections, shares, owed, terms, undo, here }
     }
 
     pub(super) fn launch(
@@ -253,9 +310,11 @@ impl Owner {
         claim: ClaimId,
         purpose: Purpose,
         by: Asker,
-        job: Job,
+        mut job: Job,
         round: &mut Round,
     ) {
+        round.trace(&by.here);
+        job.here = by.here.clone();
         self.memory.in_flight.insert(claim, InFlight { purpose, waiting: Vec::new(), by });
         round.jobs.push(job);
     }

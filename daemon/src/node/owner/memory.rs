@@ -22,6 +22,7 @@ use crate::{
         history::{EventKind, History},
         request::{NodeError, Reply, Request},
     },
+    turns::Terms,
     worker::{Discovery, Worker},
 };
 
@@ -100,6 +101,7 @@ impl InFlight {
             | Request::Gate { .. }
             | Request::Pools { .. }
             | Request::Violated { .. }
+            | Request::Gone { .. }
             | Request::Drain { .. } => {}
         }
     }
@@ -162,20 +164,24 @@ impl Memory {
         self.discoveries.iter().find(|(_, found)| lists(found)).map(|(adapter, _)| adapter)
     }
 
-    /// The adapter that lists each device.
-    /// What compute time means for the shares of `lease`: the strictest of their pools' rules.
-    pub(super) fn compute_rule(&self, lease: &Lease, pools: &[Pool]) -> ComputeRule {
+    /// What the shares of `lease` are on: the strictest of what their pools say.
+    pub(super) fn share_terms(&self, lease: &Lease, pools: &[Pool]) -> Terms {
         let view = self.view(pools);
         let shares = lease.allocations.iter().filter(|allocation| allocation.takes_turns());
         let devices = shares.filter_map(|share| self.inventory.device(&share.device));
-        let mut rules = devices.filter_map(|device| Some(view.pool(device)?.compute));
-        if rules.any(|rule| rule == ComputeRule::Cap) {
-            ComputeRule::Cap
-        } else {
-            ComputeRule::Guarantee
+        let mut terms = Terms::default();
+        for pool in devices.filter_map(|device| view.pool(device)) {
+            terms.compute = match (terms.compute, pool.compute) {
+                (ComputeRule::Guarantee, ComputeRule::Guarantee) => ComputeRule::Guarantee,
+                (ComputeRule::Cap, _) | (_, ComputeRule::Cap) => ComputeRule::Cap,
+            };
+            let limits = [terms.host_memory, pool.host_memory].into_iter().flatten();
+            terms.host_memory = limits.min();
         }
+        terms
     }
 
+    /// The adapter that lists each device.
     pub(super) fn adapters(&self) -> BTreeMap<DeviceUuid, VendorName> {
         let of = |(adapter, found): (&VendorName, &Discovery)| {
             let devices = found.devices.iter().map(|device| device.uuid.clone());

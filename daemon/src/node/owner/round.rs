@@ -2,6 +2,7 @@
 
 use accelpool_ledger::Write;
 use accelpool_model::ClaimId;
+use accelpool_proto::trace::{Here, Span};
 use tokio::sync::oneshot;
 
 use crate::node::{
@@ -19,9 +20,20 @@ pub(super) struct Round {
     pub(super) jobs: Vec<Job>,
     pub(super) reads: Vec<(Option<ClaimId>, oneshot::Sender<State>)>,
     pub(super) changed: bool,
+    /// The spans that its commit is for.
+    pub(super) here: Vec<Here>,
+    /// Spans that end with it.
+    pub(super) spans: Vec<Span>,
 }
 
 impl Round {
+    /// Has the commit show in the trace of `here`, if there is one.
+    pub(super) fn trace(&mut self, here: &Here) {
+        if here.context().is_some() {
+            self.here.push(here.clone());
+        }
+    }
+
     /// Answers `reply` once the round is on disk.
     pub(super) fn answer<T: Send + 'static>(
         &mut self,

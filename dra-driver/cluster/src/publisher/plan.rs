@@ -69,7 +69,7 @@ impl Stored {
 }
 
 /// Plans the writes that make `stored` into `wanted`, beyond generation `seen`.
-pub(super) fn plan(stored: &Slices, wanted: &[Page], identity: &Identity, seen: i64) -> Plan {
+pub(super) fn plan(stored: &Slices, wanted: &[&Page], identity: &Identity, seen: i64) -> Plan {
     let names: Vec<String> = (0..wanted.len()).map(|index| slice_name(index, identity)).collect();
     let belongs =
         |name: &String, slice: &Stored| names.contains(name) && slice.pool.name == identity.pool;
@@ -106,7 +106,7 @@ pub(super) fn plan(stored: &Slices, wanted: &[Page], identity: &Identity, seen: 
 
 fn generation(
     kept: &BTreeMap<&String, &Stored>,
-    wanted: &[Page],
+    wanted: &[&Page],
     names: &[String],
     identity: &Identity,
     seen: i64,

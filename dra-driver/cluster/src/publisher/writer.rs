@@ -144,9 +144,8 @@ impl Writer {
         let mut raced = None;
         for _ in 0..RACES_MAX {
             let identity = self.identity().await?;
-            let wanted: Vec<Page> = self.with_accepted(wanted);
             let Plan { generation, writes } =
-                plan(&self.slices, &wanted, &identity, self.generation);
+                plan(&self.slices, &self.with_accepted(wanted), &identity, self.generation);
             let mut lowered = None;
             raced = None;
             for write in writes {
@@ -172,10 +171,10 @@ impl Writer {
     }
 
     /// `wanted`, with the API server's version of pages that it will not have otherwise.
-    fn with_accepted(&self, wanted: &[Page]) -> Vec<Page> {
-        let kept = |page: &Page| {
+    fn with_accepted<'a>(&'a self, wanted: &'a [Page]) -> Vec<&'a Page> {
+        let kept = |page: &'a Page| {
             let accepted = self.accepted.values().find(|accepted| accepted.sent == *page);
-            accepted.map_or_else(|| page.clone(), |accepted| accepted.kept.clone())
+            accepted.map_or(page, |accepted| &accepted.kept)
         };
         wanted.iter().map(kept).collect()
     }

@@ -19,12 +19,20 @@ fn check_whole(parameters: &str, expected: &str) {
 }
 
 fn shown(config: ShareConfig) -> String {
-    let ShareConfig { weight, class, memory_enforcement, compute_enforcement, park } = config;
+    let ShareConfig {
+        weight,
+        class,
+        memory_enforcement,
+        compute_enforcement,
+        access_enforcement,
+        park,
+    } = config;
     let fields = [
         weight.map(|weight| format!("weight {weight}")),
         class.map(|class| format!("class {class}")),
         memory_enforcement.map(|enforcement| format!("memory {enforcement}")),
         compute_enforcement.map(|enforcement| format!("compute {enforcement}")),
+        access_enforcement.map(|enforcement| format!("access {enforcement}")),
         park.map(|park| format!("park {park}")),
     ];
     fields.into_iter().flatten().collect::<Vec<_>>().join(", ")
@@ -35,8 +43,8 @@ fn every_field_is_read() {
     check("", "");
     check(
         r#""weight": 200, "class": "realtime", "memoryEnforcement": "kernel",
-           "computeEnforcement": "library", "park": true"#,
-        "weight 200, class realtime, memory kernel, compute library, park true",
+           "computeEnforcement": "library", "accessEnforcement": "kernel", "park": true"#,
+        "weight 200, class realtime, memory kernel, compute library, access kernel, park true",
     );
 }
 
@@ -54,6 +62,10 @@ fn wrong_values_name_path_value_and_range() {
         r#""memoryEnforcement": "Kernel""#,
         r#"refused: `memoryEnforcement` is "Kernel": use none, library, kernel or hardware"#,
     );
+    check(
+        r#""accessEnforcement": "library""#,
+        r#"refused: `accessEnforcement` is "library": use none or kernel"#,
+    );
     check(r#""park": "yes""#, r#"refused: `park` is "yes": use true or false"#);
 }
 
@@ -62,7 +74,7 @@ fn unknown_and_repeated_fields_are_refused() {
     check(
         r#""wieght": 100"#,
         "refused: `wieght` is not known: use apiVersion, kind, weight, class, \
-         memoryEnforcement, computeEnforcement and park",
+         memoryEnforcement, computeEnforcement, accessEnforcement and park",
     );
     check(r#""weight": 1, "weight": 1"#, "refused: `weight` is written twice");
     check(r#""weight": 1, "w\u0065ight": 1000"#, "refused: `weight` is written twice");

@@ -27,6 +27,8 @@ pub(super) enum Form {
     Share(FixedShare),
     /// A partition.
     Partition(ProfileName),
+    /// For claims that only look at it.
+    Admin,
 }
 
 impl Form {
@@ -35,12 +37,13 @@ impl Form {
             Self::Device { .. } => "device",
             Self::Share(_) => "share",
             Self::Partition(_) => "partition",
+            Self::Admin => "admin",
         }
     }
 
     fn profile(&self) -> String {
         match self {
-            Self::Device { .. } => NONE.to_owned(),
+            Self::Device { .. } | Self::Admin => NONE.to_owned(),
             Self::Share(FixedShare { of, .. }) => format!("1-of-{of}"),
             Self::Partition(profile) => profile.to_string(),
         }
@@ -48,10 +51,11 @@ impl Form {
 
     /// The least that a claim on it is given: a device that is also shared promises no more
     /// than a share of it gets.
-    const fn enforcements(&self, device: &NodeDevice) -> Enforcements {
+    fn enforcements(&self, device: &NodeDevice) -> Enforcements {
         match self {
             Self::Device { shared: true } | Self::Share(_) => device.share_enforcement,
             Self::Device { shared: false } | Self::Partition(_) => Enforcements::HARDWARE,
+            Self::Admin => Enforcements::default(),
         }
     }
 }

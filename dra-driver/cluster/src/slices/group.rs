@@ -18,7 +18,7 @@ use k8s_openapi::{
 };
 
 use super::{
-    Features,
+    Features, admin,
     attributes::{Form, attributes},
     capacity::{self, FixedShare},
     counters::{Amounts, Scheme, TooManyCounters},
@@ -50,6 +50,7 @@ pub(super) fn group(
     if draft.offers_whole() {
         devices.extend(draft.whole());
     }
+    devices.extend(draft.admin());
     if draft.scheme.is_some() && draft.offers_fixed_shares() {
         devices.extend(FixedShare::all().filter_map(|share| draft.fixed_share(share)));
     }
@@ -137,6 +138,20 @@ impl<'a> Draft<'a> {
         let draws = self.scheme.as_ref().map(|scheme| scheme.total.clone());
         let entry = self.entry(name, &Form::Device { shared }, capacity, draws, None)?;
         Some(Device { allow_multiple_allocations: shared.then_some(true), ..entry })
+    }
+
+    /// The entry for those who look. Without taints nothing would keep other claims off it. What is
+    /// wrong with the device does not taint it: to look at that is what it is for.
+    fn admin(&self) -> Option<Device> {
+        let name = admin::name(self.device.name.as_str())?;
+        let wanted = self.features.taints && self.device.present;
+        wanted.then(|| Device {
+            name,
+            attributes: Some(attributes(self.device, &Form::Admin)),
+            capacity: Some(capacity::exclusive(self.device.memory, ComputePermille::WHOLE)),
+            taints: Some(vec![own_taint(admin::TAINT)]),
+            ..Device::default()
+        })
     }
 
     fn fixed_share(&self, share: FixedShare) -> Option<Device> {

@@ -108,6 +108,13 @@ fn admin_access_is_passed_on() {
 }
 
 #[test]
+fn the_entry_for_who_looks_is_told_apart_and_refused_to_others() {
+    let look = AllocationResult { admin_access: true, ..result("look", "gpu-0-admin") };
+    check(look, "look: gpu-0 whole id admin admin");
+    check(result("gpu", "gpu-0-admin"), "gpu-0-admin is for claims with `adminAccess` alone");
+}
+
+#[test]
 fn another_nodes_pool_is_refused() {
     check(
         AllocationResult { pool: "accelpool.dev/m".to_owned(), ..result("gpu", "gpu-0") },
@@ -169,6 +176,7 @@ fn a_lease_must_answer_the_claim() {
 #[test]
 fn allocations_are_known_by_their_published_names() {
     let share = || Portion::Share(wire::SharePortion::default());
+    let admin = || Portion::Admin(wire::AdminPortion {});
     let partition = Portion::Partition(wire::PartitionPortion {
         name: "gpu-0-mig-1".into(),
         ..Default::default()
@@ -177,10 +185,26 @@ fn allocations_are_known_by_their_published_names() {
         (allocation("r", Some("5f"), share()), "gpu-0", Some("5f")),
         (allocation("r", Some("share-1-of-4"), share()), "gpu-0-share-1-of-4", None),
         (allocation("r", None, partition), "gpu-0-mig-1", None),
+        (allocation("r", Some("admin"), admin()), "gpu-0-admin", None),
+        (allocation("r", None, admin()), "gpu-0", None),
         (allocation("r", None, Portion::Whole(wire::Whole {})), "gpu-0", None),
     ];
     for (allocation, name, share_id) in cases {
         assert_eq!(published_name(&allocation), name);
         assert_eq!(scheduled_share_id(&allocation).as_deref(), share_id);
     }
+}
+
+#[test]
+fn enforced_access_is_demanded_for_a_whole_device_too() {
+    let whole = AllocationResult {
+        config: ShareConfig {
+            access_enforcement: Some(Enforcement::Kernel),
+            ..ShareConfig::default()
+        },
+        ..result("gpu", "gpu-0")
+    };
+    let asked = request_for(&claim(vec![whole]), POOL, &state()).unwrap();
+    let demand = asked.requests[0].demand.clone().unwrap();
+    assert_eq!((demand.access.as_str(), demand.memory.as_str()), ("kernel", "none"));
 }

@@ -27,7 +27,10 @@ const HELD_BYTES: u64 = 256 << 20;
 const POOL_BYTES: u64 = 64 << 20;
 
 /// How long a word that the device writes may take to be seen.
-const SEEN_WAIT: Duration = Duration::from_secs(2);
+const SEEN_WAIT: Duration = Duration::from_secs(10);
+
+/// How long NVML may take to know of a process.
+const LISTED_WAIT: Duration = Duration::from_secs(10);
 
 /// A kernel that is still running when its process is stopped.
 const LONG_US: u64 = 200_000;
@@ -150,15 +153,22 @@ fn listed(scene: &Scene) -> anyhow::Result<Found> {
     let mut tenant = scene.native()?;
     tenant.try_ask(&format!("alloc {HELD_BYTES}"))?;
     let over = Duration::from_millis(if scene.measures.judged { 1500 } else { 50 });
-    tenant.try_send(&format!("burn 200 {}", over.as_millis() + 500))?;
-    let look = sample::take(&scene.place, &scene.uuid, over)?;
-    tenant.try_answer()?;
-    let Some(own) = look.processes.iter().find(|it| it.pid == tenant.child.id()) else {
+    let until = Instant::now() + LISTED_WAIT;
+    let own = loop {
+        tenant.try_send(&format!("burn 200 {}", over.as_millis() + 500))?;
+        let look = sample::take(&scene.place, &scene.uuid, over)?;
+        tenant.try_answer()?;
         let pids: Vec<u32> = look.processes.iter().map(|it| it.pid).collect();
-        return Ok(found(
-            format!("no: {pids:?}"),
-            "a constant for contexts, no watch of violations",
-        ));
+        match look.processes.into_iter().find(|it| it.pid == tenant.child.id()) {
+            Some(own) => break own,
+            None if Instant::now() < until => {}
+            None => {
+                return Ok(found(
+                    format!("no: {pids:?}"),
+                    "a constant for contexts, no watch of violations",
+                ));
+            }
+        }
     };
     let busy = own.busy_us.map_or("no time".to_owned(), |us| format!("{us} us busy of {over:?}"));
     Ok(found(

@@ -28,6 +28,9 @@ pub(super) async fn run(client: &Client, console: &Console) -> Result<(), Failur
             Column::new("EXPOSURE"),
             Column::new("SHARING"),
             Column::new("GATE"),
+            Column::new("COMPUTE"),
+            Column::wide("ON VIOLATION"),
+            Column::wide("MPS"),
             Column::new("COUNT").right(),
             Column::elastic("DEVICES", 20),
         ]);
@@ -37,12 +40,21 @@ pub(super) async fn run(client: &Client, console: &Console) -> Result<(), Failur
                 pool.exposure.as_str().into(),
                 pool.sharing.as_str().into(),
                 gate_cell(pool),
+                pool.compute.as_str().into(),
+                violation_cell(pool),
+                if pool.mps { "yes" } else { "no" }.into(),
                 pool.devices.len().to_string().into(),
                 pool.devices.join(", ").into(),
             ]);
         }
         page.table(&table);
     })
+}
+
+/// What becomes of who takes more than granted.
+fn violation_cell(pool: &Pool) -> Cell {
+    let tone = if pool.on_violation == "report" { Tone::Plain } else { Tone::Attention };
+    Cell::toned(&pool.on_violation, tone)
 }
 
 /// How the device gate guards the pool's devices.

@@ -251,6 +251,16 @@ impl Node for Service {
         Err(Status::unimplemented("nobody here guards"))
     }
 
+    type WatchSpansStream =
+        Pin<Box<dyn Stream<Item = Result<node::WatchSpansResponse, Status>> + Send>>;
+
+    async fn watch_spans(
+        &self,
+        _: Request<node::WatchSpansRequest>,
+    ) -> Answer<Self::WatchSpansStream> {
+        Err(Status::unimplemented("nobody here traces"))
+    }
+
     async fn bind_claim(
         &self,
         _: Request<node::BindClaimRequest>,

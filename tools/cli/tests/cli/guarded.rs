@@ -27,6 +27,7 @@ pub(crate) fn gate() -> GetGateResponse {
         number: "c 195:0".into(),
         access: "rw".into(),
         claims: vec![],
+        workload: String::new(),
     };
     GetGateResponse {
         state: "up".into(),

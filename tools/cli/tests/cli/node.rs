@@ -409,6 +409,9 @@ pub(crate) fn eight_gpus() -> State {
         devices: buses.iter().map(|bus| self::name(bus)).collect(),
         gate: if sharing == "any" { "enforce" } else { "audit" }.into(),
         on_stale_holder: "report".into(),
+        compute: if sharing == "shares" { "cap" } else { "guarantee" }.into(),
+        on_violation: if sharing == "shares" { "kill" } else { "report" }.into(),
+        mps: sharing == "any",
         ..Pool::default()
     };
     let vendor = |name: &str, state: &str, restarts, last_error: &str, devices| VendorStatus {

@@ -125,7 +125,7 @@ macro_rules! lists {
 
             /// Stands in for NVML's function of this name, with its contract.
             #[expect(non_snake_case, reason = "the name is NVML's")]
-            #[cfg_attr(accelpool_library, unsafe(no_mangle))]
+            #[cfg_attr(all(accelpool_library, not(accelpool_drop_in)), unsafe(no_mangle))]
             pub(crate) unsafe extern "C" fn $name(
                 device: *mut c_void,
                 count: *mut u32,

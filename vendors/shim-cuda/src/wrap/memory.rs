@@ -9,7 +9,7 @@ use crate::{
     fence::Stream,
     memory::{self, GRAPHS_ALLOCATE, Kind},
     process,
-    surface::{self, SUCCESS},
+    surface::{self, OUT_OF_MEMORY, SUCCESS},
     thread::thread,
 };
 
@@ -18,6 +18,9 @@ const PITCH_BYTES: u64 = 512;
 
 /// `CU_MEM_LOCATION_TYPE_DEVICE`.
 const ON_DEVICE: u32 = 1;
+
+/// `CU_MEM_LOCATION_TYPE_HOST`, `_HOST_NUMA`, `_HOST_NUMA_CURRENT`.
+const ON_HOST: core::ops::RangeInclusive<u32> = 2..=4;
 
 /// `CUmemAllocationProp`, as far as it is read.
 #[repr(C)]
@@ -86,6 +89,17 @@ unsafe fn pointer(pointer: Pointer, bytes: Option<u64>, call: impl FnOnce() -> c
     memory::allocate(device, Kind::Pointer, bytes, call, || unsafe { written(pointer) })
 }
 
+/// Pins memory of the host; `made` is where it is.
+fn pin(bytes: u64, call: impl FnOnce() -> c_int, made: impl FnOnce() -> u64) -> c_int {
+    memory::allocate(memory::charged(thread()), Kind::Host, Some(bytes), call, made)
+}
+
+/// The whole pages of a range, from its first byte's to its last byte's.
+fn page_bytes(address: Pointer, bytes: usize) -> u64 {
+    let into = address.addr() as u64 % device::PAGE_BYTES;
+    (bytes as u64).saturating_add(into)
+}
+
 unsafe fn array(array: Pointer, bytes: Option<u64>, call: impl FnOnce() -> c_int) -> c_int {
     let device = memory::charged(thread());
     // SAFETY: the driver writes the handle when it succeeds.
@@ -118,12 +132,24 @@ wrap! {
     }
 
     fn cuMemAllocPitch_v2(there: Pointer, pitch: Pointer, row: usize, rows: usize, element: u32) {
-        let call = || surface::cuMemAllocPitch_v2(there, pitch, row, rows, element);
-        let outcome = pointer(there, pitched_bytes(row as u64, rows as u64), call);
-        if outcome == SUCCESS {
-            let bytes = written::<usize>(pitch).saturating_mul(rows);
-            memory::correct(written(there), bytes as u64);
+        if there.is_null() || pitch.is_null() {
+            // The driver's to refuse.
+            return surface::cuMemAllocPitch_v2(there, pitch, row, rows, element);
         }
+        // Into places of our own: rows that the driver makes longer may be more than the quota.
+        let (mut address, mut row_bytes) = (0_u64, 0_usize);
+        let (made, its_pitch) = ((&raw mut address).cast(), (&raw mut row_bytes).cast());
+        let call = || surface::cuMemAllocPitch_v2(made, its_pitch, row, rows, element);
+        let outcome = pointer(made, pitched_bytes(row as u64, rows as u64), call);
+        if outcome != SUCCESS {
+            return outcome;
+        }
+        if !memory::correct(address, row_bytes.saturating_mul(rows) as u64) {
+            memory::free(Kind::Pointer, address, || surface::cuMemFree_v2(address));
+            return OUT_OF_MEMORY;
+        }
+        there.cast::<u64>().write_unaligned(address);
+        pitch.cast::<usize>().write_unaligned(row_bytes);
         outcome
     }
 
@@ -150,11 +176,15 @@ wrap! {
     fn cuMemCreate(handle: Pointer, bytes: usize, properties: Pointer, flags: u64) {
         let call = || surface::cuMemCreate(handle, bytes, properties, flags);
         let is_ours = !thread().is_inside() && process::is_active();
-        let place = given::<Properties>(properties).filter(|it| is_ours && it.location == ON_DEVICE);
-        // Memory of the host is the container's, not the device's.
-        let device = place.and_then(|it| device::by_number(it.device));
+        let place = given::<Properties>(properties).filter(|_| is_ours);
+        let (device, kind) = match place {
+            Some(it) if it.location == ON_DEVICE => (device::by_number(it.device), Kind::Handle),
+            // It needs no context: any device of the claim leads to the claim.
+            Some(it) if ON_HOST.contains(&it.location) => (device::all().next(), Kind::HostHandle),
+            Some(_) | None => (None, Kind::Handle),
+        };
         let made = || written(handle);
-        memory::allocate(device, Kind::Handle, Some(bytes as u64), call, made)
+        memory::allocate(device, kind, Some(bytes as u64), call, made)
     }
 
     fn cuArrayCreate_v2(handle: Pointer, descriptor: Pointer) {
@@ -232,6 +262,36 @@ wrap! {
 
     fn cuMipmappedArrayDestroy(array: Pointer) {
         memory::free(Kind::Array, array.addr() as u64, || surface::cuMipmappedArrayDestroy(array))
+    }
+
+    fn cuMemHostAlloc(there: Pointer, bytes: usize, flags: u32) {
+        pin(bytes as u64, || surface::cuMemHostAlloc(there, bytes, flags), || written(there))
+    }
+
+    fn cuMemAllocHost_v2(there: Pointer, bytes: usize) {
+        pin(bytes as u64, || surface::cuMemAllocHost_v2(there, bytes), || written(there))
+    }
+
+    fn cuMemAllocHost(there: Pointer, bytes: u32) {
+        pin(bytes.into(), || surface::cuMemAllocHost(there, bytes), || written(there))
+    }
+
+    fn cuMemHostRegister_v2(address: Pointer, bytes: usize, flags: u32) {
+        let call = || surface::cuMemHostRegister_v2(address, bytes, flags);
+        pin(page_bytes(address, bytes), call, || address.addr() as u64)
+    }
+
+    fn cuMemHostRegister(address: Pointer, bytes: usize, flags: u32) {
+        let call = || surface::cuMemHostRegister(address, bytes, flags);
+        pin(page_bytes(address, bytes), call, || address.addr() as u64)
+    }
+
+    fn cuMemFreeHost(address: Pointer) {
+        memory::free(Kind::Host, address.addr() as u64, || surface::cuMemFreeHost(address))
+    }
+
+    fn cuMemHostUnregister(address: Pointer) {
+        memory::free(Kind::Host, address.addr() as u64, || surface::cuMemHostUnregister(address))
     }
 
     fn cuMemRelease(handle: u64) {

@@ -47,6 +47,7 @@ int main(int argc, char **argv) {
         show("cuda-none", "cuMemAlloc_v9", dlsym(cuda, "cuMemAlloc_v9"));
         show("cuda-none", "dlsym_of_cuda", dlsym(cuda, "dlsym_of_cuda"));
         show("cuda-default", "cuMemAlloc_v2", dlsym(RTLD_DEFAULT, "cuMemAlloc_v2"));
+        show("cuda-next-of-mid", "cuMemAlloc_v2", next_of("cuMemAlloc_v2"));
         show("cuda-libc", "cuMemAlloc_v2", dlsym(libc, "cuMemAlloc_v2"));
     }
     return 0;

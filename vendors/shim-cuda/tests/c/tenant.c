@@ -212,6 +212,13 @@ int main(int argc, char **argv) {
         step("pitched");
         must("free", cuMemFree_v2(at));
         step("free");
+    } else if (!strcmp(mode, "plugin")) {
+        /* Its own libraries come before the program's, and before what was preloaded. */
+        void *plugin = dlopen("libplugin.so", RTLD_NOW | RTLD_DEEPBIND);
+        int (*alloc)(size_t) = (int (*)(size_t))dlsym(plugin, "plugin_alloc");
+        start(0);
+        int most = alloc(1 << 20);
+        printf("%d %d\n", most, alloc(1));
     } else if (!strcmp(mode, "nvml")) {
         uint64_t info[3] = {0};
         void *library = dlopen("libnvidia-ml.so.1", RTLD_NOW);

@@ -7,6 +7,7 @@
 
 mod keeper;
 pub(crate) mod programs;
+pub(crate) mod whole;
 
 use std::{
     env, fs,
@@ -61,6 +62,18 @@ impl Node {
         command.env("ACCELPOOL_CUDA_STANDIN", self.engine.socket());
         command.env("LD_PRELOAD", accelpool_shim_cuda::BUILT_AT);
         command.env("ACCELPOOL_TURNS", keeper.folder());
+        command
+    }
+
+    /// A command that finds the drop-in in the place of the driver, in the claim.
+    pub(crate) fn drop_in(&self, program: &Path, keeper: &Keeper) -> Command {
+        let folder = Path::new(accelpool_shim_cuda::DROP_IN_BUILT_AT).parent().unwrap();
+        let mut command = self.command(program, keeper);
+        command.env_remove("LD_PRELOAD");
+        // The driver's folder too, for what else lies there.
+        let path = format!("{}:{}", folder.display(), self.dir.path().display());
+        command.env("LD_LIBRARY_PATH", path);
+        command.env("ACCELPOOL_CUDA_DRIVER", self.dir.path().join("libcuda.so.1"));
         command
     }
 

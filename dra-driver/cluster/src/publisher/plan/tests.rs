@@ -17,6 +17,10 @@ fn page(devices: &str) -> Page {
     Page { devices: devices.split_whitespace().map(device).collect(), counters: Vec::new() }
 }
 
+fn refs(pages: &[Page]) -> Vec<&Page> {
+    pages.iter().collect()
+}
+
 fn pages(wanted: &[&str]) -> Vec<Page> {
     wanted.iter().map(|devices| page(devices)).collect()
 }
@@ -24,7 +28,7 @@ fn pages(wanted: &[&str]) -> Vec<Page> {
 /// Slices as they are after `wanted` was written at `generation`.
 fn written(wanted: &[&str], generation: i64) -> Slices {
     let mut slices = Slices::new();
-    let planned = plan(&slices, &pages(wanted), &identity(), generation - 1);
+    let planned = plan(&slices, &refs(&pages(wanted)), &identity(), generation - 1);
     carry_out(&mut slices, &planned);
     slices
 }
@@ -42,12 +46,12 @@ fn carry_out(slices: &mut Slices, plan: &Plan) {
 
 #[track_caller]
 fn check(stored: &Slices, wanted: &[&str], expected: &[&str]) {
-    let planned = plan(stored, &pages(wanted), &identity(), 0);
+    let planned = plan(stored, &refs(&pages(wanted)), &identity(), 0);
     let lines: Vec<String> = planned.writes.iter().map(line).collect();
     assert_eq!(lines, expected);
     let mut slices = stored.clone();
     carry_out(&mut slices, &planned);
-    let again = plan(&slices, &pages(wanted), &identity(), planned.generation);
+    let again = plan(&slices, &refs(&pages(wanted)), &identity(), planned.generation);
     assert_eq!(again.writes, [], "what is written needs no writing");
     assert_eq!(again.generation, planned.generation);
 }
@@ -74,7 +78,7 @@ fn first_publication_creates_every_page() {
 #[test]
 fn an_empty_pool_is_one_empty_page() {
     check(&Slices::new(), &[""], &["create 00000  of 1 at 1"]);
-    let planned = plan(&Slices::new(), &pages(&[""]), &identity(), 0);
+    let planned = plan(&Slices::new(), &refs(&pages(&[""])), &identity(), 0);
     let [Write::Create { slice, .. }] = planned.writes.as_slice() else { panic!("{planned:?}") };
     assert_eq!((&slice.spec.devices, &slice.spec.shared_counters), (&None, &None));
 }
@@ -117,7 +121,7 @@ fn wiped_pages_come_back() {
     let mut slices = written(&["a", "b", "c"], 4);
     slices.remove(&slice_name(1, &identity()));
     check(&slices, &["a", "b", "c"], &["create 00001 b of 3 at 4"]);
-    let planned = plan(&Slices::new(), &pages(&["a"]), &identity(), 4);
+    let planned = plan(&Slices::new(), &refs(&pages(&["a"])), &identity(), 4);
     assert_eq!(planned.generation, 5, "a generation is not used twice");
 }
 

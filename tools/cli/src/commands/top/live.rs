@@ -10,7 +10,11 @@ use ratatui::{
     text::Line,
     widgets::{Cell, Paragraph, Row as Cells, Table},
 };
-use tokio::{sync::mpsc, time};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time,
+};
 
 use super::{
     empty,
@@ -44,6 +48,9 @@ enum Wish {
     Up,
     Down,
     Redraw,
+    /// A defect, for the tests.
+    #[cfg(debug_assertions)]
+    Fail,
 }
 
 pub(super) async fn run(client: &Client, has_color: bool) -> Result<(), Failure> {
@@ -58,7 +65,11 @@ pub(super) async fn run(client: &Client, has_color: bool) -> Result<(), Failure>
 }
 
 async fn watch(client: &Client, terminal: &mut DefaultTerminal, view: &mut View) -> io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    // Whoever ends it: the terminal is given back first.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
     let mut wishes = keys();
     let mut tick = time::interval(INTERVAL);
     loop {
@@ -73,8 +84,13 @@ async fn watch(client: &Client, terminal: &mut DefaultTerminal, view: &mut View)
                 Some(Wish::Up) => view.skipped = view.skipped.saturating_sub(1),
                 Some(Wish::Down) => view.skipped += 1,
                 Some(Wish::Redraw) => {}
+                #[cfg(debug_assertions)]
+                Some(Wish::Fail) => panic!("asked to fail"),
             },
             _ = terminate.recv() => return Ok(()),
+            _ = hang_up.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = quit.recv() => return Ok(()),
         }
     }
 }
@@ -103,6 +119,8 @@ fn wish(event: &Event) -> Option<Wish> {
                 Some(Wish::Quit)
             }
             KeyCode::Char('q') | KeyCode::Esc => Some(Wish::Quit),
+            #[cfg(debug_assertions)]
+            KeyCode::F(12) => Some(Wish::Fail),
             KeyCode::Up | KeyCode::Char('k') => Some(Wish::Up),
             KeyCode::Down | KeyCode::Char('j') => Some(Wish::Down),
             _ => None,

@@ -82,6 +82,7 @@ impl Tenant {
             "alloc" | "managed" | "free" | "async" | "free-async" | "info" | "pool" | "trim" => {
                 self.memory(words)
             }
+            "pin" | "unpin" | "register" | "unregister" => self.host_memory(words),
             "create" | "release" | "reserve" | "map" | "unmap" | "retain" => {
                 self.virtual_memory(words)
             }

@@ -1,6 +1,11 @@
 //! What a tenant does with memory.
 
-use std::ffi::{c_int, c_uint, c_void};
+use std::{
+    ffi::{c_int, c_uint, c_void},
+    ptr::{null_mut, with_exposed_provenance_mut},
+};
+
+use anyhow::bail;
 
 use crate::{
     Tenant,
@@ -94,15 +99,62 @@ impl Tenant {
         Ok(format!("{at:#x}"))
     }
 
+    /// `pin BYTES`, `unpin AT`; `register BYTES` of the tenant's own, `unregister AT`.
+    pub(crate) fn host_memory(&self, words: &[&str]) -> anyhow::Result<String> {
+        let cuda = &self.cuda;
+        let mut at = 0_u64;
+        match words[0] {
+            "pin" => call!(
+                cuda,
+                "cuMemHostAlloc",
+                "cuMemHostAlloc",
+                (*mut u64, usize, c_uint),
+                (&raw mut at, size(words, 1)?, 0)
+            )?,
+            "unpin" => call!(
+                cuda,
+                "cuMemFreeHost",
+                "cuMemFreeHost",
+                (*mut c_void),
+                (with_exposed_provenance_mut(size(words, 1)?))
+            )?,
+            "register" => {
+                let bytes = size(words, 1)?;
+                let (access, kind) = (libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+                // SAFETY: a new mapping, of which nobody has a reference; it is never unmapped.
+                let page = unsafe { libc::mmap(null_mut(), bytes, access, kind, -1, 0) };
+                if page == libc::MAP_FAILED {
+                    bail!("no {bytes} bytes: {}", std::io::Error::last_os_error());
+                }
+                call!(
+                    cuda,
+                    "cuMemHostRegister",
+                    "cuMemHostRegister_v2",
+                    (*mut c_void, usize, c_uint),
+                    (page, bytes, 0)
+                )?;
+                at = page.expose_provenance() as u64;
+            }
+            _ => call!(
+                cuda,
+                "cuMemHostUnregister",
+                "cuMemHostUnregister",
+                (*mut c_void),
+                (with_exposed_provenance_mut(size(words, 1)?))
+            )?,
+        }
+        Ok(format!("{at:#x}"))
+    }
+
     pub(crate) fn virtual_memory(&self, words: &[&str]) -> anyhow::Result<String> {
         let cuda = &self.cuda;
         let mut made = 0_u64;
         match words[0] {
             "create" => {
-                // CUmemAllocationProp: pinned device memory of device 0.
+                // CUmemAllocationProp: pinned memory of device 0, or `create BYTES host`.
                 let mut props = [0_u64; 8];
                 props[0] = 1;
-                props[1] = 1;
+                props[1] = if words.get(2) == Some(&"host") { 2 } else { 1 };
                 let props: *const c_void = props.as_ptr().cast();
                 call!(
                     cuda,

@@ -1,0 +1,249 @@
+//! Traces on their way to a collector: what a call of the kubelet becomes, and that nothing
+//! waits for a collector that is away, slow or unwilling.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod common;
+
+use std::{net::SocketAddr, time::Duration};
+
+use accelpool_dra_driver::{driver::Driver, otel};
+use accelpool_proto::{node as wire, otlp::collector::trace::v1::SpanKind, trace::TraceContext};
+use tonic::Code;
+
+use crate::common::{
+    Bench, GPU_0, Setup,
+    collector::{Collector, Mood, Told, text},
+    eventually, get, result, uid_of,
+};
+
+/// The settings of these variables, with spans sent at once.
+fn settings(variables: &[(&str, &str)]) -> otel::Settings {
+    let read = otel::Settings::from_environment(&|name| {
+        let quick = [("OTEL_BSP_SCHEDULE_DELAY", "10"), ("OTEL_METRICS_EXPORTER", "none")];
+        let found = quick.iter().chain(variables).find(|(variable, _)| *variable == name);
+        found.map(|(_, value)| (*value).to_owned())
+    });
+    read.unwrap().unwrap()
+}
+
+fn over(protocol: &str, address: SocketAddr) -> otel::Settings {
+    settings(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{address}")),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=secret"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "2000"),
+    ])
+}
+
+async fn traced(protocol: &str) -> (Bench, accelpool_kubelet_double::Kubelet, Driver, Collector) {
+    let collector = Collector::start().await;
+    let address = if protocol == "grpc" { collector.grpc } else { collector.http };
+    let mut bench = Bench::new(Setup::default()).await;
+    bench.otel = Some(over(protocol, address));
+    let kubelet = bench.kubelet();
+    let driver = bench.driver(common::POD_UID).await;
+    kubelet.log.wait_for("accelpool.dev registered", 1).await;
+    (bench, kubelet, driver, collector)
+}
+
+#[track_caller]
+fn find<'a>(spans: &'a [Told], name: &str) -> &'a Told {
+    let named: Vec<_> = spans.iter().filter(|told| told.span.name == name).collect();
+    let [found] = named.as_slice() else { panic!("{} spans `{name}` in {spans:?}", named.len()) };
+    found
+}
+
+/// A driver's counter of spans.
+async fn count(driver: &Driver, result: &str) -> u64 {
+    let (_, page) = get(driver.http.unwrap(), "/metrics").await;
+    let wanted = format!("result=\"{result}\"");
+    let line = page.lines().find(|line| {
+        line.starts_with("accelpool_otlp_items_total")
+            && line.contains("signal=\"traces\"")
+            && line.contains(&wanted)
+    });
+    line.unwrap_or_else(|| panic!("{page}")).rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+async fn counted(driver: &Driver, result: &str, least: u64) {
+    let waiting = async {
+        while count(driver, result).await < least {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let reached = tokio::time::timeout(Duration::from_mins(1), waiting).await;
+    assert!(reached.is_ok(), "never {least} spans were {result}");
+}
+
+async fn check_trace(protocol: &str) {
+    let (bench, kubelet, driver, collector) = traced(protocol).await;
+    let pod = bench.claim("a", &[result("gpu", GPU_0)]);
+    kubelet.claims.prepare(&pod).await.unwrap();
+    eventually("the call's spans arrive", || collector.spans().len() >= 4).await;
+
+    let spans = collector.spans();
+    let root = find(&spans, "NodePrepareResources");
+    let claim = find(&spans, "prepare");
+    let read = find(&spans, "read claim");
+    let call = find(&spans, "accelpool.node.v1.Node/PrepareClaim");
+    assert_eq!(root.span.parent_span_id, [0; 0], "the kubelet's call is the root");
+    assert_eq!(claim.span.parent_span_id, root.span.span_id);
+    assert_eq!(read.span.parent_span_id, claim.span.span_id);
+    assert_eq!(call.span.parent_span_id, claim.span.span_id);
+    for told in &spans {
+        let span = &told.span;
+        assert_eq!(span.trace_id, root.span.trace_id);
+        assert_eq!((span.trace_id.len(), span.span_id.len()), (16, 8));
+        assert!(span.start_time_unix_nano <= span.end_time_unix_nano);
+        assert_eq!((span.status.as_ref(), span.flags), (None, 1), "{span:?}");
+        let resource = &told.resource.attributes;
+        assert_eq!(text(resource, "service.name"), Some("accelpool-dra"));
+        assert_eq!(text(resource, "k8s.node.name"), Some(common::NODE));
+        assert_eq!(text(resource, "k8s.pod.uid"), Some(common::POD_UID));
+        assert_eq!(text(resource, "deployment.environment.name"), Some("test"));
+    }
+    assert_eq!((root.span.kind(), call.span.kind()), (SpanKind::Server, SpanKind::Client));
+    assert_eq!(claim.span.kind(), SpanKind::Internal);
+    let attributes = &claim.span.attributes;
+    assert_eq!(text(attributes, "accelpool.claim.uid"), Some(uid_of("a").as_str()));
+    assert_eq!(text(attributes, "k8s.namespace.name"), Some("team"));
+    assert!(collector.keys().iter().all(|key| key == "secret"), "{:?}", collector.keys());
+    assert!(!collector.keys().is_empty());
+    counted(&driver, "sent", 4).await;
+
+    // What the daemon is sent is the span of the call to it.
+    let parent: TraceContext = bench.daemon.traceparent(&uid_of("a")).unwrap().parse().unwrap();
+    assert_eq!(parent.span_id.to_be_bytes().as_slice(), call.span.span_id);
+    assert_eq!(parent.trace_id.to_be_bytes().as_slice(), call.span.trace_id);
+    // And its own spans come out here as well, as its own.
+    let span = wire::Span {
+        trace_id: root.span.trace_id.clone(),
+        span_id: vec![7; 8],
+        parent_span_id: call.span.span_id.clone(),
+        name: "PrepareClaim".to_owned(),
+        ..wire::Span::default()
+    };
+    bench.daemon.tell_span(span).await;
+    eventually("the daemon's span arrives", || collector.spans().len() >= 5).await;
+    let spans = collector.spans();
+    let told = find(&spans, "PrepareClaim");
+    assert_eq!(told.span.parent_span_id, call.span.span_id);
+    assert_eq!(text(&told.resource.attributes, "service.name"), Some("accelpoold"));
+    assert_eq!(text(&told.resource.attributes, "k8s.node.name"), Some(common::NODE));
+    driver.drain().await;
+}
+
+#[tokio::test]
+async fn a_call_of_the_kubelet_is_a_trace_over_grpc() {
+    check_trace("grpc").await;
+}
+
+#[tokio::test]
+async fn a_call_of_the_kubelet_is_a_trace_over_http() {
+    check_trace("http/protobuf").await;
+}
+
+#[tokio::test]
+async fn a_failure_is_in_the_trace_and_the_trace_in_the_event() {
+    let (bench, kubelet, driver, collector) = traced("grpc").await;
+    bench.daemon.refuse(Code::InvalidArgument, "AP0100", 1);
+    let pod = bench.claim("a", &[result("gpu", GPU_0)]);
+    let error = kubelet.claims.prepare(&pod).await.unwrap_err();
+    eventually("the call's spans arrive", || collector.spans().len() >= 4).await;
+    let spans = collector.spans();
+    for name in ["NodePrepareResources", "prepare", "accelpool.node.v1.Node/PrepareClaim"] {
+        let status = find(&spans, name).span.status.clone().unwrap();
+        assert!(status.message.contains("refused by the test"), "{name}: {status:?}");
+    }
+    assert!(error.contains("refused by the test"), "{error}");
+    let trace_id = &find(&spans, "prepare").span.trace_id;
+    let digits: Vec<String> = trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let named = || {
+        let events = bench.api.list("events");
+        events.iter().any(|event| {
+            event["metadata"]["annotations"]["accelpool.dev/trace-id"] == digits.concat()
+        })
+    };
+    eventually("an event names the trace", named).await;
+    driver.drain().await;
+}
+
+/// Both transports: asked to come again, it comes again; refused, it gives up and counts.
+async fn check_moods(protocol: &str) {
+    let (bench, kubelet, driver, collector) = traced(protocol).await;
+    collector.expect([Mood::Later(Duration::from_secs(1)), Mood::Later(Duration::ZERO)]);
+    let pod = bench.claim("a", &[result("gpu", GPU_0)]);
+    kubelet.claims.prepare(&pod).await.unwrap();
+    counted(&driver, "sent", 4).await;
+    assert!(collector.exports() >= 3, "{}", collector.exports());
+    assert_eq!(count(&driver, "dropped").await, 0);
+
+    collector.expect([Mood::Refuse]);
+    kubelet.claims.unprepare(&pod).await.unwrap();
+    counted(&driver, "dropped", 1).await;
+
+    collector.expect([Mood::Reject(1)]);
+    kubelet.claims.prepare(&pod).await.unwrap();
+    counted(&driver, "rejected", 1).await;
+    driver.drain().await;
+}
+
+#[tokio::test]
+async fn a_collector_may_refuse_over_grpc() {
+    check_moods("grpc").await;
+}
+
+#[tokio::test]
+async fn a_collector_may_refuse_over_http() {
+    check_moods("http/protobuf").await;
+}
+
+#[tokio::test]
+async fn a_collector_that_hangs_holds_up_nothing() {
+    let collector = Collector::start().await;
+    collector.expect([Mood::Hang; 64]);
+    let mut bench = Bench::new(Setup::default()).await;
+    bench.otel = Some(settings(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{}", collector.http)),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "60000"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "4"),
+    ]));
+    let kubelet = bench.kubelet();
+    let driver = bench.driver(common::POD_UID).await;
+    kubelet.log.wait_for("accelpool.dev registered", 1).await;
+    let pod = bench.claim("a", &[result("gpu", GPU_0)]);
+    // The first batch hangs; then the queue fills, and the rest is dropped and counted.
+    for _ in 0..4 {
+        kubelet.claims.prepare(&pod).await.unwrap();
+        kubelet.claims.unprepare(&pod).await.unwrap();
+    }
+    counted(&driver, "dropped", 1).await;
+    assert_eq!(count(&driver, "sent").await, 0);
+}
+
+#[tokio::test]
+async fn a_collector_that_is_away_holds_up_nothing() {
+    // A port that was just given back: nobody listens there.
+    let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut bench = Bench::new(Setup::default()).await;
+    bench.otel = Some(over("grpc", away));
+    let kubelet = bench.kubelet();
+    let driver = bench.driver(common::POD_UID).await;
+    kubelet.log.wait_for("accelpool.dev registered", 1).await;
+    let pod = bench.claim("a", &[result("gpu", GPU_0)]);
+    kubelet.claims.prepare(&pod).await.unwrap();
+    // It does not wait for the collector at its end either.
+    driver.drain().await;
+}
+
+#[tokio::test]
+async fn without_a_collector_there_is_no_trace() {
+    let (bench, kubelet, driver) = Bench::running(Setup::default()).await;
+    let pod = bench.claim("a", &[result("gpu", GPU_0)]);
+    kubelet.claims.prepare(&pod).await.unwrap();
+    assert_eq!(bench.daemon.traceparent(&uid_of("a")), None);
+    let (_, page) = get(driver.http.unwrap(), "/metrics").await;
+    assert!(!page.contains("accelpool_otlp"), "what is off has no series");
+}
