@@ -265,9 +265,11 @@ fn a_pods_label_says_who_is_billed_and_every_panel_shows_it() {
     let labels = json!({ AGENT_LABEL: "search" });
     node.start_pod(1, &labels, GPU);
     node.start_pod(2, &labels, GPU);
-    node.start_pod(3, &json!({ "app": "lonely" }), GPU);
 
     let prometheus = Prometheus::scrape(node.address);
+    found(&prometheus, "accelpool_allocation_info", 2, is(1.0));
+    // Prometheus sees it come, so there are claims in the rates.
+    node.start_pod(3, &json!({ "app": "lonely" }), GPU);
     let of = |agent: &str| {
         format!("accelpool_agent_memory_used_bytes{{agent=\"{agent}\",namespace=\"team\"}}")
     };

@@ -109,6 +109,7 @@ fn devices(state: &State, totals: &ByDevice) -> Vec<wire::DeviceMetrics> {
     let of = |device: &Device| {
         let taints = state.inventory.taints.get(&device.name).map_or(&[][..], Vec::as_slice);
         let known = totals.get(&device.uuid);
+        let ended = ended(state, known);
         let busy = |part: fn(&DeviceTotals) -> &Totals| {
             known.and_then(|known| part(known).measured_busy()).map(nanoseconds)
         };
@@ -135,13 +136,24 @@ fn devices(state: &State, totals: &ByDevice) -> Vec<wire::DeviceMetrics> {
             sampled_unix_ms: known.map(|known| known.sampled_ms),
             since_unix_ms: known.map_or(0, |known| known.device.since_ms),
             memory_used_bytes: known.map(|known| known.device.memory_bytes),
-            memory_unattributed_bytes: known.map(|known| known.unattributed.memory_bytes),
+            memory_unattributed_bytes: known.map(|known| {
+                let bytes = ended.iter().map(|totals| totals.memory_bytes);
+                bytes.fold(known.unattributed.memory_bytes, u64::saturating_add)
+            }),
             busy_ns: busy(|known| &known.device),
             busy_unattributed_ns: busy(|known| &known.unattributed),
-            busy_released_ns: busy(|known| &known.released),
+            busy_released_ns: busy(|known| &known.released).map(|released| {
+                let busy = ended.iter().filter_map(|totals| totals.measured_busy());
+                busy.map(nanoseconds).fold(released, u64::saturating_add)
+            }),
             energy_mj: energy(|known| &known.device),
             energy_unattributed_mj: energy(|known| &known.unattributed),
-            energy_released_mj: energy(|known| &known.released),
+            energy_released_mj: energy(|known| &known.released).map(|released| {
+                ended
+                    .iter()
+                    .filter_map(|totals| totals.energy_mj)
+                    .fold(released, u64::saturating_add)
+            }),
             compute_ratio: known.and_then(|known| known.device.ratio()),
             readings: known.and_then(|known| known.counters.as_ref()).map(readings),
             turns_mode: None,
@@ -150,10 +162,29 @@ fn devices(state: &State, totals: &ByDevice) -> Vec<wire::DeviceMetrics> {
             engine_unattributed_ns: known
                 .map(|known| engines(&known.unattributed))
                 .unwrap_or_default(),
-            engine_released_ns: known.map(|known| engines(&known.released)).unwrap_or_default(),
+            engine_released_ns: known
+                .map(|known| released_engines(known, &ended))
+                .unwrap_or_default(),
         }
     };
     state.inventory.devices().map(of).collect()
+}
+
+/// What leases used that have ended since the device was read last: they have no rows any more,
+/// and are not among what is released yet. Their processes' memory is nobody's now.
+fn ended<'a>(state: &State, known: Option<&'a DeviceTotals>) -> Vec<&'a Totals> {
+    let allocations = known.into_iter().flat_map(|known| &known.allocations);
+    let gone = allocations.filter(|(key, _)| !state.leases.contains_key(&key.claim));
+    gone.map(|(_, totals)| totals).collect()
+}
+
+fn released_engines(known: &DeviceTotals, ended: &[&Totals]) -> HashMap<String, u64> {
+    let mut released = engines(&known.released);
+    for (engine, busy) in ended.iter().flat_map(|totals| engines(totals)) {
+        let sum = released.entry(engine).or_default();
+        *sum = sum.saturating_add(busy);
+    }
+    released
 }
 
 /// Adds what the arbiter says. It knows a claim's part of a device, which is told of the claim's
