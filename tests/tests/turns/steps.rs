@@ -67,8 +67,11 @@ impl Traced {
         loop {
             match waitpid(self.thread, Some(WaitPidFlag::__WALL)) {
                 Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => return Some(Stop::Gone),
-                Ok(WaitStatus::PtraceEvent(..) | WaitStatus::PtraceSyscall(_))
-                | Ok(WaitStatus::Stopped(_, Signal::SIGTRAP)) => {
+                Ok(
+                    WaitStatus::PtraceEvent(..)
+                    | WaitStatus::PtraceSyscall(_)
+                    | WaitStatus::Stopped(_, Signal::SIGTRAP),
+                ) => {
                     let registers = ptrace::getregs(self.thread).ok();
                     return Some(registers.map_or(Stop::Gone, |it| Stop::At(it.rip)));
                 }
@@ -103,7 +106,7 @@ impl Traced {
         let mut registers = ptrace::getregs(self.thread).unwrap();
         registers.rip -= 1;
         ptrace::setregs(self.thread, registers).unwrap();
-        ptrace::read(self.thread, registers.rsp as ptrace::AddressType).unwrap() as u64
+        ptrace::read(self.thread, registers.rsp as ptrace::AddressType).unwrap().cast_unsigned()
     }
 
     /// Goes on until so many steps were within the shim, or the function has returned; gives how
