@@ -40,7 +40,9 @@ fn entries(
     };
     let sets = pages.iter().flat_map(|page: &Page| &page.counters);
     let total = sets.map(|set| amounts(&set.counters)).next().expect("a counter set");
+    // What administrators look through draws nothing, and excludes nothing.
     let devices = pages.iter().flat_map(|page| &page.devices);
+    let devices = devices.filter(|device| form(device) != "admin");
     let entry = |device: &Device| Entry {
         name: device.name.clone(),
         part: part(state, device),
@@ -55,10 +57,15 @@ fn entries(
     (devices.map(entry).collect(), total)
 }
 
+fn form(device: &Device) -> &str {
+    let attributes = device.attributes.as_ref().expect("attributes");
+    attributes["form"].string.as_deref().expect("a text")
+}
+
 fn part(state: &wire::WatchNodeResponse, device: &Device) -> Part {
     let attributes = device.attributes.as_ref().expect("attributes");
     let text = |name: &str| attributes[name].string.clone().expect("a text");
-    match text("form").as_str() {
+    match form(device) {
         "device" => Part::Whole,
         "share" => Part::FixedShare,
         _ => {
