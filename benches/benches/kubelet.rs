@@ -136,7 +136,7 @@ fn until(api: &ApiServer, holds: impl Fn(&[Value]) -> bool, began: Instant) -> D
 fn wide_profile() -> String {
     let mut text = String::from(
         "[model.partitioning]\nscheme = \"mig\"\nslices = 8\nuuid_prefix = \"MIG-\"\n\
-         inherit = \"all\"\nnodes = []\n",
+         inherit = \"all\"\nnodes = [{ path = \"nvidia-caps/nvidia-cap{n}\", first = 3 }]\n",
     );
     let rows = (0..8).map(|row| if row == 0 { 8 } else { 7 });
     for (row, starts) in rows.enumerate() {
