@@ -118,8 +118,8 @@ fn reasons(machine: &Machine, client: &Client) -> Vec<String> {
         .iter()
         .map(|taint| taint["reason"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(shown, told);
-    told
+    // A fault may come between the two answers: whoever waits asks again.
+    if shown == told { told } else { vec![format!("the CLI says {shown:?}, the API {told:?}")] }
 }
 
 /// The audit log's records of that kind about the device.
