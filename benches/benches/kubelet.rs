@@ -16,6 +16,7 @@ use std::{
 use accelpool_benches::{
     Report, Timing,
     node::{Daemon, Home, ONE_HEAP, build, profile},
+    resident_mib,
 };
 use accelpool_cluster_double::{ApiServer, Options, Verb};
 use accelpool_proto::kubelet::{
@@ -255,14 +256,8 @@ impl Driver {
         Endpoint::from_static("http://driver").connect_with_connector_lazy(connector)
     }
 
-    /// The memory of the process that is in RAM.
     fn resident_mib(&self) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        let status = status.expect("the process runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        let kib: u32 = kib.and_then(|kib| kib.parse().ok()).expect("VmRSS is in kB");
-        f64::from(kib) / 1024.0
+        resident_mib(self.child.id())
     }
 }
 

@@ -7,6 +7,7 @@ use std::{fs, process::ExitCode, time::Duration};
 use accelpool_benches::{
     Report,
     node::{Daemon, Home, share},
+    resident_mib,
 };
 
 const LEASES: usize = 100;
@@ -55,15 +56,6 @@ fn fill(daemon: &Daemon) {
             client.prepare_claim(claim).await.expect("the share fits");
         }
     });
-}
-
-/// The memory of a process that is in RAM; pages of files that two share count for each.
-fn resident_mib(id: u32) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    let kib: u32 = kib.and_then(|kib| kib.parse().ok()).expect("VmRSS is in kB");
-    f64::from(kib) / 1024.0
 }
 
 /// The processor time that a process has used, its past threads too.

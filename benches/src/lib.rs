@@ -8,7 +8,7 @@
 pub mod node;
 
 use std::{
-    env,
+    env, fs,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -34,6 +34,20 @@ impl Timing {
         let runs = times.len();
         Self { median: times[runs / 2], p99: times[(runs * 99 / 100).min(runs - 1)] }
     }
+}
+
+/// The memory of a process that is in RAM; pages of files that two share count for each.
+///
+/// # Panics
+///
+/// If it has ended.
+#[must_use]
+pub fn resident_mib(id: u32) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    let kib: u32 = kib.and_then(|kib| kib.parse().ok()).expect("VmRSS is in kB");
+    f64::from(kib) / 1024.0
 }
 
 /// The lines of one bench program.

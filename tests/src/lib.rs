@@ -17,6 +17,7 @@ pub mod prometheus;
 pub mod requests;
 pub mod rules;
 pub mod tenants;
+pub mod walk;
 
 use std::time::Duration;
 

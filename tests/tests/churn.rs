@@ -8,7 +8,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     process::{Child, Command, Stdio},
     sync::Arc,
     thread,
@@ -18,7 +18,11 @@ use std::{
 use accelpool_cluster::DRIVER_NAME;
 use accelpool_cluster_double::{ApiServer, Fault, Options as ServerOptions};
 use accelpool_kubelet_double::{Kubelet, Options, Pod, PodClaim};
-use accelpool_tests::{Daemon, Home, LONG, driver, rules::Picture};
+use accelpool_tests::{
+    Daemon, Home, LONG, driver,
+    rules::Picture,
+    walk::{Dice, number, resident_kib},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -47,18 +51,6 @@ const CALM: u64 = 10;
 
 fn gpu(index: usize) -> String {
     format!("gpu-0000-{}-00-0", BUSES[index])
-}
-
-/// A sequence that follows from its seed (xorshift64, Marsaglia 2003).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }
 
 /// A process that ends with its owner.
@@ -359,11 +351,7 @@ impl Node {
     }
 
     fn report(&self, began: Instant) {
-        let resident = |id: u32| {
-            let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-            line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok()).unwrap_or(0)
-        };
+        let resident = |id| resident_kib(id).unwrap_or(0);
         let Counts { steps, pods, ended, restarts } = &self.counts;
         println!(
             "{:>5} s: {steps} steps, {pods} pods, {ended} ended, {} there, {} specs; resident: \
@@ -406,11 +394,6 @@ fn start_daemon(home: &Home) -> Daemon {
 
 fn whole(device: &str) -> Value {
     json!({ "request": "gpu", "driver": DRIVER_NAME, "pool": POOL, "device": device })
-}
-
-fn number(name: &str) -> Option<u64> {
-    let text = env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}, not a number")))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,11 +2,11 @@
 //! claim leaves no series, and memory stays flat.
 //!
 //! `ACCELPOOL_SOAK_SECONDS=1800` goes on for so long, `ACCELPOOL_SOAK_FIRST=41` begins with that
-//! seed. The table that it prints stands in `docs/measurements/soak.md`.
+//! seed.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    env, fs,
+    fs,
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,7 @@ use accelpool_tests::{
     requests::{claim, named, share},
     tenants::{Proc, of_pod},
     wait_for,
+    walk::{Dice, number, resident_kib},
 };
 use serde_json::json;
 
@@ -41,29 +42,9 @@ const HANG: &str = "[[call]]\nid = \"stuck\"\nmethod = \"sample\"\ntimes = 10000
 /// What is written down of the daemon's day, and what an allocator keeps, may still grow.
 const GROWTH_MAX: u64 = 8 << 20;
 
-/// A sequence that follows from its seed (xorshift64, Marsaglia 2003).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
-
-fn number(name: &str) -> Option<u64> {
-    let text = env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}, not a number")))
-}
-
 /// Resident memory of a process, in bytes.
 fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.expect("a process has memory") * 1024
+    resident_kib(pid).expect("the process runs") * 1024
 }
 
 /// Resident memory of the three programs.

@@ -451,6 +451,10 @@ impl Armed {
 
     /// Forgets the bindings whose cgroup is gone for good, and returns them.
     fn take_gone(&mut self, root: &Path) -> Vec<Binding> {
+        if self.unresolved().iter().any(|workload| self.seen.contains(workload)) {
+            // A cgroup that was made anew meanwhile is not gone.
+            self.resolve(root);
+        }
         let gone = self.gone(root);
         if !gone.is_empty() {
             let mut duty = (*self.duty).clone();
@@ -463,16 +467,12 @@ impl Armed {
     /// The bindings whose cgroup is gone for good: the number of one is never given again, and a
     /// workload's, once removed, is made anew by nobody but a kubelet that makes all anew.
     fn gone(&self, root: &Path) -> Vec<Binding> {
-        let mut unresolved = self.unresolved();
-        unresolved.retain(|workload| self.seen.contains(workload));
-        if !unresolved.is_empty() {
-            let anew = find_workloads(root, &unresolved);
-            let anew: BTreeSet<_> = anew.iter().map(|(workload, ..)| (*workload).clone()).collect();
-            unresolved.retain(|workload| !anew.contains(workload));
-        }
+        let unresolved = self.unresolved();
         let hierarchy = Hierarchy::of(root);
         let gone = |binding: &&Binding| match binding {
-            Binding::Workload(workload) => unresolved.contains(workload),
+            Binding::Workload(workload) => {
+                self.seen.contains(workload) && unresolved.contains(workload)
+            }
             Binding::Cgroup { id: None, .. } => false,
             Binding::Cgroup { path, id: Some(id) } => {
                 !self.cgroups.contains_key(id)

@@ -759,10 +759,10 @@ pub struct AllocationMetrics {
     pub energy_mj: ::core::option::Option<u64>,
     #[prost(uint32, optional, tag = "17")]
     pub processes: ::core::option::Option<u32>,
-    /// How it was measured: process (what the vendor says of each process), device (what the
-    /// vendor says of the whole device, which this
-    /// has alone) or turns (compute time as the arbiter charged it, memory from the vendor); empty
-    /// before the first measurement.
+    /// How it was measured: process (what the vendor says of each process), fdinfo or kfd (what the
+    /// kernel says of each), device (what the vendor says of the whole device, which this has alone)
+    /// or turns (compute time as the arbiter charged it, memory from the vendor); empty before the
+    /// first measurement.
     #[prost(string, tag = "18")]
     pub source: ::prost::alloc::string::String,
     /// What the arbiter says of it; absent where it takes no turns.
@@ -1117,7 +1117,7 @@ pub struct Enforcements {
     #[prost(string, tag = "2")]
     pub compute: ::prost::alloc::string::String,
     /// In an allocation: what keeps everybody else off the device. `kernel` where the gate
-    /// enforces, else `none`.
+    /// enforces, else `none`. In a request, `kernel` demands that.
     #[prost(string, tag = "3")]
     pub access: ::prost::alloc::string::String,
 }

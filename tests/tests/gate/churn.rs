@@ -8,6 +8,7 @@ use accelpool_tests::{
     page,
     requests::{claim, named, share},
     wait_for,
+    walk::resident_kib,
 };
 
 use crate::scene::{GPU, OTHER, Scene, bind, cgroup, whole, workload};
@@ -18,13 +19,6 @@ const AT_ONCE: usize = 8;
 
 /// What the daemon may keep of 800 pods: no more than noise of its allocator.
 const GROWTH_KIB_MAX: u64 = 6 * 1024;
-
-fn resident_kib(process: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let text = line.expect("a process has memory").trim().trim_end_matches(" kB");
-    text.parse().expect("a number")
-}
 
 fn churn(scene: &Scene, devices: &[String], pods: std::ops::Range<usize>) {
     thread::scope(|scope| {
@@ -61,9 +55,9 @@ fn a_thousand_pods_leave_nothing_behind() {
     assert_eq!(devices.len(), AT_ONCE);
     let first = PODS / 5;
     churn(&scene, &devices, 0..first);
-    let before = resident_kib(scene.daemon.id());
+    let before = resident_kib(scene.daemon.id()).expect("it runs");
     churn(&scene, &devices, first..PODS);
-    let after = resident_kib(scene.daemon.id());
+    let after = resident_kib(scene.daemon.id()).expect("it runs");
     assert!(after <= before + GROWTH_KIB_MAX, "{before} KiB became {after}");
     assert_eq!(scene.daemon.client().claims().expect("it answers"), []);
     scene.wait("no grants", |gate| gate.grants == 0 && gate.defects.is_empty());

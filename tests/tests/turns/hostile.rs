@@ -10,6 +10,7 @@ use std::{
     time::Instant,
 };
 
+use accelpool_cuda_engine::suite;
 use accelpool_proto::node::ExplainClaimRequest;
 use accelpool_shim::{
     SOCKET_FILE,
@@ -47,6 +48,32 @@ fn hello(layout_hash: u64) -> Record {
     })
 }
 
+/// A client of the claim `hostile` without a shim: its connection, and the pages it was given.
+fn register(scene: &Scene) -> (Connection, Mapping<ProcessPage>, Mapping<LedgerPage>) {
+    let connection = connect(&scene.home.turns().join("hostile")).unwrap();
+    connection.send(&hello(LAYOUT_HASH), None).unwrap();
+    let mut answer = connection.receive(60 * SECOND_NS).unwrap();
+    assert!(matches!(answer.record, Record::Welcome(_)), "{:?}", answer.record);
+    let (_bell, process, ledger) = (
+        answer.descriptors.pop().unwrap(),
+        answer.descriptors.pop().unwrap(),
+        answer.descriptors.pop().unwrap(),
+    );
+    let process = Mapping::of_sealed(process).unwrap();
+    (connection, process, Mapping::of_sealed(ledger).unwrap())
+}
+
+/// A scene in which a neighbour shares the device with the claim `hostile`, and works.
+fn beside_a_neighbour() -> (Scene, suite::Tenant) {
+    let scene = Scene::new();
+    scene.share("hostile", 4, 250);
+    scene.share("neighbour", 4, 250);
+    let mut neighbour = scene.tenant("neighbour");
+    neighbour.send("burn 200 600000");
+    check_neighbour(&scene);
+    (scene, neighbour)
+}
+
 /// A neighbour works, and is told to have worked as much as it is owed.
 fn check_neighbour(scene: &Scene) {
     check_neighbour_of(scene, "neighbour");
@@ -59,12 +86,7 @@ fn check_neighbour_of(scene: &Scene, claim: &str) {
 
 #[test]
 fn connections_by_the_thousand_are_bounded() {
-    let mut scene = Scene::new();
-    scene.share("hostile", 4, 250);
-    scene.share("neighbour", 4, 250);
-    let mut neighbour = scene.tenant("neighbour");
-    neighbour.send("burn 200 600000");
-    check_neighbour(&scene);
+    let (mut scene, _neighbour) = beside_a_neighbour();
     let folder = scene.home.turns().join("hostile");
     let files = || {
         let listed = std::fs::read_dir(format!("/proc/{}/fd", scene.daemon.id())).unwrap();
@@ -102,24 +124,9 @@ fn another_layout_is_refused_by_name() {
 
 #[test]
 fn scribbling_hurts_the_scribbler_alone() {
-    let mut scene = Scene::new();
-    scene.share("hostile", 4, 250);
-    scene.share("neighbour", 4, 250);
-    let mut neighbour = scene.tenant("neighbour");
-    neighbour.send("burn 200 600000");
-    check_neighbour(&scene);
+    let (mut scene, _neighbour) = beside_a_neighbour();
 
-    let connection = connect(&scene.home.turns().join("hostile")).unwrap();
-    connection.send(&hello(LAYOUT_HASH), None).unwrap();
-    let mut answer = connection.receive(60 * SECOND_NS).unwrap();
-    assert!(matches!(answer.record, Record::Welcome(_)), "{:?}", answer.record);
-    let (_bell, process, ledger) = (
-        answer.descriptors.pop().unwrap(),
-        answer.descriptors.pop().unwrap(),
-        answer.descriptors.pop().unwrap(),
-    );
-    let process = Mapping::<ProcessPage>::of_sealed(process).unwrap();
-    let ledger = Mapping::<LedgerPage>::of_sealed(ledger).unwrap();
+    let (connection, process, ledger) = register(&scene);
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut random = move || {
         seed ^= seed << 13;
@@ -171,17 +178,8 @@ fn violation(client: &Client, claim: &str) -> Option<String> {
 
 #[test]
 fn who_says_to_have_drained_and_always_to_want_gains_nothing() {
-    let mut scene = Scene::new();
-    scene.share("hostile", 4, 250);
-    scene.share("neighbour", 4, 250);
-    let mut neighbour = scene.tenant("neighbour");
-    neighbour.send("burn 200 600000");
-    check_neighbour(&scene);
-    let connection = connect(&scene.home.turns().join("hostile")).unwrap();
-    connection.send(&hello(LAYOUT_HASH), None).unwrap();
-    let mut answer = connection.receive(60 * SECOND_NS).unwrap();
-    let (_bell, process) = (answer.descriptors.pop().unwrap(), answer.descriptors.pop().unwrap());
-    let process = Mapping::<ProcessPage>::of_sealed(process).unwrap();
+    let (mut scene, _neighbour) = beside_a_neighbour();
+    let (connection, process, _ledger) = register(&scene);
     let progress = &process.devices[0];
     // A thread that always waits, all work always done, whatever the epoch: it does nothing and
     // would have every turn.
