@@ -1,14 +1,14 @@
 #!/bin/sh
-# Puts the programs and the few files that they need into a folder: the image's whole content.
+# Puts programs and the few files that they need into a folder: an image's whole content.
 #
-#   assemble.sh <folder with the binaries> <folder to make>
+#   assemble.sh <folder with the binaries> <folder to make> [program...]
 set -eu
 
 binaries=$1
 rootfs=$2
-# Not the operator's tool: it is as large as the libraries together, and works from the host
-# over the daemon's socket.
-programs="accelpoold accelpool-dra"
+shift 2
+# The operator's tool is as large as the libraries together, and has an image of its own.
+[ $# -gt 0 ] || set -- accelpoold accelpool-dra
 
 if [ -e "$rootfs" ]; then
   echo "assemble.sh: '$rootfs' exists: name a folder to be made" >&2
@@ -23,13 +23,13 @@ for folder in bin lib lib64; do
 done
 chmod 1777 "$rootfs/tmp"
 
-for program in $programs; do
+for program in "$@"; do
   strip -o "$rootfs/usr/bin/$program" "$binaries/$program"
   chmod 0755 "$rootfs/usr/bin/$program"
 done
 
 # The shared libraries, the loader among them, each at the path under which it is found.
-for program in $programs; do
+for program in "$@"; do
   ldd "$binaries/$program" | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p; s/^[[:space:]]*\(\/[^ ]*ld-linux[^ ]*\) .*/\1/p'
 done | sort -u | while read -r library; do
   target="$rootfs/usr/${library#/}"

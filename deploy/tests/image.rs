@@ -1,4 +1,4 @@
-//! The image: assembled without a network, what is in it, and that both programs start.
+//! The images: assembled without a network, what is in them, and that their programs start.
 //!
 //! Built from the programs of the test's own profile. Only those made for release are held to
 //! the image's budget: `cargo test --release -p accelpool-deploy --test image`.
@@ -37,15 +37,37 @@ fn run(command: &mut Command) -> String {
 /// The profile of this test.
 const PROFILE: &str = if cfg!(debug_assertions) { "dev" } else { "release" };
 
-/// The folder of both programs, built with the profile of this test.
-fn programs() -> PathBuf {
+/// A stage of the Containerfile.
+struct Stage {
+    name: &'static str,
+    /// What stands in for the stage that compiles.
+    context: &'static str,
+    packages: &'static [&'static str],
+    programs: &'static [&'static str],
+}
+
+const NODE: Stage = Stage {
+    name: "node",
+    context: "rootfs",
+    packages: &["accelpool-daemon", "accelpool-dra-driver"],
+    programs: &[], // what goes in unless one says otherwise
+};
+const CLI: Stage = Stage {
+    name: "cli",
+    context: "rootfs-cli",
+    packages: &["accelpool-cli"],
+    programs: &["accelpool"],
+};
+
+/// The folder of the programs of `packages`, built with the profile of this test.
+fn programs(packages: &[&str]) -> PathBuf {
     let test = env::current_exe().expect("a running program has a path");
     // target/<profile>/deps/<test>
     let target = test.ancestors().nth(3).expect("cargo puts tests below the target folder");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.args(["build", "--quiet", "--locked", "--profile", PROFILE, "--bins"]);
-    for package in ["accelpool-daemon", "accelpool-dra-driver"] {
+    for package in packages {
         build.args(["--package", package]);
     }
     run(build.arg("--target-dir").arg(target).current_dir(path("..")));
@@ -53,14 +75,18 @@ fn programs() -> PathBuf {
 }
 
 impl Image {
-    fn build() -> Self {
+    fn build(stage: &Stage) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let rootfs = folder.path().join("rootfs");
-        run(Command::new(path("image/assemble.sh")).arg(programs()).arg(&rootfs));
-        let name = format!("localhost/accelpool-test-{PROFILE}:{}", std::process::id());
+        let binaries = programs(stage.packages);
+        let mut assemble = Command::new(path("image/assemble.sh"));
+        run(assemble.arg(binaries).arg(&rootfs).args(stage.programs));
+        let name =
+            format!("localhost/accelpool-test-{}-{PROFILE}:{}", stage.name, std::process::id());
         run(Command::new("podman")
             .args(["build", "--quiet", "--network=none", "--pull=never", "--tag", &name])
-            .arg(format!("--build-context=rootfs={}", rootfs.display()))
+            .args(["--target", stage.name])
+            .arg(format!("--build-context={}={}", stage.context, rootfs.display()))
             .arg("--file")
             .arg(path("Containerfile"))
             .arg(path("image")));
@@ -190,7 +216,7 @@ fn contents(folder: &Path, root: &Path, found: &mut BTreeSet<String>) {
 
 #[test]
 fn both_programs_start_from_the_image_and_nothing_else_is_in_it() {
-    let image = Image::build();
+    let image = Image::build(&NODE);
     if PROFILE == "release" {
         let size = image.size();
         println!("image: {size} bytes of {IMAGE_BYTES_MAX}");
@@ -234,6 +260,7 @@ fn both_programs_start_from_the_image_and_nothing_else_is_in_it() {
     let socket = image.host("/run/accelpool/node.sock");
     daemon.wait_for(&socket);
     assert_ne!(daemon.network(), driver.network(), "the daemon stays on the pod's network");
+    check_tool(&image);
 
     // A rolling update: the next daemon waits for this one, and then serves.
     let next = image.start("daemon-next", &network, &folders, &[]);
@@ -249,4 +276,19 @@ fn both_programs_start_from_the_image_and_nothing_else_is_in_it() {
         .output()
         .expect("podman can be run");
     assert!(!shell.status.success(), "there is a shell");
+}
+
+/// The operator's tool, in an image of its own, finds the daemon where `kubectl debug` shows the
+/// host.
+fn check_tool(host: &Image) {
+    let image = Image::build(&CLI);
+    let mut found = BTreeSet::new();
+    let rootfs = image.folder.path().join("rootfs");
+    contents(&rootfs.join("usr/bin"), &rootfs, &mut found);
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["usr/bin/accelpool"]);
+    let seen = format!("--volume={}:/host/run/accelpool", host.host("/run/accelpool").display());
+    let answer = run(Command::new("podman")
+        .args(["run", "--rm", "--network=none", "--ulimit=nofile=1024:1024"])
+        .args(["--ulimit=nproc=1024:1024", &seen, &image.name, "accelpool", "status"]));
+    assert!(answer.contains(" is ready "), "{answer}");
 }

@@ -1,7 +1,7 @@
 //! The base against the code: names, paths, ports, rights.
 
 use accelpool_cluster::DRIVER_NAME;
-use accelpool_daemon::config::Config as DaemonConfig;
+use accelpool_daemon::config::{Config as DaemonConfig, VendorConfig};
 use accelpool_deploy::{base, documents, files, object, path};
 use accelpool_dra_driver::{config::Config as DriverConfig, driver::SocketPaths, otel};
 use serde_json::{Value, json};
@@ -241,6 +241,29 @@ fn the_pod_monitor_finds_the_drivers_port() {
         documents("kustomize/monitoring/kustomization.yaml").try_into().expect("one document");
     assert_eq!(listed["namespace"], NAMESPACE);
     assert_eq!(listed["resources"], json!(["../base", "podmonitor.yaml", "rules.json"]));
+}
+
+/// What holds for the base holds for it.
+#[test]
+fn the_simulated_overlay_changes_the_vendor_alone() {
+    let [listed] =
+        documents("kustomize/simulated/kustomization.yaml").try_into().expect("one document");
+    assert_eq!(
+        (&listed["namespace"], &listed["resources"]),
+        (&json!(NAMESPACE), &json!(["../base"]))
+    );
+    let merged =
+        json!([{ "name": "accelpool", "behavior": "merge", "files": ["accelpoold.toml"] }]);
+    assert_eq!(listed["configMapGenerator"], merged);
+    let file = path("kustomize/simulated/accelpoold.toml");
+    let mut config = DaemonConfig::load(&file).expect("a valid configuration");
+    let base = daemon_config();
+    let [VendorConfig::Sim { dir, .. }] = config.vendors.as_slice() else {
+        panic!("{:?}", config.vendors)
+    };
+    check_on_host("daemon", dir, true);
+    config.vendors.clone_from(&base.vendors);
+    assert_eq!(config, base);
 }
 
 /// What `kubectl kustomize` would make of it, as far as it matters: the driver takes the variables,
