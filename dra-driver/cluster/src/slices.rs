@@ -129,13 +129,16 @@ fn separate(groups: Vec<Group>) -> Vec<Page> {
 /// a change of one device rewrites one page.
 fn packed(groups: Vec<Vec<Device>>) -> Vec<Page> {
     let mut pages: Vec<Page> = Vec::new();
-    for devices in groups {
-        for chunk in devices.chunks(DEVICES_PER_PAGE_MAX) {
-            let fits = |page: &&mut Page| page.devices.len() + chunk.len() <= DEVICES_PER_PAGE_MAX;
+    for mut devices in groups {
+        while !devices.is_empty() {
+            let rest = devices.split_off(devices.len().min(DEVICES_PER_PAGE_MAX));
+            let fits =
+                |page: &&mut Page| page.devices.len() + devices.len() <= DEVICES_PER_PAGE_MAX;
             match pages.last_mut().filter(fits) {
-                Some(page) => page.devices.extend_from_slice(chunk),
-                None => pages.push(Page { devices: chunk.to_vec(), ..Page::default() }),
+                Some(page) => page.devices.append(&mut devices),
+                None => pages.push(Page { devices, ..Page::default() }),
             }
+            devices = rest;
         }
     }
     pages
