@@ -115,6 +115,8 @@ async fn next(notices: &AsyncFd<Notices>) -> bool {
 mod tests {
     use std::fs;
 
+    use tokio::time::Instant;
+
     use super::*;
 
     #[tokio::test]
@@ -127,6 +129,20 @@ mod tests {
         folder.changed().await;
         fs::remove_file(parent.path().join("x")).unwrap();
         folder.changed().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_notices_one_looks_each_second() {
+        // What is no folder cannot be watched, as none can once inotify is used up.
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut folder = Folder::new(file.path());
+        let began = Instant::now();
+        for looks in 1..=3 {
+            folder.changed().await;
+            assert!(folder.notices.is_none() && folder.refused);
+            let late = began.elapsed() - looks * LOOK_INTERVAL;
+            assert!(late < LOOK_INTERVAL / 10, "{late:?}");
+        }
     }
 
     #[tokio::test]
