@@ -32,6 +32,7 @@ use crate::{
     mps::MpsLaunch,
     node::{EventKind, Node, Start, now_ms},
     reload::Reloader,
+    trace::Spans,
     turns,
     usage::{self, Meter},
     worker::{Deadlines, Launch, Worker},
@@ -114,7 +115,9 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
     let keeper = gate.clone();
     let raised = tokio::task::spawn_blocking(move || keeper.tick());
     let specs = SpecFolder::open(&config.cdi_dir).map_err(|source| RunError::Specs { source })?;
-    let turns = turns::Keeper::start(config.turns(), &config.state_dir, &config.turns_dir())
+    let spans = Spans::new();
+    let turns_dir = config.turns_dir();
+    let turns = turns::Keeper::start(config.turns(), &config.state_dir, &turns_dir, spans.clone())
         .map_err(|source| RunError::Turns { source })?;
     let start = Start {
         audit: open_audit(&config)?,
@@ -125,6 +128,7 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
         specs,
         gate: gate.clone(),
         turns: turns.clone(),
+        spans,
         mps: mps(&config)?,
         faults,
         topology: topology.await?,

@@ -252,7 +252,8 @@ impl Driver {
         };
         instruments.register_collector(Box::new(nri.clone()));
         let source = Source::new(daemon.clone());
-        let metrics = Metrics::new(source, &metrics_node, Arc::clone(&ready), instruments);
+        let metrics = Metrics::new(source, &metrics_node, Arc::clone(&ready), instruments)
+            .with_traces_of(calls.clone());
         start_figures(otel, counts, &metrics, &stopped, &mut tasks);
         let tls = config.tls.map(Tls::new).transpose()?.map(Arc::new);
         let pages = Pages { ready, metrics, nri: nri.clone(), tls };
