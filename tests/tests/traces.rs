@@ -95,7 +95,7 @@ fn a_fault_is_a_trace_of_its_own() {
     let daemon = home.start();
     let spans = spans_of(&daemon.client(), "fault", async |_node| {
         home.script(&format!(
-            "[[fault]]\nid = \"1\"\ndevice = \"{GPU}\"\nclass = \"ecc-uncorrectable\"\n\
+            "[[fault]]\nid = \"1\"\ndevice = \"{GPU}\"\nclass = \"memory-uncorrectable\"\n\
              code = \"xid-48\"\nmessage = \"double bit\"\n"
         ));
     });
