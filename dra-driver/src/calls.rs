@@ -130,6 +130,7 @@ impl CallTimes {
     }
 
     /// For each bucket the latest call that was traced.
+    #[must_use]
     pub fn exemplars(&self) -> Vec<Exemplar> {
         let exemplar = |((labels, bucket), traced): (&(Labels, usize), &Traced)| Exemplar {
             family: FULL_NAME,

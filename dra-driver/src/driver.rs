@@ -264,13 +264,10 @@ impl Driver {
         let denials =
             Denials { node: daemon.clone(), cluster: cluster.clone(), events: events.clone() };
         tasks.push(tokio::spawn(until(denials.run(), stopped.clone())));
-        let statuses = status::Statuses {
-            cluster: cluster.clone(),
-            observed: observers.observed.clone(),
-            events,
-        };
-        tasks.push(tokio::spawn(until(statuses.run(), stopped.clone())));
         let observed = observers.observed.clone();
+        let statuses =
+            status::Statuses { cluster: cluster.clone(), observed: observed.clone(), events };
+        tasks.push(tokio::spawn(until(statuses.run(), stopped.clone())));
         let extended = plugin::Plugin {
             kubelet_root: config.kubelet_root,
             pod_uid,

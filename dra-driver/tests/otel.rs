@@ -96,7 +96,8 @@ fn attribute(key: &str) -> wire::SpanAttribute {
 }
 
 fn hex(id: &[u8]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits: Vec<String> = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.concat()
 }
 
 async fn check_trace(protocol: &str) {
@@ -299,9 +300,10 @@ async fn durations_name_a_trace() {
         panic!("{line}")
     };
     let (value, unix_s) = (unix_s.parse::<f64>().unwrap(), value.parse::<f64>().unwrap());
-    let took_s = (span.end_time_unix_nano - span.start_time_unix_nano) as f64 / 1e9;
+    let seconds = |nanoseconds| Duration::from_nanos(nanoseconds).as_secs_f64();
+    let took_s = seconds(span.end_time_unix_nano - span.start_time_unix_nano);
     assert!(value > 0.0 && value <= took_s + 0.1, "{value} of {took_s}");
-    let ended_s = span.end_time_unix_nano as f64 / 1e9;
+    let ended_s = seconds(span.end_time_unix_nano);
     assert!((unix_s - ended_s).abs() < 60.0, "{unix_s} is not about {ended_s}");
     // The older text has no place for them.
     let (_, page) = get(address, "/metrics").await;

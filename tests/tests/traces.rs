@@ -35,7 +35,8 @@ fn spans_of(client: &Client, last: &str, act: impl AsyncFnOnce(NodeClient<Channe
 }
 
 fn hex(id: &[u8]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits: Vec<String> = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.concat()
 }
 
 /// The line of the log that says `words` about `about`.

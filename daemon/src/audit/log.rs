@@ -76,7 +76,7 @@ impl Log {
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let head = Arc::new(options.open(dir.join("head"))?);
         let mut end = Ending::read(dir, limits)?;
-        end.compare(&head, check::head(dir)?)?;
+        end.compare(&head, &check::head(dir)?)?;
         let (file, len) = end.continue_in(dir)?;
         File::open(dir)?.sync_all()?;
         let syncing = Arc::new(Syncing::default());
@@ -243,15 +243,15 @@ impl Ending {
     }
 
     /// Compares with how far the log had come on disk. Missing numbers are not given again.
-    fn compare(&mut self, file: &File, head: check::Head) -> io::Result<()> {
+    fn compare(&mut self, file: &File, head: &check::Head) -> io::Result<()> {
         let damage = match head {
             check::Head::None if self.n == 0 => {
                 return file.write_all_at(mark(0, ORIGIN).as_bytes(), 0);
             }
             check::Head::None => "the file `head` is missing or empty".to_owned(),
             check::Head::Bad => "the file `head` cannot be read".to_owned(),
-            check::Head::At(at, _) if at > self.n => {
-                let first = std::mem::replace(&mut self.n, at) + 1;
+            check::Head::At(at, _) if *at > self.n => {
+                let first = std::mem::replace(&mut self.n, *at) + 1;
                 format!("records {first} to {at} are missing at the end")
             }
             check::Head::At(..) => return Ok(()),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use accelpool_arbiter::{Turn, Witness};
+use accelpool_model::DeviceUuid;
 
 use crate::trace::Spans;
 
@@ -18,7 +19,7 @@ impl Witness for Turns {
         let mut span = self.0.of_own("turn");
         span.began(turn.took);
         span.set("accelpool.claim.uid", turn.claim.as_str());
-        let devices: Vec<&str> = turn.devices.iter().map(|device| device.as_str()).collect();
+        let devices: Vec<&str> = turn.devices.iter().map(DeviceUuid::as_str).collect();
         span.set("accelpool.device.uuid", &devices.join(","));
         span.set("accelpool.turn.class", turn.class.as_str());
         if let Some(granted) = turn.granted {

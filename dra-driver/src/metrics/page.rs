@@ -129,9 +129,9 @@ impl Page {
     pub fn durations(&mut self, series: &'static Series, labels: Labels, value: Histogram) {
         let traced = value.exemplars.iter().filter_map(|exemplar| {
             let bucket = usize::try_from(exemplar.bucket).ok()?;
-            let bounds = value.bounds_s.iter().copied().chain([f64::INFINITY]);
+            let mut ends = value.bounds_s.iter().copied().chain([f64::INFINITY]);
             let labels = labels.iter().map(|(key, value)| (key, value.to_owned())).collect();
-            let (family, bound_s) = (series.name, bounds.skip(bucket).next()?);
+            let (family, bound_s) = (series.name, ends.nth(bucket)?);
             Some(Exemplar { family, labels, bound_s, traced: Traced::of_wire(exemplar)? })
         });
         self.exemplars.extend(traced);

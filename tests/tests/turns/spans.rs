@@ -1,5 +1,7 @@
 //! Turns as spans: a few of them, with what each was given, while somebody reads.
 
+use std::time::Duration;
+
 use accelpool_proto::node::{Span, WatchSpansRequest};
 use tonic::Response;
 
@@ -42,7 +44,8 @@ fn some_turns_are_spans_that_say_what_they_were_given() {
         Ok(Response::new(turns))
     });
     for turn in read.unwrap() {
-        let took_ms = (turn.end_unix_ns - turn.start_unix_ns) as f64 / 1e6;
+        let took = Duration::from_nanos(turn.end_unix_ns - turn.start_unix_ns);
+        let took_ms = took.as_secs_f64() * 1e3;
         let of = |key: &str| number(&turn, &format!("accelpool.turn.{key}"));
         assert_eq!(text(&turn, "accelpool.device.uuid"), Some(device.uuid.as_str()));
         assert_eq!(text(&turn, "accelpool.turn.class"), Some("normal"));
