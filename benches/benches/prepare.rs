@@ -17,6 +17,7 @@ use accelpool_benches::{
     Report, Timing,
     node::{Home, share},
 };
+use accelpool_daemon::audit::{Asker, Entry, Limits, Log};
 use accelpool_proto::node::{GetNodeRequest, ReleaseClaimRequest, node_client::NodeClient};
 use redb::{Database, TableDefinition};
 use tonic::transport::Channel;
@@ -24,6 +25,8 @@ use tonic::transport::Channel;
 /// The cost of a prepare beside that of its two commits.
 const RATIO_BUDGET: f64 = 1.5;
 const P99_BUDGET: Duration = Duration::from_millis(20);
+/// What the audit log may take of a prepare: its sync is not waited for.
+const AUDIT_BUDGET: f64 = 0.1;
 /// Thirty claims at once beside the sixty commits that they would take one by one.
 const TOGETHER: u32 = 30;
 const TOGETHER_BUDGET: f64 = 0.5;
@@ -72,6 +75,10 @@ async fn main() -> ExitCode {
     let ratio = prepares.median.as_secs_f64() / commits.median.as_secs_f64();
     report.line("PrepareClaim, share, median / two commits", ratio, RATIO_BUDGET, "x");
     report.time_line("PrepareClaim, share, p99", prepares.p99, P99_BUDGET);
+    let audit = audit_alone(&report, &home.path().join("audit-alone"));
+    report.note("a record of the audit log, median", audit.median.as_secs_f64() * 1e6, "us");
+    let ratio = audit.median.as_secs_f64() / prepares.median.as_secs_f64();
+    report.line("audit log / PrepareClaim, median", ratio, AUDIT_BUDGET, "x");
 
     let (mut alone, mut together) = (Vec::new(), Vec::new());
     for run in 0..report.runs(20) {
@@ -96,6 +103,29 @@ async fn main() -> ExitCode {
     let ratio = together.median.as_secs_f64() / alone.median.as_secs_f64();
     report.line("30 at once / sixty commits", ratio, TOGETHER_BUDGET, "x");
     report.end()
+}
+
+/// The record of a prepare, as the owner writes it between commit and answer.
+fn audit_alone(report: &Report, folder: &Path) -> Timing {
+    let mut log = Log::open(folder, Limits::default()).expect("the folder takes a log");
+    let labels = ["namespace", "name", "pod", "pod-uid", "surface"];
+    let label = |key: &str| (format!("accelpool.dev/{key}"), "train-with-a-usual-name".to_owned());
+    let entry = Entry {
+        at_ms: 1_764_000_000_000,
+        kind: "prepared".to_owned(),
+        claim: "3f0a2c7d-5a77-4d6c-9a51-8e900f2b9c1e".to_owned(),
+        devices: vec![DEVICE.to_owned()],
+        message: format!("granted {DEVICE}"),
+        by: Asker { uid: Some(0), gid: Some(0), pid: Some(4711), ..Asker::default() },
+        labels: labels.map(label).into(),
+        ..Entry::default()
+    };
+    let runs = report.runs(2000);
+    let times = (0..runs).map(|_| {
+        let entries = vec![entry.clone()];
+        timed(|| log.append(entries))
+    });
+    Timing::of(times.collect())
 }
 
 fn note(report: &Report, name: &str, time: Duration) {

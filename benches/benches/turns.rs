@@ -73,8 +73,11 @@ impl Node {
         let device = DeviceProfile { switch_ns: SWITCH_NS, ..DeviceProfile::new(UUID) };
         let machine = Machine { devices: vec![device] };
         let engine = Engine::start(machine, &folder.path().join("engine.sock"));
-        let settings =
-            Settings { policy: accelpool_turns::Settings::default(), admit: Arc::new(|_, _| true) };
+        let settings = Settings {
+            policy: accelpool_turns::Settings::default(),
+            admit: Arc::new(|_, _| true),
+            witness: None,
+        };
         let arbiter = Arbiter::start(&folder.path().join("turns"), settings);
         Self {
             engine: engine.expect("the engine starts"),

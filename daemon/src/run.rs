@@ -32,6 +32,7 @@ use crate::{
     mps::MpsLaunch,
     node::{EventKind, Node, Start, now_ms},
     reload::Reloader,
+    trace::Spans,
     turns,
     usage::{self, Meter},
     worker::{Deadlines, Launch, Worker},
@@ -114,8 +115,8 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
     let keeper = gate.clone();
     let raised = tokio::task::spawn_blocking(move || keeper.tick());
     let specs = SpecFolder::open(&config.cdi_dir).map_err(|source| RunError::Specs { source })?;
-    let turns = turns::Keeper::start(config.turns(), &config.state_dir, &config.turns_dir())
-        .map_err(|source| RunError::Turns { source })?;
+    let spans = Spans::new();
+    let turns = start_turns(&config, spans.clone())?;
     let start = Start {
         audit: open_audit(&config)?,
         boot: boot.clone(),
@@ -125,6 +126,7 @@ pub async fn run(config: Config, path: &Path, takeover: Duration) -> Result<(), 
         specs,
         gate: gate.clone(),
         turns: turns.clone(),
+        spans,
         mps: mps(&config)?,
         faults,
         topology: topology.await?,
@@ -229,6 +231,12 @@ fn usage_settings(config: &Config) -> usage::Settings {
     let measured = config.usage.clone();
     let (interval, proc, sys) = (measured.sample_interval, measured.proc_dir, measured.sys_dir);
     usage::Settings { interval, proc, sys }
+}
+
+fn start_turns(config: &Config, spans: Spans) -> Result<turns::Keeper, RunError> {
+    let folder = config.turns_dir();
+    let started = turns::Keeper::start(config.turns(), &config.state_dir, &folder, spans);
+    started.map_err(|source| RunError::Turns { source })
 }
 
 /// Keeps the gate in line with the node until the node is gone.

@@ -7,6 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use accelpool_proto::trace::{Here, TraceContext};
+
+use crate::node::now_ms;
+
 /// Upper ends of the fixed buckets, in seconds: from a cheap call to the longest deadline.
 pub const BOUNDS_S: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -28,17 +32,33 @@ pub struct Histogram {
     pub counts: [u64; BOUNDS_S.len() + 1],
     /// How many in each exponential bucket that is not empty.
     pub exponential: BTreeMap<i32, u64>,
+    /// The latest that was traced, of the fixed buckets that have one.
+    pub traced: BTreeMap<usize, Traced>,
+}
+
+/// A duration that was traced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traced {
+    /// The span that took it.
+    pub context: TraceContext,
+    /// How long.
+    pub took: Duration,
+    /// When it ended.
+    pub unix_ms: u64,
 }
 
 impl Histogram {
-    /// Takes one duration.
-    pub fn observe(&mut self, duration: Duration) {
+    /// Takes one duration, of this span if it was traced.
+    pub fn observe(&mut self, duration: Duration, context: Option<TraceContext>) {
         let seconds = duration.as_secs_f64();
         self.sum = self.sum.saturating_add(duration);
         self.count += 1;
         let fixed = BOUNDS_S.partition_point(|bound| *bound < seconds);
         self.counts[fixed] += 1;
         *self.exponential.entry(exponential_index(seconds)).or_default() += 1;
+        if let Some(context) = context {
+            self.traced.insert(fixed, Traced { context, took: duration, unix_ms: now_ms() });
+        }
     }
 }
 
@@ -60,14 +80,10 @@ pub struct Timings {
 }
 
 impl Timings {
-    /// Takes one duration.
-    pub fn observe(&self, word: &'static str, duration: Duration) {
-        self.lock().entry(word).or_default().observe(duration);
-    }
-
-    /// Takes the time since `started`.
-    pub fn observe_since(&self, word: &'static str, started: Instant) {
-        self.observe(word, started.elapsed());
+    /// Takes the time since `started`, which was spent in `here`.
+    pub fn observe_since(&self, word: &'static str, started: Instant, here: &Here) {
+        let took = started.elapsed();
+        self.lock().entry(word).or_default().observe(took, here.context());
     }
 
     /// Everything so far.
@@ -89,7 +105,7 @@ mod tests {
     #[track_caller]
     fn check(nanoseconds: u64, fixed: usize, exponential: i32) {
         let mut histogram = Histogram::default();
-        histogram.observe(Duration::from_nanos(nanoseconds));
+        histogram.observe(Duration::from_nanos(nanoseconds), None);
         assert_eq!(histogram.counts.iter().position(|count| *count == 1), Some(fixed));
         assert_eq!(histogram.exponential, BTreeMap::from([(exponential, 1)]));
         assert_eq!((histogram.count, histogram.counts.iter().sum::<u64>()), (1, 1));
@@ -102,6 +118,20 @@ mod tests {
         check(1_000_000_000, 9, 0);
         check(1_000_000_001, 10, 1);
         check(2_000_000_000, 10, 8);
+    }
+
+    #[test]
+    fn a_bucket_keeps_the_latest_that_was_traced() {
+        let mut histogram = Histogram::default();
+        let (first, second) = (TraceContext::fresh(), TraceContext::fresh());
+        let took = Duration::from_millis(4);
+        for context in [Some(first), Some(second), None] {
+            histogram.observe(took, context);
+        }
+        histogram.observe(Duration::MAX, Some(first));
+        let kept: Vec<_> =
+            histogram.traced.iter().map(|(bucket, it)| (*bucket, it.context, it.took)).collect();
+        assert_eq!(kept, [(2, second, took), (14, first, Duration::MAX)]);
     }
 
     #[test]

@@ -60,7 +60,9 @@ impl Spans {
         }
     }
 
-    fn is_read(&self) -> bool {
+    /// True while somebody reads: else no span is made.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
         self.0.0.get().is_some_and(|told| told.receiver_count() > 0)
     }
 }

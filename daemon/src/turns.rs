@@ -8,6 +8,7 @@
 mod admit;
 mod offence;
 mod shim;
+mod told;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,7 +29,7 @@ pub use self::{
     offence::{Offence, punish},
     shim::{Delivery, InstallError, Shim},
 };
-use crate::cdi::Injections;
+use crate::{cdi::Injections, trace::Spans};
 
 /// Where a container finds its claims' folders: the shim looks there.
 const CONTAINER_FOLDER: &str = "/run/accelpool/turns";
@@ -89,8 +90,13 @@ struct Shared {
 
 impl Keeper {
     /// Installs the shim below `state_dir` and starts the arbiter in `folder`; without an
-    /// adapter that shares by turns it does nothing.
-    pub fn start(config: TurnsConfig, state_dir: &Path, folder: &Path) -> Result<Self, StartError> {
+    /// adapter that shares by turns it does nothing. A few turns become `spans`.
+    pub fn start(
+        config: TurnsConfig,
+        state_dir: &Path,
+        folder: &Path,
+        spans: Spans,
+    ) -> Result<Self, StartError> {
         if config.adapters.is_empty() {
             return Ok(Self::off());
         }
@@ -99,6 +105,7 @@ impl Keeper {
         let settings = accelpool_arbiter::Settings {
             policy: accelpool_turns::Settings::default(),
             admit: bound.admit(),
+            witness: Some(Arc::new(told::Turns(spans))),
         };
         let made = Arbiter::start(folder, settings);
         let arbiter =

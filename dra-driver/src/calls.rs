@@ -2,7 +2,13 @@
 //!
 //! A claim that cannot be met as it is written is refused, which is no failure of the node.
 
-use std::time::Instant;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use accelpool_proto::trace::Here;
 
 use prometheus_client::{
     metrics::{
@@ -12,6 +18,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::metrics::exemplars::{Exemplar, Traced};
+
+const NAME: &str = "accelpool_kubelet_call_duration";
+const FULL_NAME: &str = "accelpool_kubelet_call_duration_seconds";
 /// Upper ends of the buckets, in seconds: from a claim that is prepared already to beyond the
 /// 45 s after which the kubelet gives up.
 const BOUNDS_S: [f64; 15] =
@@ -76,6 +86,8 @@ fn labels(call: Call, outcome: Outcome) -> Labels {
 #[derive(Debug, Clone)]
 pub struct CallTimes {
     durations: Family<Labels, Histogram, fn() -> Histogram>,
+    /// The latest that was traced, by labels and bucket.
+    traced: Arc<Mutex<BTreeMap<(Labels, usize), Traced>>>,
 }
 
 impl CallTimes {
@@ -89,13 +101,13 @@ impl CallTimes {
                 drop(durations.get_or_create(&labels(call, outcome)));
             }
         }
-        Self { durations }
+        Self { durations, traced: Arc::default() }
     }
 
     /// Has `registry` tell of them.
     pub fn register(&self, registry: &mut Registry) {
         registry.register_with_unit(
-            "accelpool_kubelet_call_duration",
+            NAME,
             "Time from a call of the kubelet to its answer, for each claim or container of it: \
              prepare, unprepare, allocate; done, refused (it cannot be met as it is asked for), failed",
             Unit::Seconds,
@@ -103,10 +115,35 @@ impl CallTimes {
         );
     }
 
-    /// Takes one call that began at `started`.
-    pub fn observe(&self, call: Call, outcome: Outcome, started: Instant) {
+    /// Takes one call that began at `started`, in the span `here` if it was traced.
+    pub fn observe(&self, call: Call, outcome: Outcome, started: Instant, here: &Here) {
         let seconds = started.elapsed().as_secs_f64();
-        self.durations.get_or_create(&labels(call, outcome)).observe(seconds);
+        let labels = labels(call, outcome);
+        self.durations.get_or_create(&labels).observe(seconds);
+        if let Some(context) = here.context() {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let unix_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+            let traced = Traced::new(context.trace_id, context.span_id, seconds, unix_ms);
+            let bucket = BOUNDS_S.partition_point(|bound| *bound < seconds);
+            self.traced().insert((labels, bucket), traced);
+        }
+    }
+
+    /// For each bucket the latest call that was traced.
+    #[must_use]
+    pub fn exemplars(&self) -> Vec<Exemplar> {
+        let exemplar = |((labels, bucket), traced): (&(Labels, usize), &Traced)| Exemplar {
+            family: FULL_NAME,
+            labels: labels.iter().map(|(key, value)| (*key, (*value).to_owned())).collect(),
+            bound_s: BOUNDS_S.get(*bucket).copied().unwrap_or(f64::INFINITY),
+            traced: *traced,
+        };
+        self.traced().iter().map(exemplar).collect()
+    }
+
+    fn traced(&self) -> MutexGuard<'_, BTreeMap<(Labels, usize), Traced>> {
+        // An entry is whole or is not there.
+        self.traced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -130,7 +167,7 @@ mod tests {
     #[test]
     fn every_outcome_is_there_before_it_happens() {
         let times = CallTimes::new();
-        times.observe(Call::Prepare, Outcome::Failed, Instant::now());
+        times.observe(Call::Prepare, Outcome::Failed, Instant::now(), &Here::default());
         let mut registry = Registry::default();
         times.register(&mut registry);
         let mut page = String::new();

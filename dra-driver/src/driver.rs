@@ -252,7 +252,8 @@ impl Driver {
         };
         instruments.register_collector(Box::new(nri.clone()));
         let source = Source::new(daemon.clone());
-        let metrics = Metrics::new(source, &metrics_node, Arc::clone(&ready), instruments);
+        let metrics = Metrics::new(source, &metrics_node, Arc::clone(&ready), instruments)
+            .with_traces_of(calls.clone());
         start_figures(otel, counts, &metrics, &stopped, &mut tasks);
         let tls = config.tls.map(Tls::new).transpose()?.map(Arc::new);
         let pages = Pages { ready, metrics, nri: nri.clone(), tls };
@@ -263,13 +264,10 @@ impl Driver {
         let denials =
             Denials { node: daemon.clone(), cluster: cluster.clone(), events: events.clone() };
         tasks.push(tokio::spawn(until(denials.run(), stopped.clone())));
-        let statuses = status::Statuses {
-            cluster: cluster.clone(),
-            observed: observers.observed.clone(),
-            events,
-        };
-        tasks.push(tokio::spawn(until(statuses.run(), stopped.clone())));
         let observed = observers.observed.clone();
+        let statuses =
+            status::Statuses { cluster: cluster.clone(), observed: observed.clone(), events };
+        tasks.push(tokio::spawn(until(statuses.run(), stopped.clone())));
         let extended = plugin::Plugin {
             kubelet_root: config.kubelet_root,
             pod_uid,

@@ -26,8 +26,8 @@ use tokio::{
     time::timeout,
 };
 
-pub(crate) use self::tls::certificates;
 pub use self::tls::{Tls, TlsError, TlsFiles};
+pub(crate) use self::tls::{certificates, private_key};
 use crate::{
     metrics::{Form, Metrics},
     nri::NriView,

@@ -8,14 +8,23 @@ mod common;
 use std::{net::SocketAddr, time::Duration};
 
 use accelpool_dra_driver::{driver::Driver, otel};
-use accelpool_proto::{node as wire, otlp::collector::trace::v1::SpanKind, trace::TraceContext};
+use accelpool_kubelet_double::Kubelet;
+use accelpool_proto::{
+    node as wire,
+    otlp::{collector::trace::v1::SpanKind, common::v1::any_value::Value},
+    trace::TraceContext,
+};
 use tonic::Code;
 
 use crate::common::{
-    Bench, GPU_0, Setup,
+    Bench, GPU_0, GPU_1, Setup,
     collector::{Collector, Mood, Told, text},
-    eventually, get, result, uid_of,
+    eventually, get, get_as,
+    logged::Logged,
+    result, uid_of,
 };
+
+const GPU: &str = "accelpool.dev/gpu";
 
 /// The settings of these variables, with spans sent at once.
 fn settings(variables: &[(&str, &str)]) -> otel::Settings {
@@ -38,10 +47,14 @@ fn over(protocol: &str, address: SocketAddr) -> otel::Settings {
     ])
 }
 
-async fn traced(protocol: &str) -> (Bench, accelpool_kubelet_double::Kubelet, Driver, Collector) {
+async fn traced(protocol: &str) -> (Bench, Kubelet, Driver, Collector) {
+    traced_with(protocol, Setup::default()).await
+}
+
+async fn traced_with(protocol: &str, setup: Setup) -> (Bench, Kubelet, Driver, Collector) {
     let collector = Collector::start().await;
     let address = if protocol == "grpc" { collector.grpc } else { collector.http };
-    let mut bench = Bench::new(Setup::default()).await;
+    let mut bench = Bench::new(setup).await;
     bench.otel = Some(over(protocol, address));
     let kubelet = bench.kubelet();
     let driver = bench.driver(common::POD_UID).await;
@@ -76,6 +89,15 @@ async fn counted(driver: &Driver, result: &str, least: u64) {
     };
     let reached = tokio::time::timeout(Duration::from_mins(1), waiting).await;
     assert!(reached.is_ok(), "never {least} spans were {result}");
+}
+
+fn attribute(key: &str) -> wire::SpanAttribute {
+    wire::SpanAttribute { key: key.to_owned(), ..wire::SpanAttribute::default() }
+}
+
+fn hex(id: &[u8]) -> String {
+    let digits: Vec<String> = id.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.concat()
 }
 
 async fn check_trace(protocol: &str) {
@@ -124,6 +146,7 @@ async fn check_trace(protocol: &str) {
         span_id: vec![7; 8],
         parent_span_id: call.span.span_id.clone(),
         name: "PrepareClaim".to_owned(),
+        attributes: vec![wire::SpanAttribute { number: Some(0.5), ..attribute("part") }],
         ..wire::Span::default()
     };
     bench.daemon.tell_span(span).await;
@@ -131,6 +154,8 @@ async fn check_trace(protocol: &str) {
     let spans = collector.spans();
     let told = find(&spans, "PrepareClaim");
     assert_eq!(told.span.parent_span_id, call.span.span_id);
+    let number = told.span.attributes[0].value.clone().unwrap().value;
+    assert_eq!(number, Some(Value::DoubleValue(0.5)), "a number stays one");
     assert_eq!(text(&told.resource.attributes, "service.name"), Some("accelpoold"));
     assert_eq!(text(&told.resource.attributes, "k8s.node.name"), Some(common::NODE));
     driver.drain().await;
@@ -148,6 +173,7 @@ async fn a_call_of_the_kubelet_is_a_trace_over_http() {
 
 #[tokio::test]
 async fn a_failure_is_in_the_trace_and_the_trace_in_the_event() {
+    let log = Logged::start();
     let (bench, kubelet, driver, collector) = traced("grpc").await;
     bench.daemon.refuse(Code::InvalidArgument, "AP0100", 1);
     let pod = bench.claim("a", &[result("gpu", GPU_0)]);
@@ -160,14 +186,128 @@ async fn a_failure_is_in_the_trace_and_the_trace_in_the_event() {
     }
     assert!(error.contains("refused by the test"), "{error}");
     let trace_id = &find(&spans, "prepare").span.trace_id;
-    let digits: Vec<String> = trace_id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits = hex(trace_id);
     let named = || {
         let events = bench.api.list("events");
-        events.iter().any(|event| {
-            event["metadata"]["annotations"]["accelpool.dev/trace-id"] == digits.concat()
-        })
+        events
+            .iter()
+            .any(|event| event["metadata"]["annotations"]["accelpool.dev/trace-id"] == digits)
     };
     eventually("an event names the trace", named).await;
+    let log = log.text();
+    let line = log.lines().find(|line| line.contains("claim failed")).unwrap();
+    assert!(line.contains(&digits) && line.contains(&uid_of("a")), "{line}");
+    driver.drain().await;
+}
+
+/// The kubelet's tracing is on: its span is the parent, and its decision is followed.
+#[tokio::test]
+async fn the_kubelets_own_span_is_the_parent() {
+    let setup = Setup { exposure: "both", ..Setup::default() };
+    let (bench, kubelet, driver, collector) = traced_with("grpc", setup).await;
+    let sync_pod = TraceContext::fresh();
+    kubelet.claims.caller.set(&sync_pod.to_string());
+    let pod = bench.claim("a", &[result("gpu", GPU_0)]);
+    kubelet.claims.prepare(&pod).await.unwrap();
+    kubelet.claims.unprepare(&pod).await.unwrap();
+    kubelet.extended.caller.set(&sync_pod.to_string());
+    kubelet.extended.wait_for(GPU, |devices| !devices.is_empty()).await;
+    let ids = kubelet.extended.allocate(("team", "p"), "main", GPU, 1).await.unwrap();
+    let roots = ["NodePrepareResources", "NodeUnprepareResources", "Allocate"];
+    let arrived = || {
+        let spans = collector.spans();
+        roots.iter().all(|root| spans.iter().any(|told| told.span.name == *root))
+    };
+    eventually("the calls' spans arrive", arrived).await;
+    let spans = collector.spans();
+    for name in roots {
+        let root = &find(&spans, name).span;
+        assert_eq!(root.parent_span_id, sync_pod.span_id.to_be_bytes(), "{name}");
+        assert_eq!(root.kind(), SpanKind::Server);
+    }
+    let trace_id = sync_pod.trace_id.to_be_bytes();
+    assert!(spans.iter().all(|told| told.span.trace_id == trace_id), "{spans:?}");
+    // An allocation is a trace down to the daemon as well.
+    let allocate = &find(&spans, "Allocate").span;
+    assert_eq!(text(&allocate.attributes, "accelpool.resource"), Some(GPU));
+    let calls = || collector.spans().into_iter().map(|told| told.span);
+    let of_allocate = || calls().any(|span| span.parent_span_id == allocate.span_id);
+    eventually("the call to the daemon arrives", of_allocate).await;
+
+    // Not sampled there, not sampled here.
+    let before = collector.spans().len();
+    let unsampled = TraceContext { sampled: false, ..TraceContext::fresh() };
+    kubelet.claims.caller.set(&unsampled.to_string());
+    let free = [GPU_0, GPU_1].into_iter().find(|gpu| !ids[0].contains(gpu)).unwrap();
+    let other = bench.claim("b", &[result("gpu", free)]);
+    kubelet.claims.prepare(&other).await.unwrap();
+    assert_eq!(bench.daemon.traceparent(&uid_of("b")), None);
+    driver.drain().await;
+    let after = collector.spans().split_off(before);
+    let unsampled = unsampled.trace_id.to_be_bytes();
+    assert!(after.iter().all(|told| told.span.trace_id != unsampled), "{after:?}");
+}
+
+/// What the daemon begins by itself, faults and turns, is the driver's to sample.
+#[tokio::test]
+async fn the_driver_samples_what_the_daemon_begins() {
+    let collector = Collector::start().await;
+    let mut bench = Bench::new(Setup::default()).await;
+    let endpoint = format!("http://{}", collector.grpc);
+    bench.otel = Some(settings(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.5"),
+        ("OTEL_METRICS_EXPORTER", "none"),
+    ]));
+    let driver = bench.driver(common::POD_UID).await;
+    let told = |high: u8, undecided| wire::Span {
+        trace_id: [&[1; 8][..], &[high; 8]].concat(),
+        span_id: vec![7; 8],
+        name: "turn".to_owned(),
+        undecided,
+        ..wire::Span::default()
+    };
+    // Above the sampler's half, below it, and decided by somebody else.
+    for span in [told(0xff, true), told(1, true), told(0xee, false)] {
+        bench.daemon.tell_span(span).await;
+    }
+    eventually("the spans arrive", || collector.spans().len() >= 2).await;
+    driver.drain().await;
+    let kept: Vec<u8> = collector.spans().iter().map(|told| told.span.trace_id[15]).collect();
+    assert_eq!(kept, [1, 0xee]);
+}
+
+/// Who looks at a slow bucket finds the trace of a call that fell into it, in both forms.
+#[tokio::test]
+async fn durations_name_a_trace() {
+    let (bench, kubelet, driver, collector) = traced("grpc").await;
+    let pod = bench.claim("a", &[result("gpu", GPU_0)]);
+    kubelet.claims.prepare(&pod).await.unwrap();
+    eventually("the call's spans arrive", || collector.spans().len() >= 4).await;
+    let span = find(&collector.spans(), "prepare").span.clone();
+    let ids =
+        format!("{{trace_id=\"{}\",span_id=\"{}\"}}", hex(&span.trace_id), hex(&span.span_id));
+    let address = driver.http.unwrap();
+    let accept = "application/openmetrics-text; version=1.0.0";
+    let (_, page) = get_as(address, "/metrics", accept).await;
+    let named: Vec<&str> = page.lines().filter(|line| line.contains(&ids)).collect();
+    let [line] = named.as_slice() else { panic!("{named:?} in {page}") };
+    assert!(line.starts_with("accelpool_kubelet_call_duration_seconds_bucket{"), "{line}");
+    assert!(line.contains("call=\"prepare\"") && line.contains("result=\"done\""), "{line}");
+    let [value, unix_s] = line.rsplit(' ').take(2).collect::<Vec<_>>()[..] else {
+        panic!("{line}")
+    };
+    let (value, unix_s) = (unix_s.parse::<f64>().unwrap(), value.parse::<f64>().unwrap());
+    let seconds = |nanoseconds| Duration::from_nanos(nanoseconds).as_secs_f64();
+    let took_s = seconds(span.end_time_unix_nano - span.start_time_unix_nano);
+    assert!(value > 0.0 && value <= took_s + 0.1, "{value} of {took_s}");
+    let ended_s = seconds(span.end_time_unix_nano);
+    assert!((unix_s - ended_s).abs() < 60.0, "{unix_s} is not about {ended_s}");
+    // The older text has no place for them.
+    let (_, page) = get(address, "/metrics").await;
+    assert!(!page.contains("trace_id"), "{page}");
     driver.drain().await;
 }
 

@@ -8,7 +8,7 @@ use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
     str::FromStr,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use crate::node::{self, SpanAttribute, SpanKind};
@@ -198,7 +198,23 @@ impl Span {
     pub fn set(&mut self, key: &'static str, value: &str) {
         if let Some(record) = &mut self.record {
             let value = value.chars().take(VALUE_CHARS_MAX).collect();
-            record.attributes.push(SpanAttribute { key: key.to_owned(), value });
+            record.attributes.push(SpanAttribute { key: key.to_owned(), value, number: None });
+        }
+    }
+
+    /// Says a number about it.
+    pub fn set_number(&mut self, key: &'static str, value: f64) {
+        if let Some(record) = &mut self.record {
+            let (key, number) = (key.to_owned(), Some(value));
+            record.attributes.push(SpanAttribute { key, value: String::new(), number });
+        }
+    }
+
+    /// Says that it began so long ago.
+    pub fn began(&mut self, ago: Duration) {
+        if let Some(record) = &mut self.record {
+            let ago = u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX);
+            record.start_unix_ns = record.start_unix_ns.saturating_sub(ago);
         }
     }
 
@@ -302,6 +318,8 @@ mod tests {
         let root = Span::root(kept.clone(), TraceContext::fresh(), "call", SpanKind::Server);
         let mut child = root.child("step", SpanKind::Internal);
         child.set("key", "value");
+        child.set_number("number", 1.5);
+        child.began(Duration::from_secs(1));
         child.end(&Err::<(), _>("it broke"));
         drop(root);
         let spans = kept.0.lock().unwrap();
@@ -312,7 +330,8 @@ mod tests {
         assert!(root.parent_span_id.is_empty());
         assert_eq!((child.error.as_str(), root.error.as_str()), ("it broke", ""));
         assert_eq!(child.attributes[0].value, "value");
-        assert!(child.start_unix_ns <= child.end_unix_ns);
+        assert_eq!(child.attributes[1].number, Some(1.5));
+        assert!(child.start_unix_ns + 1_000_000_000 <= child.end_unix_ns);
     }
 
     #[test]

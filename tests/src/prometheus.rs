@@ -49,7 +49,8 @@ impl Prometheus {
         let mut child = Command::new("prometheus")
             .arg(argument("config.file", &config))
             .arg(argument("storage.tsdb.path", &folder.path().join("data")))
-            .args(["--web.listen-address=127.0.0.1:0", "--enable-feature=native-histograms"])
+            .arg("--web.listen-address=127.0.0.1:0")
+            .arg("--enable-feature=native-histograms,exemplar-storage")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -84,6 +85,27 @@ impl Prometheus {
     #[must_use]
     pub fn query_at(&self, query: &str, moment: f64) -> Vec<(Value, f64)> {
         self.ask(query, &format!("&time={moment:.3}"))
+    }
+
+    /// The traces that the exemplars of a histogram name.
+    ///
+    /// # Panics
+    ///
+    /// See [`Prometheus::query`].
+    #[must_use]
+    pub fn traces_of(&self, histogram: &str) -> Vec<String> {
+        let path = format!("/api/v1/query_exemplars?query={histogram}&start=0&end=99999999999");
+        let (status, body) = get(self.address, &path, "");
+        // While it starts it has nothing to tell.
+        if status == 503 {
+            return Vec::new();
+        }
+        let answer: Value = serde_json::from_str(&body).expect("prometheus answers in JSON");
+        let series = answer["data"].as_array().into_iter().flatten();
+        let exemplars =
+            series.flat_map(|series| series["exemplars"].as_array().into_iter().flatten());
+        let named = exemplars.filter_map(|exemplar| exemplar["labels"]["trace_id"].as_str());
+        named.map(str::to_owned).collect()
     }
 
     fn ask(&self, query: &str, more: &str) -> Vec<(Value, f64)> {

@@ -9,6 +9,7 @@ use accelpool_deploy::dashboards;
 use accelpool_dra_driver::{
     config::Config,
     driver::{Driver, Pace, Settings},
+    otel,
 };
 use accelpool_kubelet_double::{Kubelet, Pod, PodClaim};
 use accelpool_tests::{
@@ -46,6 +47,23 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// One that traces, for a collector that is never there.
+    fn traced() -> Self {
+        let read = otel::Settings::from_environment(&|name| {
+            let value = match name {
+                "OTEL_EXPORTER_OTLP_ENDPOINT" => "http://127.0.0.1:1",
+                "OTEL_METRICS_EXPORTER" => "none",
+                _ => return None,
+            };
+            Some(value.to_owned())
+        });
+        Self::with(read.expect("the variables make sense"))
+    }
+
+    fn with(otel: Option<otel::Settings>) -> Self {
         let home = Home::new("dgx-h100");
         let proc = Proc::new();
         home.sample_every(100, proc.path());
@@ -71,7 +89,7 @@ impl Node {
                 own_pod: None,
                 server: Address::Url(api.url().to_owned()),
                 pace: Pace::default(),
-                otel: None,
+                otel,
             };
             let driver = Driver::start(settings).await.expect("the driver starts");
             (Arc::new(api), kubelet, driver)
@@ -93,7 +111,7 @@ impl Node {
 impl Node {
     /// Starts pod `number` as the kubelet does: with the labels that it has at the API server,
     /// and a claim for a share of `device` that the scheduler has allocated.
-    fn start_pod(&self, number: u32, labels: &Value, device: &str) {
+    fn start_pod(&self, number: u32, labels: &Value, device: &str) -> Pod {
         let (name, uid) = (format!("pod-{number}"), pod_uid(number));
         self.api.put(json!({
             "apiVersion": "v1", "kind": "Pod",
@@ -120,6 +138,7 @@ impl Node {
             self.kubelet.log.wait_for("accelpool.dev registered", 1).await;
             self.kubelet.claims.prepare(&pod).await.expect("there is room");
         });
+        pod
     }
 }
 
@@ -247,6 +266,36 @@ fn check_absence(node: &Node, prometheus: &Prometheus, daemon: Daemon) {
     let gone = "accelpool_allocation_info{claim_uid=\"c1\"}";
     found(prometheus, gone, 0, |_| true);
     found(prometheus, "accelpool_allocation_info", 5, |_| true);
+}
+
+/// Who sees a slow bucket in Prometheus finds one trace of it, from the kubelet to the daemon.
+#[test]
+fn prometheus_keeps_the_traces_of_durations() {
+    const OF_KUBELET: &str = "accelpool_kubelet_call_duration_seconds";
+    const OF_DAEMON: &str = "accelpool_prepare_duration_seconds";
+    let node = Node::traced();
+    let (_daemon, client) = start(&node);
+    // The daemon makes spans once the driver reads them, which is a moment after it registers.
+    let traced = || {
+        let told = client.metrics().expect("the daemon answers").daemon;
+        let timings = told.into_iter().flat_map(|daemon| daemon.prepares);
+        let mut timings = timings.filter_map(|it| it.timing);
+        timings.any(|timing| !timing.exemplars.is_empty())
+    };
+    for number in 1.. {
+        let pod = node.start_pod(number, &json!({}), GPU);
+        let ended = node.runtime.block_on(node.kubelet.claims.unprepare(&pod));
+        ended.expect("what is prepared can be given back");
+        if traced() {
+            break;
+        }
+    }
+    let prometheus = Prometheus::scrape(node.address);
+    wait_for("a trace that both know", || {
+        let of_daemon = prometheus.traces_of(OF_DAEMON);
+        let mut of_kubelet = prometheus.traces_of(OF_KUBELET).into_iter();
+        of_kubelet.find(|trace| trace.len() == 32 && of_daemon.contains(trace))
+    });
 }
 
 /// From a pod's label at the API server to the series and to the daemon's own account; and

@@ -218,6 +218,7 @@ async fn impatient_node(home: &Home) -> Node {
         specs: SpecFolder::open(&home.cdi()).unwrap(),
         gate: Keeper::without_gate(),
         turns: accelpool_daemon::turns::Keeper::off(),
+        spans: accelpool_daemon::trace::Spans::new(),
         mps: None,
         audit: audit::Log::open(&home.ledger().with_file_name("audit"), audit::Limits::default())
             .unwrap(),

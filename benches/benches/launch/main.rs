@@ -140,8 +140,11 @@ impl Node {
         let program = at.join("program");
         let driver = driver.to_str().expect("a temporary folder has a plain name");
         compile("program.c", &["-Wl,-z,now", "-o"], &program, &[driver]);
-        let settings =
-            Settings { policy: accelpool_turns::Settings::default(), admit: Arc::new(|_, _| true) };
+        let settings = Settings {
+            policy: accelpool_turns::Settings::default(),
+            admit: Arc::new(|_, _| true),
+            witness: None,
+        };
         let arbiter = Arbiter::start(&at.join("turns"), settings).expect("the arbiter starts");
         Self { folder, program, arbiter }
     }

@@ -21,6 +21,7 @@ use crate::{
     judge::{Held, Strikes, Violation},
     post::{Address, Estate, Message, mailbox},
     report::Report,
+    sample::{Samples, Witness},
 };
 
 /// A decision thread answers within a turn of its loop; one that does not has died.
@@ -36,6 +37,8 @@ pub struct Settings {
     pub policy: accelpool_turns::Settings,
     /// Who may register for a claim, beside having its socket.
     pub admit: Admit,
+    /// Who is told of a few turns.
+    pub witness: Option<Arc<dyn Witness>>,
 }
 
 /// Why a claim was not armed. Nothing was changed.
@@ -255,8 +258,9 @@ impl Arbiter {
         let (address, mailbox) = mailbox().map_err(failed)?;
         let told = Arc::new(Told::default());
         let turns = Turns::new(self.settings.policy.clone());
-        let component = Component::new(turns, mailbox, self.settings.admit.clone(), told.clone())
-            .map_err(failed)?;
+        let samples = Samples::new(self.settings.witness.clone());
+        let of_front = (self.settings.admit.clone(), samples);
+        let component = Component::new(turns, mailbox, of_front, told.clone()).map_err(failed)?;
         let thread = thread::Builder::new()
             .name("arbiter".to_owned())
             .spawn(move || component.run())

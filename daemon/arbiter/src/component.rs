@@ -23,6 +23,7 @@ use crate::{
     claim::Claim,
     post::{Estate, Mailbox, Message},
     report::Report,
+    sample::Samples,
     sys::{Received, come_first, receive},
     wait::{Source, Waiter},
 };
@@ -51,6 +52,7 @@ pub(crate) struct Component {
     /// Claims that were granted right after another: since when the device was drained, and
     /// how much they had submitted.
     handing: BTreeMap<ClaimKey, (u64, u64)>,
+    samples: Samples,
 }
 
 /// What a thread tells of itself, without being asked.
@@ -64,7 +66,7 @@ impl Component {
     pub(crate) fn new(
         turns: Turns,
         mailbox: Mailbox,
-        admit: Admit,
+        (admit, samples): (Admit, Samples),
         told: Arc<Told>,
     ) -> io::Result<Self> {
         let waiter = Waiter::new()?;
@@ -81,6 +83,7 @@ impl Component {
             closing: BTreeSet::new(),
             drained_ns: BTreeMap::new(),
             handing: BTreeMap::new(),
+            samples,
         })
     }
 
@@ -177,6 +180,7 @@ impl Component {
     fn rearm(&mut self, key: ClaimKey, arming: Arming) {
         let Some(mut claim) = self.claims.remove(&key) else { return };
         claim.rearm(arming);
+        self.samples.forget(key);
         let was_parked = self.turns.report(key).is_some_and(|it| it.state == ClaimState::Parked);
         self.turns.remove(now_ns(), key);
         self.add(&claim);
@@ -228,6 +232,7 @@ impl Component {
 
     fn disarm(&mut self, key: ClaimKey) {
         self.turns.remove(now_ns(), key);
+        self.samples.forget(key);
         self.closing.remove(&key);
         self.handing.remove(&key);
         if let Some(claim) = self.claims.remove(&key) {
@@ -381,6 +386,8 @@ impl Component {
             Command::Grant { claim: key, access, deadline_ns } => {
                 let Some(claim) = self.claims.get_mut(key) else { return };
                 claim.grant(*access, *deadline_ns);
+                let terms = (*access, *deadline_ns);
+                self.samples.grant(*key, &claim.arming, terms, &self.turns, now);
                 if *access == Access::Exclusive && claim.seen.waiting {
                     let drained = claim.devices.iter().filter_map(|it| self.drained_ns.get(it));
                     if let Some(drained) = drained.max().copied()
@@ -390,16 +397,18 @@ impl Component {
                     }
                 }
             }
-            Command::Extend { claim, deadline_ns } => {
-                if let Some(claim) = self.claims.get(claim) {
+            Command::Extend { claim: key, deadline_ns } => {
+                if let Some(claim) = self.claims.get(key) {
                     claim.extend(*deadline_ns);
                 }
+                self.samples.extend(*key, *deadline_ns);
             }
             Command::Close { claim: key } => {
                 if let Some(claim) = self.claims.get(key) {
                     claim.close();
                     self.closing.insert(*key);
                 }
+                self.samples.close(*key, now);
             }
             Command::Window { claim, bound_us } => {
                 if let Some(claim) = self.claims.get(claim) {
@@ -411,10 +420,11 @@ impl Component {
                     claim.expect(*at_ns);
                 }
             }
-            Command::Stuck { claim } => {
-                if let Some(claim) = self.claims.get_mut(claim) {
+            Command::Stuck { claim: key } => {
+                if let Some(claim) = self.claims.get_mut(key) {
                     claim.stuck = claim.stuck.saturating_add(1);
                 }
+                self.samples.stick(*key, &self.turns, now);
             }
             Command::Parked { claim } => {
                 if let Some(claim) = self.claims.get_mut(claim) {
@@ -437,12 +447,13 @@ impl Component {
             self.closing.remove(&key);
             self.note_drained(key, now);
         }
-        let (turns, claims) = (&mut self.turns, &self.claims);
+        let (turns, claims, samples) = (&mut self.turns, &self.claims, &mut self.samples);
         self.handing.retain(|key, (since, submitted)| {
             let took = now.saturating_sub(*since);
             let Some(claim) = claims.get(key) else { return false };
             if claim.seen.submitted != *submitted {
                 turns.hand_over(*key, took);
+                samples.hand_over(*key, took);
                 return false;
             }
             // Later work was not waited for: it says nothing of the hand-over.
@@ -451,6 +462,7 @@ impl Component {
     }
 
     fn note_drained(&mut self, key: ClaimKey, now: u64) {
+        self.samples.end(key, &self.turns, now);
         if let Some(claim) = self.claims.get(&key) {
             self.drained_ns.extend(claim.devices.iter().map(|device| (*device, now)));
         }

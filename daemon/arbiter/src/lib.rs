@@ -19,6 +19,7 @@ mod post;
 mod process;
 mod report;
 mod rows;
+mod sample;
 mod sys;
 mod wait;
 
@@ -26,3 +27,4 @@ pub use crate::arbiter::{Admit, Arbiter, ArmError, Settings};
 pub use crate::arming::{ArmedDevice, Arming, uuid_bytes};
 pub use crate::judge::{Held, Violation, What};
 pub use crate::report::{ClaimTurns, DeviceTurns, Report};
+pub use crate::sample::{Turn, Witness};

@@ -31,7 +31,7 @@ const PATIENCE_NS: u64 = 60_000_000_000;
 
 fn start(folder: &TempDir) -> Arbiter {
     let policy = accelpool_turns::Settings::default();
-    Arbiter::start(folder.path(), Settings { policy, admit: Arc::new(|_, _| true) })
+    Arbiter::start(folder.path(), Settings { policy, admit: Arc::new(|_, _| true), witness: None })
         .expect("the folder can be used")
 }
 

@@ -309,13 +309,14 @@ impl NodeApi for Service {
         span.set("accelpool.claim.uid", &request.get_ref().claim);
         let by = access::asker(&request, span.here());
         let request = request.into_inner();
-        let bindings = gate::find(request::subjects(&request.bindings)?).await?;
+        let id = request::claim_id(&request.claim)?;
+        let bindings = self.bindings_of(&id, request::subjects(&request.bindings)?, &by).await?;
         self.check_access(&request.requests).await?;
         let mut claim = request::claim_from_wire(request)?;
         claim.labels.extend(held.clone().map(|holder| (holder::LABEL.to_owned(), holder)));
         let started = Instant::now();
         let prepared = self.node.asked_by(by).prepare_for(claim, bindings).await;
-        self.timings.prepares.observe_since(outcome(&prepared), started);
+        self.timings.prepares.observe_since(outcome(&prepared), started, span.here());
         span.end(&prepared);
         let lease = prepared.map_err(|error| error::status(&error))?;
         if held.is_some() && lease.claim.labels.get(holder::LABEL) != held.as_ref() {
@@ -339,7 +340,7 @@ impl NodeApi for Service {
         let by = access::asker(&request, span.here());
         let request = request.into_inner();
         let claim = request::claim_id(&request.claim)?;
-        let bindings = gate::find(request::subjects(&request.bindings)?).await?;
+        let bindings = self.bindings_of(&claim, request::subjects(&request.bindings)?, &by).await?;
         let bound = self.node.asked_by(by).bind(claim, bindings).await;
         span.end(&bound);
         let lease = bound.map_err(|error| error::status(&error))?;
@@ -430,7 +431,7 @@ impl NodeApi for Service {
         let claim = request::claim_id(&request.into_inner().claim)?;
         let started = Instant::now();
         let released = self.node.asked_by(by).release(claim).await;
-        self.timings.releases.observe_since(outcome(&released), started);
+        self.timings.releases.observe_since(outcome(&released), started, span.here());
         span.end(&released);
         let released = released.map_err(|error| error::status(&error))?;
         Ok(Response::new(wire::ReleaseClaimResponse { released }))

@@ -74,66 +74,10 @@ impl Log {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let head = options.open(dir.join("head"))?;
-        let mut files: VecDeque<(u64, PathBuf)> = check::files(dir)?.into();
-        let (mut n, mut hash, mut found) = (0, ORIGIN.to_owned(), Vec::new());
-        let mut whole = true;
-        let mut len = 0;
-        for (index, (_, path)) in files.iter().enumerate().rev() {
-            let end = check::end(path, limits.file_bytes)?;
-            let is_last = index + 1 == files.len();
-            if let Some(last) = end.hash {
-                (n, hash) = (end.n, last);
-            }
-            if is_last {
-                (len, whole) = (end.len, end.whole);
-            }
-            if is_last && !whole {
-                found.push((
-                    "damaged",
-                    format!(
-                        "`{}` has records that are not whole: see `accelpool audit verify`",
-                        path.display()
-                    ),
-                ));
-            } else if is_last && end.torn > 0 {
-                OpenOptions::new().write(true).open(path)?.set_len(len)?;
-                found.push((
-                    "torn",
-                    format!("{} bytes of an unfinished record were cut off", end.torn),
-                ));
-            }
-            // A file that was just begun has no record yet: the chain ends in the one before.
-            if n > 0 {
-                break;
-            }
-        }
-        match check::head(dir)? {
-            check::Head::None if n == 0 => head.write_all_at(mark(0, ORIGIN).as_bytes(), 0)?,
-            check::Head::None => {
-                found.push(("damaged", "the file `head` is missing or empty".to_owned()));
-            }
-            check::Head::Bad => {
-                found.push(("damaged", "the file `head` cannot be read".to_owned()));
-            }
-            check::Head::At(at, _) if at > n => {
-                found
-                    .push(("damaged", format!("records {} to {at} are missing at the end", n + 1)));
-                n = at;
-            }
-            check::Head::At(..) => {}
-        }
-        if files.is_empty() || !whole {
-            let path = name(dir, n + 1);
-            // The name of a file that has no whole record yet may be taken by it.
-            files.retain(|(_, other)| *other != path);
-            files.push_back((n + 1, path));
-            len = 0;
-        }
-        let path = files.back().map(|(_, path)| path.clone()).unwrap_or_default();
-        let mut options = OpenOptions::new();
-        let file = options.append(true).create(true).mode(0o600).open(&path)?;
-        let len = if whole { len } else { file.metadata()?.len() };
+        let head = Arc::new(options.open(dir.join("head"))?);
+        let mut end = Ending::read(dir, limits)?;
+        end.compare(&head, &check::head(dir)?)?;
+        let (file, len) = end.continue_in(dir)?;
         File::open(dir)?.sync_all()?;
         let syncing = Arc::new(Syncing::default());
         let mut log = Self {
@@ -143,15 +87,14 @@ impl Log {
             len,
             broken: false,
             lost: 0,
-            n,
-            hash,
-            files,
-            head: Arc::new(head),
+            n: end.n,
+            hash: end.hash,
+            files: end.files,
+            head: Arc::clone(&head),
             syncing: Arc::clone(&syncing),
         };
-        let head = Arc::clone(&log.head);
         thread::Builder::new().name("audit".to_owned()).spawn(move || syncing.run(&head))?;
-        log.write(found.into_iter().map(|(kind, message)| own(kind, message)).collect())?;
+        log.write(end.found.into_iter().map(|(kind, message)| own(kind, message)).collect())?;
         Ok(log)
     }
 
@@ -243,6 +186,94 @@ impl Log {
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_data()?;
         self.head.write_all_at(mark(self.n, &self.hash).as_bytes(), 0)
+    }
+}
+
+/// Where a log stands that somebody left: what is gone on from, and what is to be said of it.
+#[derive(Debug)]
+struct Ending {
+    /// The last whole record, and its hash.
+    n: u64,
+    hash: String,
+    files: VecDeque<(u64, PathBuf)>,
+    /// The length of what is whole in the last file.
+    len: u64,
+    /// Nothing in the last file is spoiled before its end.
+    whole: bool,
+    /// Records about the log itself, by kind.
+    found: Vec<(&'static str, String)>,
+}
+
+impl Ending {
+    /// Finds the last record. What a crash left unfinished after it is cut off.
+    fn read(dir: &Path, limits: Limits) -> io::Result<Self> {
+        let files: VecDeque<(u64, PathBuf)> = check::files(dir)?.into();
+        let (n, hash, found) = (0, ORIGIN.to_owned(), Vec::new());
+        let mut ending = Self { n, hash, files, len: 0, whole: true, found };
+        for index in (0..ending.files.len()).rev() {
+            let path = ending.files[index].1.clone();
+            let end = check::end(&path, limits.file_bytes)?;
+            if let Some(last) = &end.hash {
+                (ending.n, ending.hash) = (end.n, last.clone());
+            }
+            if index + 1 == ending.files.len() {
+                ending.take_last(&path, &end)?;
+            }
+            // A file that was just begun has no record yet: the chain ends in the one before.
+            if ending.n > 0 {
+                break;
+            }
+        }
+        Ok(ending)
+    }
+
+    fn take_last(&mut self, path: &Path, end: &check::End) -> io::Result<()> {
+        (self.len, self.whole) = (end.len, end.whole);
+        if !end.whole {
+            let path = path.display();
+            let message =
+                format!("`{path}` has records that are not whole: see `accelpool audit verify`");
+            self.found.push(("damaged", message));
+        } else if end.torn > 0 {
+            OpenOptions::new().write(true).open(path)?.set_len(end.len)?;
+            let message = format!("{} bytes of an unfinished record were cut off", end.torn);
+            self.found.push(("torn", message));
+        }
+        Ok(())
+    }
+
+    /// Compares with how far the log had come on disk. Missing numbers are not given again.
+    fn compare(&mut self, file: &File, head: &check::Head) -> io::Result<()> {
+        let damage = match head {
+            check::Head::None if self.n == 0 => {
+                return file.write_all_at(mark(0, ORIGIN).as_bytes(), 0);
+            }
+            check::Head::None => "the file `head` is missing or empty".to_owned(),
+            check::Head::Bad => "the file `head` cannot be read".to_owned(),
+            check::Head::At(at, _) if *at > self.n => {
+                let first = std::mem::replace(&mut self.n, *at) + 1;
+                format!("records {first} to {at} are missing at the end")
+            }
+            check::Head::At(..) => return Ok(()),
+        };
+        self.found.push(("damaged", damage));
+        Ok(())
+    }
+
+    /// Opens the file that grows, with its length: the last one, or a new one after a spoiled one.
+    fn continue_in(&mut self, dir: &Path) -> io::Result<(File, u64)> {
+        if self.files.is_empty() || !self.whole {
+            let path = name(dir, self.n + 1);
+            // The name of a file that has no whole record yet may be taken by it.
+            self.files.retain(|(_, other)| *other != path);
+            self.files.push_back((self.n + 1, path));
+            self.len = 0;
+        }
+        let path = self.files.back().map(|(_, path)| path.clone()).unwrap_or_default();
+        let mut options = OpenOptions::new();
+        let file = options.append(true).create(true).mode(0o600).open(&path)?;
+        let len = if self.whole { self.len } else { file.metadata()?.len() };
+        Ok((file, len))
     }
 }
 

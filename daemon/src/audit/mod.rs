@@ -71,6 +71,9 @@ pub struct Entry {
     pub code: String,
     /// Who asked.
     pub by: Asker,
+    /// The trace that it was done in, if it was traced.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub trace: String,
     /// The claim's labels: its pod, its namespace, its name there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

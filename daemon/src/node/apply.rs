@@ -281,7 +281,8 @@ impl Run {
                 | Step::DisarmTurns(_) => continue,
             };
             if let Err(error) = self.step(&reverse).await {
-                tracing::warn!(error = %crate::error::Chain(&error), "undo failed, to be tried again");
+                let (error, trace) = (crate::error::Chain(&error), self.here.trace_id());
+                tracing::warn!(%error, trace, "undo failed, to be tried again");
                 return false;
             }
         }

@@ -71,6 +71,8 @@ pub struct Start {
     pub gate: Keeper,
     /// Time-slicing.
     pub turns: turns::Keeper,
+    /// Where what it does is traced.
+    pub spans: Spans,
     /// How NVIDIA's MPS is run, where a pool asks for it.
     pub mps: Option<MpsLaunch>,
     /// The audit log, open.
@@ -101,7 +103,6 @@ impl Start {
         let (notify, notices) = mpsc::channel(REQUESTS_MAX);
         let (revision, revisions) = watch::channel(0);
         let (epoch, epochs) = watch::channel(0);
-        let spans = Spans::new();
         let workers: BTreeMap<VendorName, Worker> =
             self.workers.into_iter().map(|worker| (worker.vendor().clone(), worker)).collect();
         let mut watchers = tokio::task::JoinSet::new();
@@ -141,7 +142,7 @@ impl Start {
             notify,
             revision,
             epoch,
-            spans: spans.clone(),
+            spans: self.spans.clone(),
         });
         owner.start(START_PATIENCE).await?;
         let running = tokio::spawn(async move {
@@ -150,7 +151,8 @@ impl Start {
             owner.run().await
         });
         let workers = Arc::new(workers);
-        Ok((Node { requests, revision: revisions, workers, by: Asker::default(), spans }, running))
+        let (by, spans) = (Asker::default(), self.spans);
+        Ok((Node { requests, revision: revisions, workers, by, spans }, running))
     }
 }
 
@@ -187,6 +189,15 @@ impl Node {
     pub async fn bind(&self, claim: ClaimId, bindings: Vec<Binding>) -> Result<Lease, NodeError> {
         let by = self.by.clone();
         self.ask(|reply| Request::Bind { claim, bindings, by, reply }).await
+    }
+
+    /// Has it on record that a claim was not bound, since its cgroup is not there. The answer is
+    /// what whoever asked is to be told: that, or that the daemon ends.
+    pub(crate) async fn refuse_binding(&self, claim: ClaimId, error: NodeError) -> NodeError {
+        let (by, told) = (self.by.clone(), error.clone());
+        let refused: Result<(), _> =
+            self.ask(|reply| Request::RefuseBinding { claim, error, by, reply }).await;
+        refused.err().unwrap_or(told)
     }
 
     /// Tells that the gate came or went, or what was found about a claim's processes.

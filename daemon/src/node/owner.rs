@@ -224,6 +224,9 @@ impl Owner {
             Request::Bind { claim, bindings, by, reply } => {
                 self.on_bind(claim, bindings, by, reply, round);
             }
+            Request::RefuseBinding { claim, error, by, reply } => {
+                self.refuse_binding(&claim, error, by, reply, round);
+            }
             Request::Release { claim, by, reply } => self.on_release(claim, by, reply, round),
             Request::Taint { device, effect, reason, by, reply } => {
                 let words = format!("{effect}: {reason}");

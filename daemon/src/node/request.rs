@@ -67,6 +67,13 @@ pub(super) enum Request {
         by: Asker,
         reply: Reply<Lease>,
     },
+    /// A binding that came to nothing before it could be asked for.
+    RefuseBinding {
+        claim: ClaimId,
+        error: NodeError,
+        by: Asker,
+        reply: Reply<()>,
+    },
     Release {
         claim: ClaimId,
         by: Asker,

@@ -29,6 +29,8 @@ use super::{
     process::{Launch, Life},
     traits,
 };
+use accelpool_proto::trace::Here;
+
 use crate::{error::Chain, timing::Timings};
 
 /// How long a call may take before its worker is killed.
@@ -337,7 +339,7 @@ impl Worker {
         let answer = tokio::time::timeout(deadline, call(client)).await;
         // To wait for an event is no work.
         if name != "next_event" {
-            self.shared.timings.observe_since(name, started);
+            self.shared.timings.observe_since(name, started, &Here::default());
         }
         let error = match answer {
             Ok(Ok(answer)) => {

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use crate::{
-    Log, Times,
+    Caller, Log, Times,
     plugins::{DraVersion, Plugin, Plugins},
 };
 
@@ -68,6 +68,8 @@ pub struct Claims {
     plugins: Arc<Plugins>,
     times: Times,
     log: Log,
+    /// Its tracing.
+    pub caller: Caller,
 }
 
 /// A claim in a call.
@@ -81,7 +83,8 @@ impl Claims {
         mut records: ClaimRecords,
     ) -> Self {
         records.0.values_mut().for_each(|record| record.prepared = false);
-        Self { records: Mutex::new(records), plugins, times, log }
+        let (records, caller) = (Mutex::new(records), Caller::default());
+        Self { records, plugins, times, log, caller }
     }
 
     /// What is written down.
@@ -151,7 +154,7 @@ impl Claims {
         let plugin = self.plugins.of(driver);
         let plugin = plugin.ok_or_else(|| format!("DRA driver {driver} is not registered"))?;
         self.log.say(format!("NodePrepareResources {driver} {}", names(claims)));
-        let call = timeout(self.times.call, prepare(&plugin, claims)).await;
+        let call = timeout(self.times.call, prepare(&plugin, claims, &self.caller)).await;
         let call = call.unwrap_or_else(|_| Err(Status::deadline_exceeded("DeadlineExceeded")));
         let mut answers = call.map_err(|status| {
             self.log.say(format!("  failed: {}", status.message()));
@@ -241,7 +244,7 @@ impl Claims {
         let plugin = self.plugins.of(driver);
         let plugin = plugin.ok_or_else(|| format!("DRA driver {driver} is not registered"))?;
         self.log.say(format!("NodeUnprepareResources {driver} {}", names(claims)));
-        let call = timeout(self.times.call, unprepare(&plugin, claims)).await;
+        let call = timeout(self.times.call, unprepare(&plugin, claims, &self.caller)).await;
         let call = call.unwrap_or_else(|_| Err(Status::deadline_exceeded("DeadlineExceeded")));
         let mut answers = call.map_err(|status| {
             self.log.say(format!("  failed: {}", status.message()));
@@ -307,13 +310,13 @@ fn names(claims: &[Claim]) -> String {
 /// What a driver answered, by claim UID: devices and error.
 type Prepared = HashMap<String, (Vec<PreparedDevice>, String)>;
 
-async fn prepare(plugin: &Plugin, claims: &[Claim]) -> Result<Prepared, Status> {
+async fn prepare(plugin: &Plugin, claims: &[Claim], caller: &Caller) -> Result<Prepared, Status> {
     let channel = plugin.channel.clone();
     match plugin.version {
         DraVersion::V1 => {
             let claims = claims.iter().map(claim_v1).collect();
             let mut client = v1::dra_plugin_client::DraPluginClient::new(channel);
-            let request = v1::NodePrepareResourcesRequest { claims };
+            let request = caller.request(v1::NodePrepareResourcesRequest { claims });
             let response = client.node_prepare_resources(request).await?.into_inner();
             let answers = response.claims.into_iter().map(|(uid, answer)| {
                 let devices = answer.devices.into_iter().map(|device| PreparedDevice {
@@ -330,7 +333,7 @@ async fn prepare(plugin: &Plugin, claims: &[Claim]) -> Result<Prepared, Status> 
         DraVersion::V1beta1 => {
             let claims = claims.iter().map(claim_v1beta1).collect();
             let mut client = v1beta1::dra_plugin_client::DraPluginClient::new(channel);
-            let request = v1beta1::NodePrepareResourcesRequest { claims };
+            let request = caller.request(v1beta1::NodePrepareResourcesRequest { claims });
             let response = client.node_prepare_resources(request).await?.into_inner();
             let answers = response.claims.into_iter().map(|(uid, answer)| {
                 let devices = answer.devices.into_iter().map(|device| PreparedDevice {
@@ -348,20 +351,24 @@ async fn prepare(plugin: &Plugin, claims: &[Claim]) -> Result<Prepared, Status> 
 }
 
 /// What a driver answered, by claim UID: an error, empty if there is none.
-async fn unprepare(plugin: &Plugin, claims: &[Claim]) -> Result<HashMap<String, String>, Status> {
+async fn unprepare(
+    plugin: &Plugin,
+    claims: &[Claim],
+    caller: &Caller,
+) -> Result<HashMap<String, String>, Status> {
     let channel = plugin.channel.clone();
     match plugin.version {
         DraVersion::V1 => {
             let claims = claims.iter().map(claim_v1).collect();
             let mut client = v1::dra_plugin_client::DraPluginClient::new(channel);
-            let request = v1::NodeUnprepareResourcesRequest { claims };
+            let request = caller.request(v1::NodeUnprepareResourcesRequest { claims });
             let response = client.node_unprepare_resources(request).await?.into_inner();
             Ok(response.claims.into_iter().map(|(uid, answer)| (uid, answer.error)).collect())
         }
         DraVersion::V1beta1 => {
             let claims = claims.iter().map(claim_v1beta1).collect();
             let mut client = v1beta1::dra_plugin_client::DraPluginClient::new(channel);
-            let request = v1beta1::NodeUnprepareResourcesRequest { claims };
+            let request = caller.request(v1beta1::NodeUnprepareResourcesRequest { claims });
             let response = client.node_unprepare_resources(request).await?.into_inner();
             Ok(response.claims.into_iter().map(|(uid, answer)| (uid, answer.error)).collect())
         }

@@ -31,7 +31,7 @@ use tonic::{
     transport::{Channel, Endpoint, Server, Uri},
 };
 
-use crate::Log;
+use crate::{Caller, Log};
 
 /// Inside `Register` the kubelet dials back.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -71,6 +71,8 @@ pub struct Extended {
     changed: watch::Sender<()>,
     /// How often pods were listed.
     lists: AtomicU64,
+    /// The kubelet's tracing.
+    pub caller: Caller,
 }
 
 struct Resource {
@@ -94,6 +96,7 @@ impl Extended {
             pods,
             changed,
             lists: AtomicU64::new(0),
+            caller: Caller::default(),
         }
     }
 
@@ -154,7 +157,7 @@ impl Extended {
         self.log.say(format!("Allocate {resource} {}", chosen.join(" ")));
         let request = wire::ContainerAllocateRequest { devices_ids: chosen.clone() };
         let request = wire::AllocateRequest { container_requests: vec![request] };
-        let answer = client.allocate(request).await.map_err(|status| {
+        let answer = client.allocate(self.caller.request(request)).await.map_err(|status| {
             self.log.say(format!("  refused: {}", status.message()));
             format!("Allocate failed due to {}", status.message())
         })?;

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod apart;
+mod caller;
 mod claims;
 mod connection;
 mod extended;
@@ -42,6 +43,7 @@ pub struct Records {
 }
 pub use crate::{
     apart::Apart,
+    caller::Caller,
     claims::{Pod, PodClaim, PreparedDevice},
     extended::{DeviceHealth, Devices},
     health::Health,

@@ -26,6 +26,7 @@ use crate::{
     calls::{Call, Outcome},
     labels,
     node::{NodeError, Observed, Trouble},
+    otel::name_trace,
     sequence::Sequence,
 };
 
@@ -133,7 +134,7 @@ impl Claims {
         let started = std::time::Instant::now();
         let trace_id = name_trace(span.here());
         let prepared = self.prepare_until(&claim, deadline, span.here()).await;
-        self.calls.observe(Call::Prepare, outcome(&prepared), started);
+        self.calls.observe(Call::Prepare, outcome(&prepared), started, span.here());
         let why = ("PrepareFailed", "Prepare");
         let answer = prepared.map_err(|error| self.explain(&claim, &error, why, trace_id));
         span.end(&answer);
@@ -155,7 +156,7 @@ impl Claims {
         let (here, trace_id) = (span.here(), name_trace(span.here()));
         let tries = || self.try_release(&claim, &sequence, here);
         let released = self.persist(deadline, tries).await;
-        self.calls.observe(Call::Unprepare, outcome(&released), started);
+        self.calls.observe(Call::Unprepare, outcome(&released), started, here);
         let why = ("UnprepareFailed", "Unprepare");
         let answer = released.map_err(|error| self.explain(&claim, &error, why, trace_id));
         span.end(&answer);
@@ -313,13 +314,6 @@ impl Claims {
         });
         note
     }
-}
-
-/// Writes the trace's id into each line that is logged from now on for the claim.
-fn name_trace(here: &Here) -> Option<String> {
-    let trace_id = here.trace_id()?;
-    Span::current().record("trace", trace_id.as_str());
-    Some(trace_id)
 }
 
 fn not_prepared(claim: &ClaimView, source: NodeError) -> ClaimError {

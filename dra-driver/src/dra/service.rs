@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use accelpool_cluster::ClaimReference;
 use accelpool_proto::kubelet::dra::{v1, v1beta1};
-use accelpool_proto::trace::{TRACEPARENT, TraceContext};
-use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tonic::{Request, Response, Status};
 
 use super::{Claims, PreparedDevice};
+use crate::otel::caller;
 
 /// Serves version v1.
 pub struct V1(pub Claims);
@@ -83,9 +83,4 @@ fn split<T: Default>(answer: Result<T, String>) -> (T, String) {
         Ok(value) => (value, String::new()),
         Err(error) => (T::default(), error),
     }
-}
-
-/// The span of the kubelet that calls, if it makes one.
-fn caller(metadata: &MetadataMap) -> Option<TraceContext> {
-    metadata.get(TRACEPARENT)?.to_str().ok()?.parse().ok()
 }

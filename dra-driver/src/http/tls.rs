@@ -132,9 +132,14 @@ fn load(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let pem = |source| TlsError::Pem { path: files.key.clone(), source };
-    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?).map_err(pem)?;
-    builder.with_single_cert(certificates(&files.certificate)?, key).map_err(TlsError::Certificate)
+    let (chain, key) = (certificates(&files.certificate)?, private_key(&files.key)?);
+    builder.with_single_cert(chain, key).map_err(TlsError::Certificate)
+}
+
+/// The private key of a PEM file.
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let pem = |source| TlsError::Pem { path: path.to_owned(), source };
+    PrivateKeyDer::from_pem_slice(&read(path)?).map_err(pem)
 }
 
 /// The certificates of a PEM file.

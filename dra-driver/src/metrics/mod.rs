@@ -4,6 +4,7 @@
 //! is away the page stays, with its age.
 
 mod compat;
+pub mod exemplars;
 mod fetch;
 mod fill;
 pub mod page;
@@ -15,11 +16,12 @@ use prometheus_client::{
     encoding::{prometheus_protobuf, text},
     registry::Registry,
 };
+use prost::Message;
 
 pub use self::fetch::{Fetched, Source};
 pub(crate) use self::fill::health;
 use self::page::{Labels, Page};
-use crate::http::Readiness;
+use crate::{calls::CallTimes, http::Readiness};
 
 /// The forms of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,13 +96,22 @@ pub struct Metrics {
     ready: Readiness,
     /// What parts of this program count of themselves.
     own: Arc<Registry>,
+    /// The kubelet's calls, of which some were traced.
+    calls: Option<CallTimes>,
 }
 
 impl Metrics {
     /// The figures of `source` and of this driver, which `ready` and `own` tell of.
     #[must_use]
     pub fn new(source: Source, node: &str, ready: Readiness, own: Registry) -> Self {
-        Self { source: Arc::new(source), node: node.into(), ready, own: Arc::new(own) }
+        let (source, own) = (Arc::new(source), Arc::new(own));
+        Self { source, node: node.into(), ready, own, calls: None }
+    }
+
+    /// Tells which of these calls were traced, beside the durations that the registry has.
+    #[must_use]
+    pub fn with_traces_of(self, calls: CallTimes) -> Self {
+        Self { calls: Some(calls), ..self }
     }
 
     /// Where its figures come from.
@@ -129,6 +140,7 @@ impl Metrics {
     fn page(&self, fetched: &Fetched) -> Page {
         let mut page = page(fetched);
         page.flag(&series::DRIVER_READY, Labels::default(), (self.ready)().is_empty());
+        page.exemplars.extend(self.calls.iter().flat_map(CallTimes::exemplars));
         page
     }
 }
@@ -154,7 +166,8 @@ pub fn page(fetched: &Fetched) -> Page {
 ///
 /// Never: what a page can hold can be written.
 #[must_use]
-pub fn encode(page: Page, node: &str, own: &Registry, form: Form) -> Vec<u8> {
+pub fn encode(mut page: Page, node: &str, own: &Registry, form: Form) -> Vec<u8> {
+    let exemplars = std::mem::take(&mut page.exemplars);
     let labels = [("node".into(), node.to_owned().into())];
     let mut registry = Registry::with_labels(labels.into_iter());
     registry.register_collector(Box::new(page));
@@ -168,12 +181,16 @@ pub fn encode(page: Page, node: &str, own: &Registry, form: Form) -> Vec<u8> {
         text
     };
     match form {
-        Form::OpenMetrics => text().into_bytes(),
+        Form::OpenMetrics => exemplars::into_text(text(), &exemplars).into_bytes(),
         Form::Text => page::to_classic(&text()).into_bytes(),
         Form::Protobuf => {
-            let encoded = [&registry, own].map(prometheus_protobuf::encode_to_vec);
-            let parts = encoded.map(|part| part.expect("a Vec takes any bytes"));
-            parts.concat()
+            let families = [&registry, own].map(prometheus_protobuf::encode);
+            let mut families: Vec<_> = families
+                .into_iter()
+                .flat_map(|part| part.expect("a Vec takes any family"))
+                .collect();
+            exemplars::into_families(&mut families, &exemplars);
+            families.iter().flat_map(Message::encode_length_delimited_to_vec).collect()
         }
     }
 }

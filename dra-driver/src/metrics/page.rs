@@ -14,7 +14,10 @@ use prometheus_client::{
     registry::Unit,
 };
 
-use super::series::{ALL, Kind, Series};
+use super::{
+    exemplars::{Exemplar, Traced},
+    series::{ALL, Kind, Series},
+};
 
 /// Labels of a sample, in order. An empty value is no label.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,6 +84,8 @@ pub struct Sample {
 #[derive(Debug, Default)]
 pub struct Page {
     samples: HashMap<&'static str, Vec<Sample>>,
+    /// What was traced of its durations, and of those that this program counts itself.
+    pub exemplars: Vec<Exemplar>,
 }
 
 impl Page {
@@ -122,6 +127,14 @@ impl Page {
 
     /// Adds durations.
     pub fn durations(&mut self, series: &'static Series, labels: Labels, value: Histogram) {
+        let traced = value.exemplars.iter().filter_map(|exemplar| {
+            let bucket = usize::try_from(exemplar.bucket).ok()?;
+            let mut ends = value.bounds_s.iter().copied().chain([f64::INFINITY]);
+            let labels = labels.iter().map(|(key, value)| (key, value.to_owned())).collect();
+            let (family, bound_s) = (series.name, ends.nth(bucket)?);
+            Some(Exemplar { family, labels, bound_s, traced: Traced::of_wire(exemplar)? })
+        });
+        self.exemplars.extend(traced);
         self.add(series, labels, Value::Durations(Arc::new(value)));
     }
 

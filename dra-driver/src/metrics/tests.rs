@@ -4,13 +4,20 @@ use std::{collections::BTreeSet, env, fmt::Write as _, fs, path::Path};
 
 use accelpool_proto::node::{
     Agent, AgentMetrics, AllocationMetrics, CountByWord, DaemonMetrics, DeviceMetrics,
-    DeviceReadings, DeviceTaint, GateMetrics, GateOpens, GetMetricsResponse, Histogram,
+    DeviceReadings, DeviceTaint, Exemplar, GateMetrics, GateOpens, GetMetricsResponse, Histogram,
     LinkTraffic, Throttle, TimingByWord, TurnsMetrics, VendorMetrics,
 };
+
+use prometheus_client::encoding::prometheus_protobuf::prometheus_data_model as wire;
 
 use super::{page::Value, series::Kind, *};
 
 const GIB: u64 = 1 << 30;
+
+fn exemplar(bucket: u32, value_s: f64) -> Exemplar {
+    let (trace_id, span_id) = (vec![0xab; 16], vec![0xcd; 8]);
+    Exemplar { bucket, trace_id, span_id, value_s, unix_ms: 1_764_000_055_007 }
+}
 
 fn timing(word: &str) -> TimingByWord {
     let timing = Histogram {
@@ -21,6 +28,13 @@ fn timing(word: &str) -> TimingByWord {
         schema: 3,
         indexes: vec![-64, -63, -53],
         index_counts: vec![1, 1, 1],
+        exemplars: vec![
+            exemplar(2, 0.0125),
+            exemplar(0, 0.004),
+            // What no daemon says is nothing.
+            exemplar(3, 1.0),
+            Exemplar { trace_id: vec![1], ..exemplar(1, 1.0) },
+        ],
     };
     TimingByWord { word: word.to_owned(), timing: Some(timing) }
 }
@@ -279,6 +293,29 @@ fn protobuf_has_native_histograms() {
     assert_eq!(histogram.positive_delta, [1, 0, 0]);
     let cumulative: Vec<_> = histogram.bucket.iter().map(|it| it.cumulative_count).collect();
     assert_eq!(cumulative, [2, 2, 3]);
+    assert!(histogram.exemplars.is_empty(), "it has no spans of its own");
+    let bytes = rendered(Form::Protobuf);
+    let mut bytes = bytes.as_slice();
+    let mut traced = Vec::new();
+    while !bytes.is_empty() {
+        let family = wire::MetricFamily::decode_length_delimited(&mut bytes).unwrap();
+        let metrics = family.metric.iter().filter(|_| family.name == prepare.unwrap().name);
+        for histogram in metrics.filter_map(|metric| metric.histogram.as_ref()) {
+            let buckets = histogram.bucket.iter().map(|bucket| bucket.exemplar.clone());
+            traced.push((buckets.collect::<Vec<_>>(), histogram.exemplars.clone()));
+        }
+    }
+    for (buckets, native) in traced {
+        let [Some(first), None, Some(last)] = buckets.as_slice() else { panic!("{buckets:?}") };
+        assert_eq!(native, [last.clone(), first.clone()]);
+        assert_eq!((first.value, last.value), (0.004, 0.0125));
+        let labels = first.label.iter().map(|it| format!("{}={}", it.name, it.value));
+        let expected =
+            [format!("trace_id={}", "ab".repeat(16)), format!("span_id={}", "cd".repeat(8))];
+        assert_eq!(labels.collect::<Vec<_>>(), expected);
+        let ended = first.timestamp.as_ref().unwrap();
+        assert_eq!((ended.seconds, ended.nanos), (1_764_000_055, 7_000_000));
+    }
     assert!(!rendered(Form::Protobuf).is_empty());
 }
 

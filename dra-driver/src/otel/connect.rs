@@ -33,7 +33,7 @@ use tokio::{
 };
 use tokio_rustls::{
     TlsConnector,
-    rustls::{ClientConfig, pki_types::ServerName},
+    rustls::{self, ClientConfig, pki_types::ServerName},
 };
 use tonic::{
     Code, Status,
@@ -192,8 +192,21 @@ async fn connect(uri: &Uri, tls: Option<Arc<ClientConfig>>) -> io::Result<Box<dy
     let port = uri.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
     let stream = TcpStream::connect((host.as_str(), port)).await?;
     let Some(tls) = tls else { return Ok(Box::new(stream)) };
-    let name = ServerName::try_from(host).map_err(io::Error::other)?;
-    Ok(Box::new(TlsConnector::from(tls).connect(name, stream).await?))
+    let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+    let made = TlsConnector::from(tls).connect(name, stream).await;
+    Ok(Box::new(made.map_err(|error| in_words(&host, error))?))
+}
+
+/// Who says it is the collector and cannot prove it: what to do about it is in a variable.
+fn in_words(host: &str, error: io::Error) -> io::Error {
+    let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match of_tls {
+        Some(rustls::Error::InvalidCertificate(_)) => io::Error::other(format!(
+            "what answers as `{host}` is not vouched for by the CAs in \
+             OTEL_EXPORTER_OTLP_CERTIFICATE: {error}"
+        )),
+        _ => error,
+    }
 }
 
 fn channel(target: &Target) -> Channel {

@@ -109,6 +109,11 @@ pub(super) fn text(key: &str, value: &str) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(value) }
 }
 
+fn attribute(attribute: node::SpanAttribute) -> KeyValue {
+    let value = attribute.number.map_or(Value::StringValue(attribute.value), Value::DoubleValue);
+    KeyValue { key: attribute.key, value: Some(AnyValue { value: Some(value) }) }
+}
+
 fn span(span: node::Span) -> Span {
     let kind = match span.kind() {
         node::SpanKind::Internal => SpanKind::Internal,
@@ -125,7 +130,7 @@ fn span(span: node::Span) -> Span {
         name: span.name,
         start_time_unix_nano: span.start_unix_ns,
         end_time_unix_nano: span.end_unix_ns,
-        attributes: span.attributes.iter().map(|it| text(&it.key, &it.value)).collect(),
+        attributes: span.attributes.into_iter().map(attribute).collect(),
         status,
         flags: SAMPLED,
     }

@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use accelpool_proto::{
     node::SpanKind,
-    trace::{Here, Sink, Span, TraceContext},
+    trace::{Here, Sink, Span, TRACEPARENT, TraceContext},
 };
+use tonic::metadata::MetadataMap;
 
 pub use self::{
     encode::Identity,
@@ -51,6 +52,18 @@ impl Tracer {
                 .child(name, SpanKind::Server),
         }
     }
+}
+
+/// The span of whoever calls, if it makes one: the kubelet's, while its tracing is on.
+pub(crate) fn caller(metadata: &MetadataMap) -> Option<TraceContext> {
+    metadata.get(TRACEPARENT)?.to_str().ok()?.parse().ok()
+}
+
+/// Writes the trace's id into each line that is logged from now on in the current `tracing` span.
+pub(crate) fn name_trace(here: &Here) -> Option<String> {
+    let trace_id = here.trace_id()?;
+    tracing::Span::current().record("trace", trace_id.as_str());
+    Some(trace_id)
 }
 
 impl std::fmt::Debug for Tracer {

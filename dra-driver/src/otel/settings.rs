@@ -3,13 +3,16 @@
 //! A value that makes no sense stops the start and names its variable: a node that traces
 //! nothing because of a typing error would be noticed on the day that the trace is needed.
 
-use std::{fmt, fmt::Display, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, fmt::Display, path::Path, sync::Arc, time::Duration};
 
+use accelpool_model::Chain;
 use hyper::{
     Uri,
     header::{HeaderName, HeaderValue},
 };
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, crypto::ring};
+use tokio_rustls::rustls::{
+    self, ClientConfig, ConfigBuilder, RootCertStore, client::WantsClientCert, crypto::ring,
+};
 
 use crate::http;
 
@@ -295,8 +298,8 @@ impl Environment<'_> {
             return Err(OtelError { variable: endpoint.to_owned(), problem: problem.to_owned() });
         };
         let refuse = |error: &dyn Display| wrong(&variable, &path, error);
-        let read = http::certificates(&PathBuf::from(&path));
-        let found = read.map_err(|error| refuse(&accelpool_model::Chain(&error)))?;
+        let read = http::certificates(Path::new(&path));
+        let found = read.map_err(|error| refuse(&Chain(&error)))?;
         let mut roots = RootCertStore::empty();
         for certificate in found {
             roots.add(certificate).map_err(|error| refuse(&error))?;
@@ -304,13 +307,42 @@ impl Environment<'_> {
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error: rustls::Error| refuse(&error))?;
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        let mut config = self.shown_to(signal, builder.with_root_certificates(roots))?;
         config.alpn_protocols = match protocol {
             Protocol::Grpc => vec![b"h2".to_vec()],
             Protocol::HttpProtobuf => vec![b"http/1.1".to_vec()],
         };
         Ok(config)
     }
+
+    /// The certificate that is shown to a collector that asks for one, if there is one.
+    fn shown_to(
+        &self,
+        signal: &str,
+        builder: ConfigBuilder<ClientConfig, WantsClientCert>,
+    ) -> Result<ClientConfig, OtelError> {
+        let certificate = self.of(signal, "CLIENT_CERTIFICATE");
+        let (own, key) = match (certificate, self.of(signal, "CLIENT_KEY")) {
+            (None, None) => return Ok(builder.with_no_client_auth()),
+            (Some(own), Some(key)) => (own, key),
+            (Some((variable, _)), None) => return Err(half(&variable, "KEY")),
+            (None, Some((variable, _))) => return Err(half(&variable, "CERTIFICATE")),
+        };
+        let refuse =
+            |(variable, path): &(String, String), error: &dyn Display| wrong(variable, path, error);
+        let chain = http::certificates(Path::new(&own.1));
+        let chain = chain.map_err(|error| refuse(&own, &Chain(&error)))?;
+        let private = http::private_key(Path::new(&key.1));
+        let private = private.map_err(|error| refuse(&key, &Chain(&error)))?;
+        // A key that is not of its certificate is told of here.
+        builder.with_client_auth_cert(chain, private).map_err(|error| refuse(&key, &error))
+    }
+}
+
+fn half(variable: &str, other: &str) -> OtelError {
+    let problem =
+        format!("is nothing alone: name its other half in OTEL_EXPORTER_OTLP_CLIENT_{other}");
+    OtelError { variable: variable.to_owned(), problem }
 }
 
 fn wrong(variable: &str, value: &str, advice: impl Display) -> OtelError {

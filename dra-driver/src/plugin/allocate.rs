@@ -14,7 +14,7 @@ use accelpool_cluster::SURFACE_LABEL;
 use accelpool_model::{ShareClass, Weight};
 use accelpool_proto::{
     node::{Lease, PrepareClaimRequest, Request, Share, request::Wanted as WantedWire},
-    trace::Here,
+    trace::{Here, TraceContext},
 };
 use tokio::{
     task::JoinSet,
@@ -26,7 +26,7 @@ use crate::{
     calls::{Call, CallTimes, Outcome},
     labels,
     node::{Node, NodeError, Trouble},
-    otel::Tracer,
+    otel::{self, Tracer},
     sequence::Sequences,
 };
 
@@ -88,7 +88,8 @@ impl Allocator {
         &self.node
     }
 
-    /// Allocates devices of a resource, and returns their CDI ids in the same order. What was
+    /// Allocates devices of a resource for a call of the span `parent`, and returns their CDI ids in
+    /// the same order. What was
     /// allocated before a failure is given back with the rest that no pod has.
     ///
     /// # Errors
@@ -98,16 +99,18 @@ impl Allocator {
         &self,
         resource: &str,
         devices: Vec<Offered>,
+        parent: Option<TraceContext>,
     ) -> Result<Vec<String>, AllocateError> {
         let started = std::time::Instant::now();
-        let mut span = self.tracer.begin(None, "Allocate");
+        let mut span = self.tracer.begin(parent, "Allocate");
+        otel::name_trace(span.here());
         span.set("accelpool.resource", resource);
         let allocated = self.allocate_all(resource, devices, span.here()).await;
         let outcome = match &allocated {
             Ok(_) => Outcome::Done,
             Err(error) => error.outcome(),
         };
-        self.calls.observe(Call::Allocate, outcome, started);
+        self.calls.observe(Call::Allocate, outcome, started, span.here());
         span.end(&allocated);
         allocated
     }

@@ -7,6 +7,7 @@ use accelpool_proto::kubelet::v1beta1 as wire;
 use tokio::sync::watch;
 use tokio_stream::{Stream, StreamExt as _, wrappers::WatchStream};
 use tonic::{Request, Response, Status};
+use tracing::field::Empty;
 
 use super::{
     allocate::{AllocateError, Allocator},
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::{
     node::{NodeError, Trouble},
+    otel,
     stop::Stopped,
 };
 
@@ -100,15 +102,16 @@ impl wire::device_plugin_server::DevicePlugin for ResourceService {
         Ok(Response::new(wire::PreferredAllocationResponse { container_responses }))
     }
 
-    #[tracing::instrument(name = "allocate", skip_all, fields(resource = %self.resource))]
+    #[tracing::instrument(name = "allocate", skip_all, fields(resource = %self.resource, trace = Empty))]
     async fn allocate(
         &self,
         request: Request<wire::AllocateRequest>,
     ) -> Result<Response<wire::AllocateResponse>, Status> {
+        let parent = otel::caller(request.metadata());
         let mut container_responses = Vec::new();
         for asked in request.into_inner().container_requests {
             let devices = self.find(&asked.devices_ids)?;
-            let cdi_ids = self.allocator.allocate(&self.resource, devices).await;
+            let cdi_ids = self.allocator.allocate(&self.resource, devices, parent).await;
             let cdi_ids = cdi_ids.map_err(|error| refusal(&error))?;
             container_responses.push(wire::ContainerAllocateResponse {
                 cdi_devices: cdi_ids.into_iter().map(|name| wire::CdiDevice { name }).collect(),

@@ -5,6 +5,7 @@
 pub(crate) mod collector;
 pub(crate) mod cri;
 pub(crate) mod daemon;
+pub(crate) mod logged;
 pub(crate) mod other;
 mod portion;
 pub(crate) mod runtime;
@@ -253,9 +254,18 @@ pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
 
 /// A page of the driver, with its status.
 pub(crate) async fn get(address: std::net::SocketAddr, path: &str) -> (u16, String) {
+    get_as(address, path, "*/*").await
+}
+
+/// The same, in the form that `accept` says.
+pub(crate) async fn get_as(
+    address: std::net::SocketAddr,
+    path: &str,
+    accept: &str,
+) -> (u16, String) {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();

@@ -343,12 +343,15 @@ pub struct Span {
     #[prost(bool, tag = "10")]
     pub undecided: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SpanAttribute {
     #[prost(string, tag = "1")]
     pub key: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub value: ::prost::alloc::string::String,
+    /// Instead of the text, if it is a number.
+    #[prost(double, optional, tag = "3")]
+    pub number: ::core::option::Option<f64>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -883,6 +886,26 @@ pub struct Histogram {
     pub indexes: ::prost::alloc::vec::Vec<i32>,
     #[prost(uint64, repeated, tag = "7")]
     pub index_counts: ::prost::alloc::vec::Vec<u64>,
+    /// The latest that was traced, of the fixed buckets that have one.
+    #[prost(message, repeated, tag = "8")]
+    pub exemplars: ::prost::alloc::vec::Vec<Exemplar>,
+}
+/// One duration, and the span that took it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Exemplar {
+    /// The fixed bucket that it fell into, from 0.
+    #[prost(uint32, tag = "1")]
+    pub bucket: u32,
+    /// 16 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub trace_id: ::prost::alloc::vec::Vec<u8>,
+    /// 8 bytes.
+    #[prost(bytes = "vec", tag = "3")]
+    pub span_id: ::prost::alloc::vec::Vec<u8>,
+    #[prost(double, tag = "4")]
+    pub value_s: f64,
+    #[prost(uint64, tag = "5")]
+    pub unix_ms: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetUsageRequest {

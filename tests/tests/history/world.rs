@@ -155,6 +155,7 @@ impl World {
             specs: SpecFolder::open(&self.machine.cdi()).unwrap(),
             gate: Keeper::without_gate(),
             turns: accelpool_daemon::turns::Keeper::off(),
+            spans: accelpool_daemon::trace::Spans::new(),
             mps: None,
             faults: faults.clone(),
         };

@@ -5,6 +5,7 @@
 mod fair;
 mod hostile;
 mod scene;
+mod spans;
 #[cfg(target_arch = "x86_64")]
 mod steps;
 mod top;

@@ -18,13 +18,14 @@ use crate::{
         request::{self, Subject},
         response,
     },
+    audit::Asker,
     error,
     gate::{CgroupError, GateStatus, Hierarchy, Keeper, dmem},
     node::{NodeError, State},
 };
 
 /// The bindings that `subjects` stand for: the cgroups are there.
-pub(super) async fn find(subjects: Vec<Subject>) -> Result<Vec<Binding>, Status> {
+async fn find(subjects: Vec<Subject>) -> Result<Vec<Binding>, NodeError> {
     let found = blocking(move || {
         let bindings = subjects.into_iter().map(|subject| match subject {
             Subject::Workload(id) => Ok(Binding::Workload(id)),
@@ -40,7 +41,7 @@ pub(super) async fn find(subjects: Vec<Subject>) -> Result<Vec<Binding>, Status>
         });
         bindings.collect::<Result<Vec<_>, _>>()
     });
-    found.await.map_err(|error| error::status(&NodeError::UnknownCgroup(Arc::new(error))))
+    found.await.map_err(|error| NodeError::UnknownCgroup(Arc::new(error)))
 }
 
 /// The refusal of the first request that demands more than the gate gives.
@@ -81,6 +82,23 @@ fn check_access(state: &State, requests: &[wire::Request]) -> Result<(), Status>
 }
 
 impl Service {
+    /// The bindings that `subjects` stand for. A cgroup that is not there is on record, as every
+    /// refusal of a claim.
+    pub(super) async fn bindings_of(
+        &self,
+        claim: &ClaimId,
+        subjects: Vec<Subject>,
+        by: &Asker,
+    ) -> Result<Vec<Binding>, Status> {
+        match find(subjects).await {
+            Ok(bindings) => Ok(bindings),
+            Err(error) => {
+                let node = self.node.asked_by(by.clone());
+                Err(error::status(&node.refuse_binding(claim.clone(), error).await))
+            }
+        }
+    }
+
     /// Refuses requests that demand more of the gate than it gives their devices now.
     pub(super) async fn check_access(&self, requests: &[wire::Request]) -> Result<(), Status> {
         let demands =

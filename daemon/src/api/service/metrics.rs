@@ -18,7 +18,7 @@ use super::{Service, gate, readings::readings};
 use crate::{
     api::response,
     node::{EventKind, State, now_ms},
-    timing::{BOUNDS_S, Histogram, SCHEMA, Timings},
+    timing::{BOUNDS_S, Histogram, SCHEMA, Timings, Traced},
     usage::{
         Agent,
         history::{Bucket, Who},
@@ -375,6 +375,13 @@ fn timings(timings: &Timings) -> Vec<wire::TimingByWord> {
 }
 
 fn histogram(histogram: &Histogram) -> wire::Histogram {
+    let exemplar = |(bucket, traced): (&usize, &Traced)| wire::Exemplar {
+        bucket: u32::try_from(*bucket).unwrap_or(u32::MAX),
+        trace_id: traced.context.trace_id.to_be_bytes().into(),
+        span_id: traced.context.span_id.to_be_bytes().into(),
+        value_s: traced.took.as_secs_f64(),
+        unix_ms: traced.unix_ms,
+    };
     wire::Histogram {
         sum_s: histogram.sum.as_secs_f64(),
         count: histogram.count,
@@ -383,6 +390,7 @@ fn histogram(histogram: &Histogram) -> wire::Histogram {
         schema: SCHEMA,
         indexes: histogram.exponential.keys().copied().collect(),
         index_counts: histogram.exponential.values().copied().collect(),
+        exemplars: histogram.traced.iter().map(exemplar).collect(),
     }
 }
 

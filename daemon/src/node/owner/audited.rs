@@ -84,6 +84,7 @@ impl Owner {
                 devices,
                 message,
                 code: error_code.to_owned(),
+                trace: by.here.trace_id().unwrap_or_default(),
                 by,
                 labels,
             });
@@ -98,6 +99,7 @@ impl Owner {
             kind: kind.to_owned(),
             devices: vec![device],
             message,
+            trace: by.here.trace_id().unwrap_or_default(),
             by,
             ..Entry::default()
         });

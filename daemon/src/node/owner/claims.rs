@@ -77,20 +77,20 @@ impl Owner {
         reply: Reply<Lease>,
         round: &mut Round,
     ) {
-        let code = crate::error::code(&error);
+        let (code, trace) = (crate::error::code(&error), by.here.trace_id());
         if self.note_refused(claim, error.to_string(), code, by) {
-            info!(claim = %claim.id, %error, "claim refused");
+            info!(claim = %claim.id, %error, trace, "claim refused");
         }
         round.answer(reply, Err(error));
     }
 
     /// The same of a binding.
-    fn refuse_binding(
+    pub(super) fn refuse_binding<T: Send + 'static>(
         &mut self,
         claim: &ClaimId,
         error: NodeError,
         by: Asker,
-        reply: Reply<Lease>,
+        reply: Reply<T>,
         round: &mut Round,
     ) {
         let code = crate::error::code(&error);
@@ -207,8 +207,9 @@ impl Owner {
         if let Some(error) = &failure {
             let chain = Chain(error).to_string();
             let (code, by) = (crate::error::code(error), flight.by.clone());
+            let trace = by.here.trace_id();
             if self.note_by(&claim, EventKind::Failed, chain.clone(), code, by) {
-                warn!(%claim, error = chain, "steps failed");
+                warn!(%claim, error = chain, trace, "steps failed");
             }
             self.memory.troubles.insert(claim.clone(), chain);
         } else {
@@ -225,9 +226,10 @@ impl Owner {
             }
             Purpose::Release(reply) => {
                 if failure.is_none() {
+                    let trace = flight.by.here.trace_id();
                     self.note_by(&claim, EventKind::Released, "given back".into(), "", flight.by);
                     self.remove(&claim, round);
-                    info!(%claim, "claim released");
+                    info!(%claim, trace, "claim released");
                 }
                 round.answer(reply, failure.map_or(Ok(true), Err));
             }
@@ -258,8 +260,9 @@ impl Owner {
                 self.put(lease.clone(), round);
                 let targets: Vec<_> = lease.allocations.iter().map(Allocation::target).collect();
                 let targets = targets.join(", ");
+                let trace = by.here.trace_id();
                 self.note_by(claim, EventKind::Prepared, format!("granted {targets}"), "", by);
-                info!(%claim, devices = targets, "claim prepared");
+                info!(%claim, devices = targets, trace, "claim prepared");
                 round.answer(reply, Ok(lease));
             }
             Some(error) => {

@@ -97,6 +97,7 @@ impl InFlight {
             Request::Release { claim, reply, .. } => round.answer(reply, Err(busy(claim, state))),
             Request::Taint { .. }
             | Request::Untaint { .. }
+            | Request::RefuseBinding { .. }
             | Request::Read { .. }
             | Request::Gate { .. }
             | Request::Pools { .. }

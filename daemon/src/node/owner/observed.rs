@@ -159,16 +159,19 @@ impl Owner {
         });
         // A faulty device can repeat itself thousands of times a second: it is told once.
         if !known {
-            warn!(device = %name, reason = taint.reason, effect = %taint.effect, "device tainted");
             let mut span = self.parts.spans.of_own("fault");
+            let (reason, effect, trace) = (&taint.reason, taint.effect, span.here().trace_id());
+            warn!(device = %name, reason, %effect, trace, "device tainted");
             span.set_with("accelpool.device", || &name);
             span.set("accelpool.fault.code", &fault.code);
             span.set("accelpool.taint.reason", &taint.reason);
             span.fail(&taint.reason);
-            round.trace(span.here());
+            let here = span.here().clone();
+            round.trace(&here);
             round.spans.push(span);
             let words = format!("{}:{} {}", taint.key, taint.effect, taint.reason);
-            self.record_device("tainted", name.to_string(), words, Asker::default());
+            let by = Asker { here, ..Asker::default() };
+            self.record_device("tainted", name.to_string(), words, by);
             self.set_taint(&fault.device, taint, round);
         }
     }

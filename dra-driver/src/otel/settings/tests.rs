@@ -129,6 +129,48 @@ fn what_makes_no_sense_is_named() {
 }
 
 #[test]
+fn a_client_certificate_is_whole_or_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let pair = || rcgen::generate_simple_self_signed(vec!["collector".to_owned()]).unwrap();
+    let (own, other) = (pair(), pair());
+    let certificate = file("tls.crt", &own.cert.pem());
+    let key = file("tls.key", &own.signing_key.serialize_pem());
+    let wrong_key = file("other.key", &other.signing_key.serialize_pem());
+    let ca = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", certificate.as_str()),
+    ];
+    let with = |more: &[(&str, &str)]| read(&[&ca[..], more].concat());
+    let whole = [
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", certificate.as_str()),
+        ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", key.as_str()),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", wrong_key.as_str()),
+    ];
+    let problem = with(&whole).unwrap_err();
+    assert_eq!(problem.variable, "OTEL_EXPORTER_OTLP_CLIENT_KEY", "of the figures: {problem}");
+    let traces_only = [&whole[..], &[("OTEL_METRICS_EXPORTER", "none")]].concat();
+    let tls = with(&traces_only).unwrap().unwrap().traces.unwrap().tls.unwrap();
+    assert!(tls.client_auth_cert_resolver.has_certs());
+    let none = with(&[]).unwrap().unwrap().traces.unwrap().tls.unwrap();
+    assert!(!none.client_auth_cert_resolver.has_certs());
+    check_wrong(
+        &[&ca[..], &whole[..1]].concat(),
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE is nothing alone: name its other half in \
+         OTEL_EXPORTER_OTLP_CLIENT_KEY",
+    );
+    check_wrong(
+        &[&ca[..], &whole[1..2]].concat(),
+        "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY is nothing alone: name its other half in \
+         OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+    );
+}
+
+#[test]
 fn a_part_of_the_traces_is_the_same_part_everywhere() {
     let half = Sampler::new(0.5, true);
     assert!(half.keeps(0, None) && !half.keeps(u128::from(u64::MAX), None));
