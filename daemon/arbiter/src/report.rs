@@ -17,7 +17,7 @@ pub struct Report {
     pub devices: Vec<DeviceTurns>,
     /// One for each claim and device, in that order.
     pub claims: Vec<ClaimTurns>,
-    /// What claims had used when they ended, oldest first; the last thousand or so.
+    /// What claims had used when they ended, oldest first; the last few hundred.
     pub ended: Vec<Ended>,
     /// The oldest heartbeat that any of it is of, in the daemon's monotonic time.
     pub told_ns: u64,
@@ -99,8 +99,8 @@ impl Told {
     }
 }
 
-/// Of one device as many end between two readings as it can have, of several together a few more.
-pub(crate) const ENDED_MAX: usize = 1024;
+/// Several for each of the 110 pods of a node, all of which may end between two readings.
+pub(crate) const ENDED_MAX: usize = 512;
 
 impl Report {
     /// A claim is over: its rows make room for what it had used.

@@ -370,7 +370,8 @@ fn charge(report: &Report, device: &DeviceUuid, charged: &mut Charged, used: &mu
         *billed.entry(&claim.claim).or_default() += busy;
     }
     let is_told = |claim: &ClaimId| report.claims.iter().any(|it| it.claim == *claim);
-    charged.used_ns.retain(|(claim, _), _| is_told(claim));
+    // Another device of a claim that has ended may not have been read yet.
+    charged.used_ns.retain(|(claim, of), _| of != device || is_told(claim));
     for (claim, busy) in billed {
         let amount = Amount { busy: Duration::from_nanos(busy), ..Amount::default() };
         let owner = Owner::Claims(vec![claim.clone()]);
@@ -453,5 +454,24 @@ mod tests {
         };
         check(&third, &mut charged, &[0, 70, 10]);
         check(&third, &mut charged, &[0, 70, 0]);
+        // The end of a claim is seen on its other device as well, though that is read later.
+        let other: DeviceUuid = "GPU-2".parse().unwrap();
+        let mut both = report(&[("a", 9_000_000)]);
+        both.claims.push(accelpool_arbiter::ClaimTurns {
+            device: other.clone(),
+            ..both.claims[0].clone()
+        });
+        check(&both, &mut charged, &[0, 70, 5]);
+        let mut used = Vec::new();
+        charge(&both, &other, &mut charged, &mut used);
+        let ends = [
+            end(3, 9_000_000),
+            accelpool_arbiter::Ended { device: other.clone(), ..end(4, 9_000_000) },
+        ];
+        let over = Report { ended: ends.to_vec(), ..report(&[]) };
+        check(&over, &mut charged, &[0, 70, 0]);
+        charge(&over, &other, &mut charged, &mut used);
+        let busy: Duration = used.iter().map(|used| used.process.amount.busy).sum();
+        assert_eq!(busy.as_millis(), 9);
     }
 }
