@@ -2,11 +2,11 @@
 //! processor time. DESIGN, section 8 gives both programs 40 MiB; the daemon and its worker
 //! may have 24 of them, so that 16 are left for what speaks to Kubernetes.
 
-use std::{fs, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use accelpool_benches::{
     Report,
-    node::{Daemon, Home, share},
+    node::{Daemon, Home, processor_time, share},
     resident_mib,
 };
 
@@ -15,9 +15,6 @@ const MEMORY_BUDGET_MIB: f64 = 24.0;
 /// Of one core, both processes together.
 const IDLE_BUDGET_PERCENT: f64 = 1.0;
 const IDLE: Duration = Duration::from_secs(10);
-
-/// What the kernel counts processor time in for user space: `USER_HZ` is 100 everywhere.
-const MILLISECONDS_PER_TICK: u64 = 10;
 
 /// The devices of `dgx-h100`.
 const BUSES: [&str; 8] = ["1b", "43", "52", "61", "9d", "c3", "d1", "df"];
@@ -56,14 +53,4 @@ fn fill(daemon: &Daemon) {
             client.prepare_claim(claim).await.expect("the share fits");
         }
     });
-}
-
-/// The processor time that a process has used, its past threads too.
-fn processor_time(id: u32) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).expect("the process runs");
-    // The name in parentheses may hold anything; `utime` and `stime` are 14th and 15th.
-    let (_, fields) = stat.rsplit_once(") ").expect("the kernel writes a name in parentheses");
-    let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>);
-    let ticks: u64 = ticks.map(|field| field.expect("the kernel writes numbers")).sum();
-    Duration::from_millis(ticks * MILLISECONDS_PER_TICK)
 }

@@ -24,6 +24,9 @@ use tonic::transport::{Channel, Endpoint};
 /// Far longer than a start takes; a bench that waits as long has failed.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// What the kernel counts processor time in for user space: `USER_HZ` is 100 everywhere.
+const MILLISECONDS_PER_TICK: u64 = 10;
+
 /// How the image and the systemd unit start the programs.
 pub const ONE_HEAP: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
 
@@ -66,13 +69,15 @@ impl Home {
             profile.to_owned()
         };
         let text = format!(
-            "state_dir = {:?}\nrun_dir = {:?}\ncdi_dir = {:?}\n\n[[vendor]]\nname = \"sim\"\n\
-             profile = {profile:?}\ndir = {:?}\n",
+            "state_dir = {:?}\nrun_dir = {:?}\ncdi_dir = {:?}\n\n[usage]\nproc_dir = {:?}\n\n\
+             [[vendor]]\nname = \"sim\"\nprofile = {profile:?}\ndir = {:?}\n",
             at("state"),
             home.run.path().display().to_string(),
             at("cdi"),
+            home.proc().display().to_string(),
             at("sim"),
         );
+        fs::create_dir(home.proc()).expect("the folder takes folders");
         fs::write(home.config(), text).expect("the folder takes files");
         home
     }
@@ -81,6 +86,24 @@ impl Home {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// What stands for the host's procfs where usage is attributed.
+    #[must_use]
+    pub fn proc(&self) -> PathBuf {
+        self.folder.path().join("proc")
+    }
+
+    /// Tells the simulated hardware what is to happen on it.
+    ///
+    /// # Panics
+    ///
+    /// If the script cannot be written.
+    pub fn script(&self, text: &str) {
+        let script = self.folder.path().join("sim/script.toml");
+        let new = script.with_extension("new");
+        fs::write(&new, text).expect("the folder of the hardware takes files");
+        fs::rename(&new, script).expect("a file can be renamed");
     }
 
     fn config(&self) -> PathBuf {
@@ -169,6 +192,21 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The processor time that a process has used, its past threads too.
+///
+/// # Panics
+///
+/// If it has ended.
+#[must_use]
+pub fn processor_time(id: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).expect("the process runs");
+    // The name in parentheses may hold anything; `utime` and `stime` are 14th and 15th.
+    let (_, fields) = stat.rsplit_once(") ").expect("the kernel writes a name in parentheses");
+    let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>);
+    let ticks: u64 = ticks.map(|field| field.expect("the kernel writes numbers")).sum();
+    Duration::from_millis(ticks * MILLISECONDS_PER_TICK)
 }
 
 /// A claim to a share of `device`.

@@ -37,6 +37,8 @@ use crate::{
 
 /// A node has one kubelet and a few scrapers; more connections wait.
 const CONNECTIONS_MAX: usize = 32;
+/// For whoever asks for anything else.
+const PAGES: &str = "there are /metrics, /metrics?compat=dcgm, /status, /healthz and /readyz\n";
 
 /// Who has not sent its headers by then is not a probe.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -132,7 +134,7 @@ async fn respond<B>(request: &Request<B>, pages: &Pages, trusted: bool) -> Answe
     let path = request.uri().path();
     let known = matches!(path, "/healthz" | "/readyz" | "/metrics" | "/status");
     if !known {
-        return text(StatusCode::NOT_FOUND, String::new());
+        return text(StatusCode::NOT_FOUND, PAGES.to_owned());
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return text(StatusCode::METHOD_NOT_ALLOWED, String::new());

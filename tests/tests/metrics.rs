@@ -103,7 +103,7 @@ impl Node {
         self.proc.add(pid, pod);
         format!(
             "[[process]]\npid = {pid}\ndevice = \"{device}\"\nmemory = \"{pod}Gi\"\n\
-             compute_permille = {permille}\n"
+             compute_permille = {permille}\nencoder_permille = {pod}\n"
         )
     }
 }
@@ -206,6 +206,10 @@ fn prometheus_sees_what_adds_up_and_never_nothing() {
                   + on (device) accelpool_unattributed_memory_bytes \
                   - on (device) sum by (device) (accelpool_device_memory_bytes{state=\"used\"})";
     found(&prometheus, memory, 2, is(0.0));
+    let engines = "sum by (device, engine) ({__name__=~\
+                   \"accelpool_(allocation|unattributed|released)_engine_seconds_total\"}) \
+                   - on (device, engine) accelpool_device_engine_seconds_total";
+    found(&prometheus, engines, 2, |value| value.abs() < 1e-6);
     let by_agent = "sum by (device) (accelpool_agent_energy_joules_total) \
                     + on (device) accelpool_unattributed_energy_joules_total \
                     - on (device) accelpool_device_energy_joules_total";

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use accelpool_model::ShareClass;
 
 use crate::{
-    ClaimKey, DeviceKey, Mode, Seen, Settings, Terms,
+    ClaimKey, ClaimReport, DeviceKey, Mode, Seen, Settings, Terms,
     bucket::Bucket,
     claim::{Cause, Claim, Gate, Parked},
 };
@@ -108,15 +108,17 @@ impl Turns {
         Ok(())
     }
 
-    /// Lets a claim go. Its gates are the caller's to revoke.
-    pub fn remove(&mut self, now_ns: u64, key: ClaimKey) {
+    /// Lets a claim go, and tells what it came to. Its gates are the caller's to revoke.
+    pub fn remove(&mut self, now_ns: u64, key: ClaimKey) -> Option<ClaimReport> {
         self.advance(now_ns);
+        let last = self.report(key);
         if self.claims.remove(&key).is_some() {
             let used: BTreeSet<DeviceKey> =
                 self.claims.values().flat_map(|claim| claim.terms.devices.clone()).collect();
             self.devices.retain(|device, _| used.contains(device));
             self.tie();
         }
+        last
     }
 
     /// Takes another component's claims in, because a new claim will tie both together.

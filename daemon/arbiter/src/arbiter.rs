@@ -1,7 +1,7 @@
 //! The front: arms and disarms claims, and keeps one decision thread for each component.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering, mpsc::sync_channel},
@@ -16,11 +16,11 @@ use accelpool_turns::{CLAIMS_MAX, ClaimKey, DeviceKey, Turns};
 use crate::{
     arming::{Arming, uuid_bytes},
     claim::Claim,
-    component::{Component, Told},
+    component::Component,
     folder::Folder,
     judge::{Held, Strikes, Violation},
     post::{Address, Estate, Message, mailbox},
-    report::Report,
+    report::{ENDED_MAX, Ended, Report, Told},
     sample::{Samples, Witness},
 };
 
@@ -74,6 +74,9 @@ struct Front {
     devices: BTreeMap<DeviceUuid, DeviceKey>,
     keys: u32,
     strikes: Strikes,
+    ended: VecDeque<Ended>,
+    /// How many have ended.
+    ends: u64,
 }
 
 struct Armed {
@@ -247,7 +250,9 @@ impl Arbiter {
             if let Some(estate) = estate {
                 thread.address.send(Message::Absorb(estate));
             }
+            let told = other.told;
             let _ = other.thread.join();
+            front.keep(&mut told.report());
         }
         front.threads[*first].devices.extend(devices);
         Ok(*first)
@@ -343,19 +348,35 @@ impl Front {
         if thread.claims.is_empty() {
             let thread = self.threads.remove(index);
             thread.address.send(Message::Stop);
+            let told = thread.told;
             let _ = thread.thread.join();
+            self.keep(&mut told.report());
         }
     }
 
-    fn report(&self) -> Report {
+    /// Takes what has ended out of a thread's report.
+    fn keep(&mut self, told: &mut Report) {
+        for mut ended in told.ended.drain(..) {
+            self.ends += 1;
+            ended.number = self.ends;
+            self.ended.push_back(ended);
+        }
+        let over = self.ended.len().saturating_sub(ENDED_MAX);
+        self.ended.drain(..over);
+    }
+
+    fn report(&mut self) -> Report {
         let mut all = Report::default();
-        for thread in &self.threads {
-            let told = thread.told.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let threads: Vec<Arc<Told>> = self.threads.iter().map(|it| it.told.clone()).collect();
+        for told in threads {
+            let mut told = told.report();
+            self.keep(&mut told);
             all.told_ns =
                 if all.told_ns == 0 { told.told_ns } else { all.told_ns.min(told.told_ns) };
             all.devices.extend(told.devices.iter().cloned());
             all.claims.extend(told.claims.iter().cloned());
         }
+        all.ended = self.ended.iter().cloned().collect();
         all.devices.sort_by(|a, b| a.uuid.cmp(&b.uuid));
         all.claims.sort_by(|a, b| (&a.claim, &a.device).cmp(&(&b.claim, &b.device)));
         all

@@ -7,14 +7,16 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering, fence},
+        Arc,
+        atomic::{Ordering, fence},
         mpsc::TryRecvError,
     },
 };
 
 use accelpool_shim::{layout::HEARTBEAT_NS, sys::now_ns, wire::Record};
-use accelpool_turns::{Access, ClaimKey, ClaimState, Command, DeviceKey, Settings, Terms, Turns};
+use accelpool_turns::{
+    Access, ClaimKey, ClaimReport, ClaimState, Command, DeviceKey, Settings, Terms, Turns,
+};
 use tracing::{debug, error};
 
 use crate::{
@@ -22,7 +24,7 @@ use crate::{
     arming::Arming,
     claim::Claim,
     post::{Estate, Mailbox, Message},
-    report::Report,
+    report::{Report, Told},
     sample::Samples,
     sys::{Received, come_first, receive},
     wait::{Source, Waiter},
@@ -53,13 +55,6 @@ pub(crate) struct Component {
     /// how much they had submitted.
     handing: BTreeMap<ClaimKey, (u64, u64)>,
     samples: Samples,
-}
-
-/// What a thread tells of itself, without being asked.
-#[derive(Debug, Default)]
-pub(crate) struct Told {
-    pub(crate) report: Mutex<Report>,
-    pub(crate) is_over: AtomicBool,
 }
 
 impl Component {
@@ -179,10 +174,11 @@ impl Component {
 
     fn rearm(&mut self, key: ClaimKey, arming: Arming) {
         let Some(mut claim) = self.claims.remove(&key) else { return };
+        let last = self.turns.remove(now_ns(), key);
+        self.tell_end(&claim, last.as_ref());
         claim.rearm(arming);
         self.samples.forget(key);
-        let was_parked = self.turns.report(key).is_some_and(|it| it.state == ClaimState::Parked);
-        self.turns.remove(now_ns(), key);
+        let was_parked = last.is_some_and(|it| it.state == ClaimState::Parked);
         self.add(&claim);
         self.turns.set_processes(now_ns(), key, count(&claim));
         if was_parked {
@@ -230,12 +226,19 @@ impl Component {
         self.claims.insert(key, claim);
     }
 
+    /// Told at once with the rows that it ends, so that nothing is counted twice.
+    fn tell_end(&self, claim: &Claim, last: Option<&ClaimReport>) {
+        let used_ns = last.map_or(0, |last| last.used_ns);
+        self.told.report().end(claim, used_ns);
+    }
+
     fn disarm(&mut self, key: ClaimKey) {
-        self.turns.remove(now_ns(), key);
+        let last = self.turns.remove(now_ns(), key);
         self.samples.forget(key);
         self.closing.remove(&key);
         self.handing.remove(&key);
         if let Some(claim) = self.claims.remove(&key) {
+            self.tell_end(&claim, last.as_ref());
             claim.revoke();
             if let Err(error) = claim.folder.remove() {
                 let folder = claim.folder.path().display();
@@ -482,7 +485,10 @@ impl Component {
             claim.beat(now);
             report.add(&self.turns, *key, claim, &devices, now);
         }
-        *self.told.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
+        let mut told = self.told.report();
+        // What has ended stays until the front has taken it.
+        report.ended = std::mem::take(&mut told.ended);
+        *told = report;
     }
 }
 

@@ -26,5 +26,5 @@ mod wait;
 pub use crate::arbiter::{Admit, Arbiter, ArmError, Settings};
 pub use crate::arming::{ArmedDevice, Arming, uuid_bytes};
 pub use crate::judge::{Held, Violation, What};
-pub use crate::report::{ClaimTurns, DeviceTurns, Report};
+pub use crate::report::{ClaimTurns, DeviceTurns, Ended, Report};
 pub use crate::sample::{Turn, Witness};

@@ -1,6 +1,9 @@
 //! What can be told: who used what of which device, and how it was shared.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+};
 
 use accelpool_model::{ClaimId, DeviceUuid, MemoryBytes, ShareClass};
 use accelpool_turns::{ClaimKey, DeviceKey, Turns};
@@ -14,6 +17,8 @@ pub struct Report {
     pub devices: Vec<DeviceTurns>,
     /// One for each claim and device, in that order.
     pub claims: Vec<ClaimTurns>,
+    /// What claims had used when they ended, oldest first; the last few hundred.
+    pub ended: Vec<Ended>,
     /// The oldest heartbeat that any of it is of, in the daemon's monotonic time.
     pub told_ns: u64,
 }
@@ -66,7 +71,53 @@ pub struct ClaimTurns {
     pub unclassified: u64,
 }
 
+/// What a claim had used of a device when it ended, or came to other terms: it then counts from
+/// nought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Grows with each, so that whoever adds up knows what it has seen.
+    pub number: u64,
+    /// The claim.
+    pub claim: ClaimId,
+    /// The device.
+    pub device: DeviceUuid,
+    /// Device time charged since the claim was armed.
+    pub used_ns: u64,
+}
+
+/// What a thread tells of itself, without being asked.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    report: Mutex<Report>,
+    pub(crate) is_over: AtomicBool,
+}
+
+impl Told {
+    pub(crate) fn report(&self) -> MutexGuard<'_, Report> {
+        // What is written is written whole.
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Several for each of the 110 pods of a node, all of which may end between two readings.
+pub(crate) const ENDED_MAX: usize = 512;
+
 impl Report {
+    /// A claim is over: its rows make room for what it had used.
+    pub(crate) fn end(&mut self, claim: &Claim, used_ns: u64) {
+        self.claims.retain(|it| it.claim != claim.arming.claim);
+        let used_ns = used_ns / claim.devices.len().max(1) as u64;
+        self.ended.extend(claim.arming.devices.iter().map(|device| Ended {
+            number: 0,
+            claim: claim.arming.claim.clone(),
+            device: device.uuid.clone(),
+            used_ns,
+        }));
+        // Nobody asks: then it is nobody's business.
+        let over = self.ended.len().saturating_sub(ENDED_MAX);
+        self.ended.drain(..over);
+    }
+
     /// Adds what is to be told of one claim, and of its devices.
     pub(crate) fn add(
         &mut self,

@@ -66,7 +66,7 @@ pub async fn run(node: Node, meter: Arc<Meter>, turns: turns::Keeper, settings: 
             turns: turns.clone(),
             offenders: BTreeMap::new(),
             before: BTreeMap::new(),
-            charged: Charged::new(),
+            charged: Charged::default(),
         };
         vendors.spawn(sampler.run(settings.interval));
     }
@@ -236,10 +236,11 @@ impl Sampler {
         let mut used: Vec<Used> = told
             .into_iter()
             .map(|told| {
-                let place = places.get(&told.sample.pid);
-                let owner = tenants.owner(told.sample.pid, place);
+                let pid = told.sample.pid;
+                let place = places.get(&pid);
+                let owner = tenants.owner(pid, place);
                 let agent = tenants.agent(&owner, place);
-                used(told, owner, agent)
+                used(told, owner, agent, tenants.takes_turns(pid))
             })
             .collect();
         charge(&report, &device.uuid, &mut self.charged, &mut used);
@@ -323,9 +324,12 @@ impl Sampler {
     }
 }
 
-fn used(told: Told, owner: Owner, agent: Option<Agent>) -> Used {
+/// What the vendor saw of a process. Of one that takes turns the arbiter knows better how long it
+/// had the device; of one that takes none though it should, the vendor's word is all there is.
+fn used(told: Told, owner: Owner, agent: Option<Agent>, takes_turns: bool) -> Used {
     let Told { sample, source } = told;
     let Sample { partition, memory, compute_busy, engines, .. } = sample;
+    let compute_busy = if takes_turns { Some(Duration::ZERO) } else { compute_busy };
     let amount = Amount { memory, busy: compute_busy.unwrap_or_default() };
     Used {
         process: ProcessUse { owner, partition, amount },
@@ -336,29 +340,41 @@ fn used(told: Told, owner: Owner, agent: Option<Agent>) -> Used {
     }
 }
 
-/// Compute time by claim and device, as the arbiter had charged it at the last reading.
-type Charged = BTreeMap<(ClaimId, DeviceUuid), u64>;
+/// What of the arbiter's word is billed.
+#[derive(Default)]
+struct Charged {
+    /// Compute time by claim and device, as it stood at the last reading.
+    used_ns: BTreeMap<(ClaimId, DeviceUuid), u64>,
+    /// The last claim of each device whose end was seen.
+    ended: BTreeMap<DeviceUuid, u64>,
+}
 
-/// Puts what the arbiter charged to claims that take turns in the place of what the vendor saw
-/// of their processes: it knows to the microsecond who had the device, also of processes that
-/// came and went.
+/// Adds what the arbiter charged to claims that take turns: it knows to the microsecond who had
+/// the device, also of processes that came and went.
 fn charge(report: &Report, device: &DeviceUuid, charged: &mut Charged, used: &mut Vec<Used>) {
-    charged.retain(|(claim, _), _| report.claims.iter().any(|it| it.claim == *claim));
+    let seen = charged.ended.get(device).copied().unwrap_or(0);
+    let ended = report.ended.iter().filter(|it| it.device == *device && it.number > seen);
+    // What a claim used until it ended first: one of its name begins at nought after that.
+    let mut billed: BTreeMap<&ClaimId, u64> = BTreeMap::new();
+    for ended in ended {
+        let key = (ended.claim.clone(), device.clone());
+        let before = charged.used_ns.remove(&key).unwrap_or(0);
+        *billed.entry(&ended.claim).or_default() += ended.used_ns.saturating_sub(before);
+        charged.ended.insert(device.clone(), ended.number);
+    }
     for claim in report.claims.iter().filter(|claim| claim.device == *device) {
-        let is_its = |used: &Used| match &used.process.owner {
-            Owner::Claims(claims) => claims.contains(&claim.claim),
-            Owner::Stranger | Owner::Unknown | Owner::Ended => false,
-        };
-        for used in used.iter_mut().filter(|used| is_its(used)) {
-            used.process.amount.busy = Duration::ZERO;
-            used.has_busy = true;
-        }
         let key = (claim.claim.clone(), device.clone());
-        let before = charged.insert(key, claim.used_ns).unwrap_or(0);
-        // A claim that was armed anew begins at nought.
+        let before = charged.used_ns.insert(key, claim.used_ns).unwrap_or(0);
+        // Its arbiter was lost, and began anew.
         let busy = claim.used_ns.checked_sub(before).unwrap_or(claim.used_ns);
+        *billed.entry(&claim.claim).or_default() += busy;
+    }
+    let is_told = |claim: &ClaimId| report.claims.iter().any(|it| it.claim == *claim);
+    // Another device of a claim that has ended may not have been read yet.
+    charged.used_ns.retain(|(claim, of), _| of != device || is_told(claim));
+    for (claim, busy) in billed {
         let amount = Amount { busy: Duration::from_nanos(busy), ..Amount::default() };
-        let owner = Owner::Claims(vec![claim.claim.clone()]);
+        let owner = Owner::Claims(vec![claim.clone()]);
         used.push(Used {
             process: ProcessUse { owner, partition: None, amount },
             agent: None,
@@ -371,6 +387,8 @@ fn charge(report: &Report, device: &DeviceUuid, charged: &mut Charged, used: &mu
 
 #[cfg(test)]
 mod tests {
+    use accelpool_model::MemoryBytes;
+
     use super::*;
 
     fn report(used_ns: &[(&str, u64)]) -> Report {
@@ -381,23 +399,25 @@ mod tests {
         Report { claims: claims.collect(), ..Report::default() }
     }
 
-    fn seen(claim: &str, busy_ms: u64) -> Used {
-        let amount = Amount { busy: Duration::from_millis(busy_ms), ..Amount::default() };
-        let owner = Owner::Claims(vec![claim.parse().unwrap()]);
-        Used {
-            process: ProcessUse { owner, partition: None, amount },
-            agent: None,
-            has_busy: false,
+    /// A process of claim `a`, which the vendor saw at work for 70 ms.
+    fn seen(takes_turns: bool) -> Used {
+        let sample = Sample {
+            pid: 7,
+            partition: None,
+            memory: MemoryBytes::new(1),
+            compute_busy: Some(Duration::from_millis(70)),
             engines: Engines::new(),
-            source: Source::Process,
-        }
+        };
+        let owner = Owner::Claims(vec!["a".parse().unwrap()]);
+        used(Told { sample, source: Source::Process }, owner, None, takes_turns)
     }
 
     /// Busy milliseconds of each entry after `report`.
     #[track_caller]
     fn check(report: &Report, charged: &mut Charged, expected: &[u128]) {
-        let mut used = vec![seen("a", 70), seen("b", 90)];
+        let mut used = vec![seen(true), seen(false)];
         charge(report, &"GPU-1".parse().unwrap(), charged, &mut used);
+        assert!(used.iter().all(|used| used.has_busy));
         let busy: Vec<u128> =
             used.iter().map(|used| used.process.amount.busy.as_millis()).collect();
         assert_eq!(busy, expected);
@@ -405,12 +425,53 @@ mod tests {
 
     #[test]
     fn the_arbiters_word_stands_for_the_vendors() {
-        let mut charged = Charged::new();
-        check(&report(&[("a", 5_000_000)]), &mut charged, &[0, 90, 5]);
-        check(&report(&[("a", 9_000_000)]), &mut charged, &[0, 90, 4]);
+        let mut charged = Charged::default();
+        check(&report(&[("a", 5_000_000)]), &mut charged, &[0, 70, 5]);
+        check(&report(&[("a", 9_000_000)]), &mut charged, &[0, 70, 4]);
         // Armed anew.
-        check(&report(&[("a", 1_000_000)]), &mut charged, &[0, 90, 1]);
-        check(&report(&[]), &mut charged, &[70, 90]);
-        assert!(charged.is_empty(), "who is gone is forgotten");
+        check(&report(&[("a", 1_000_000)]), &mut charged, &[0, 70, 1]);
+        check(&report(&[]), &mut charged, &[0, 70]);
+        assert!(charged.used_ns.is_empty(), "who is gone is forgotten");
+    }
+
+    #[test]
+    fn what_was_used_between_the_last_reading_and_the_end_is_billed_once() {
+        let mut charged = Charged::default();
+        let end = |number, used_ns| accelpool_arbiter::Ended {
+            number,
+            claim: "a".parse().unwrap(),
+            device: "GPU-1".parse().unwrap(),
+            used_ns,
+        };
+        check(&report(&[("a", 5_000_000)]), &mut charged, &[0, 70, 5]);
+        let over = Report { ended: vec![end(1, 8_000_000)], ..report(&[]) };
+        check(&over, &mut charged, &[0, 70, 3]);
+        check(&over, &mut charged, &[0, 70]);
+        // One of the same name came and went, and a third one is there.
+        let third = Report {
+            ended: vec![end(1, 8_000_000), end(2, 6_000_000)],
+            ..report(&[("a", 4_000_000)])
+        };
+        check(&third, &mut charged, &[0, 70, 10]);
+        check(&third, &mut charged, &[0, 70, 0]);
+        // The end of a claim is seen on its other device as well, though that is read later.
+        let other: DeviceUuid = "GPU-2".parse().unwrap();
+        let mut both = report(&[("a", 9_000_000)]);
+        both.claims.push(accelpool_arbiter::ClaimTurns {
+            device: other.clone(),
+            ..both.claims[0].clone()
+        });
+        check(&both, &mut charged, &[0, 70, 5]);
+        let mut used = Vec::new();
+        charge(&both, &other, &mut charged, &mut used);
+        let ends = [
+            end(3, 9_000_000),
+            accelpool_arbiter::Ended { device: other.clone(), ..end(4, 9_000_000) },
+        ];
+        let over = Report { ended: ends.to_vec(), ..report(&[]) };
+        check(&over, &mut charged, &[0, 70, 0]);
+        charge(&over, &other, &mut charged, &mut used);
+        let busy: Duration = used.iter().map(|used| used.process.amount.busy).sum();
+        assert_eq!(busy.as_millis(), 9);
     }
 }

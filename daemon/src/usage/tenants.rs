@@ -100,6 +100,11 @@ impl<'a> Tenants<'a> {
         tenants
     }
 
+    /// Whether a process takes turns on the device: then the arbiter says how long it had it.
+    pub(super) fn takes_turns(&self, pid: u32) -> bool {
+        self.by_pid.contains_key(&pid)
+    }
+
     /// A claim of that pod.
     pub(super) fn first_of(&self, pod: &str) -> Option<ClaimId> {
         self.by_pod.get(pod)?.first().cloned()

@@ -59,7 +59,7 @@ fn figures_are_served_while_the_daemon_is_away() {
 fn nothing_else_is_served() {
     check(&Asked { method: Method::POST, path: "/healthz", ..GET }, 405, "");
     check(&Asked { method: Method::POST, path: "/metrics", ..GET }, 405, "");
-    check(&Asked { path: "/", ..GET }, 404, "");
+    check(&Asked { path: "/", ..GET }, 404, "/metrics?compat=dcgm");
     check(&Asked { path: "/metrics/", ..GET }, 404, "");
     check(&Asked { path: "/metrics?compat=other", ..GET }, 400, "use ?compat=dcgm");
 }

@@ -9,6 +9,8 @@ use std::fmt::Write;
 
 use accelpool_proto::node::{AllocationMetrics, DeviceMetrics, GetMetricsResponse};
 
+use accelpool_cluster::{DRIVER_NAME, SURFACE_DRA, SURFACE_LABEL};
+
 use super::page::rounded;
 use crate::labels;
 
@@ -25,13 +27,20 @@ struct Field {
     holder: Option<fn(&AllocationMetrics) -> Option<f64>>,
 }
 
-const FIELDS: [Field; 17] = [
+const FIELDS: [Field; 18] = [
     Field {
         name: "DCGM_FI_DEV_GPU_UTIL",
         kind: "gauge",
         help: "GPU utilization (in %).",
         device: |device| device.compute_ratio.map(|ratio| ratio * 100.0),
         holder: Some(|allocation| allocation.compute_ratio.map(|ratio| ratio * 100.0)),
+    },
+    Field {
+        name: "DCGM_FI_PROF_GR_ENGINE_ACTIVE",
+        kind: "gauge",
+        help: "Ratio of time the graphics engine is active.",
+        device: |device| device.compute_ratio,
+        holder: Some(|allocation| allocation.compute_ratio),
     },
     Field {
         name: "DCGM_FI_DEV_FB_USED",
@@ -61,7 +70,7 @@ const FIELDS: [Field; 17] = [
     Field {
         name: "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
         kind: "counter",
-        help: "Total energy consumption (in mJ).",
+        help: "Total energy consumption since boot (in mJ).",
         device: |device| device.energy_mj.map(rounded),
         holder: None,
     },
@@ -131,21 +140,21 @@ const FIELDS: [Field; 17] = [
     Field {
         name: "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS",
         kind: "counter",
-        help: "Number of remapped rows for uncorrectable errors.",
+        help: "Number of remapped rows for uncorrectable errors",
         device: |device| errors(device, "rows-remapped-uncorrected"),
         holder: None,
     },
     Field {
         name: "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS",
         kind: "counter",
-        help: "Number of remapped rows for correctable errors.",
+        help: "Number of remapped rows for correctable errors",
         device: |device| errors(device, "rows-remapped-corrected"),
         holder: None,
     },
     Field {
         name: "DCGM_FI_DEV_ROW_REMAP_FAILURE",
         kind: "gauge",
-        help: "Whether remapping of rows has failed.",
+        help: "Whether remapping of rows has failed",
         device: |device| Some(f64::from(u8::from(device.readings.as_ref()?.retirement_failed?))),
         holder: None,
     },
@@ -224,6 +233,8 @@ fn escape(value: &str) -> String {
     value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
 }
 
+/// The labels of the exporter that this stands in for, in its order. `hostname` was `Hostname`
+/// before its 4.5.3: both are there. `container` is not: containers of one pod are not told apart.
 fn labels_of(
     index: usize,
     device: &DeviceMetrics,
@@ -231,23 +242,44 @@ fn labels_of(
     node: &str,
 ) -> Vec<(&'static str, String)> {
     let word = |key: &str| held.and_then(|held| held.labels.get(key)).cloned().unwrap_or_default();
-    vec![
+    let mut labels = vec![
         ("gpu", index.to_string()),
         ("UUID", device.uuid.clone()),
-        ("pci_bus_id", device.pci_address.clone()),
-        ("device", device.device.clone()),
+        ("pci_bus_id", bus_id(&device.pci_address)),
+        ("device", device_of(index, device)),
         ("modelName", device.model.clone()),
-        ("Hostname", node.to_owned()),
         ("hostname", node.to_owned()),
+        ("Hostname", node.to_owned()),
         ("DCGM_FI_DRIVER_VERSION", device.driver_version.clone()),
+    ];
+    let Some(held) = held else { return labels };
+    labels.push(("claim_uid", held.claim.clone()));
+    if word(SURFACE_LABEL) == SURFACE_DRA {
+        let entry = Some(&held.partition).filter(|partition| !partition.is_empty());
+        labels.extend([
+            ("dra_claim_name", word(labels::NAME)),
+            ("dra_claim_namespace", word(labels::NAMESPACE)),
+            ("dra_device_name", entry.unwrap_or(&held.device).clone()),
+            ("dra_driver_name", DRIVER_NAME.to_owned()),
+            ("dra_pool_name", format!("{DRIVER_NAME}/{node}")),
+        ]);
+    }
+    labels.extend([
         ("namespace", word(labels::NAMESPACE)),
         ("pod", word(labels::POD)),
         ("pod_uid", word(labels::POD_UID)),
-        ("dra_claim_name", word(labels::NAME)),
-        (
-            "dra_claim_namespace",
-            if held.is_some() { word(labels::NAMESPACE) } else { String::new() },
-        ),
-        ("claim_uid", held.map(|held| held.claim.clone()).unwrap_or_default()),
-    ]
+    ]);
+    labels
+}
+
+/// A PCI address as NVML writes it: eight digits of a domain, in capitals.
+fn bus_id(address: &str) -> String {
+    address.split_once(':').map_or_else(String::new, |(domain, rest)| {
+        format!("{domain:0>8}:{rest}").to_ascii_uppercase()
+    })
+}
+
+/// The exporter knows NVIDIA's devices by their nodes; others have none of that name.
+fn device_of(index: usize, device: &DeviceMetrics) -> String {
+    if device.vendor == "nvidia" { format!("nvidia{index}") } else { device.device.clone() }
 }

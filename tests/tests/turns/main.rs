@@ -2,6 +2,7 @@
 //! stopped, hang, flood, scribble, and go on while the daemon is away.
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 
+mod billed;
 mod fair;
 mod hostile;
 mod scene;
