@@ -8,17 +8,14 @@ mod common;
 use std::fs;
 
 use accelpool_cluster_double::Verb;
-use accelpool_dra_driver::nri::NriStatus;
 use accelpool_kubelet_double::{Devices, Kubelet};
 use accelpool_proto::node as wire;
-use accelpool_runtime_double::Generation;
 use serde_json::json;
 use tonic::Code;
 
 use crate::common::{
-    Bench, GPU_0, GPU_1, NODE, POD_UID, Setup, eventually, gpu, result,
-    runtime::{Node, events},
-    taint, uid_of,
+    Bench, GPU_0, GPU_1, NODE, POD_UID, Setup, eventually, gpu, result, runtime::events, taint,
+    uid_of,
 };
 
 const GPU: &str = "accelpool.dev/gpu";
@@ -420,24 +417,6 @@ async fn a_pod_is_bound_before_its_container_is_made() {
         kubelet.extended.pre_start(("team", pod), "main", GPU).await.unwrap();
         assert_eq!(bench.daemon.lease_of(claim).unwrap().bindings.len(), 1, "made again");
     }
-}
-
-/// Where the runtime takes plugins, ours binds the pod when its container is made, and the
-/// kubelet's call asks nobody. Once the runtime is away, that call is the only one that can.
-#[tokio::test]
-async fn what_the_runtimes_plugin_binds_is_not_bound_twice() {
-    let Node { runtime, driver, kubelet, bench } = Node::start(Generation::Dedicated).await;
-    wait_healthy(&kubelet, GPU, &[GPU_0, GPU_1]).await;
-    api_pod(&bench, "p", "uid-p", &json!({}));
-    kubelet.extended.allocate(("team", "p"), "main", GPU, 1).await.unwrap();
-    let mut status = driver.nri.status.clone();
-    assert!(matches!(&*status.borrow_and_update(), NriStatus::Connected { .. }));
-    kubelet.extended.pre_start(("team", "p"), "main", GPU).await.unwrap();
-    assert_eq!(bench.daemon.count("bind"), 0);
-    drop(runtime);
-    status.wait_for(|status| matches!(status, NriStatus::Absent { .. })).await.unwrap();
-    kubelet.extended.pre_start(("team", "p"), "main", GPU).await.unwrap();
-    assert_eq!(bench.daemon.count("bind"), 1);
 }
 
 /// Where the gate refuses, a container that could open nothing is not made, and says why; where
