@@ -330,6 +330,29 @@ async fn a_restarted_runtime_is_found_again() {
     assert_eq!(driver.nri.counters.snapshot().registrations, 2);
 }
 
+/// The runtime's plugin binds a pod when its container is made, and the kubelet's call before
+/// that asks nobody. Once the runtime is away, that call is the only one that can.
+#[tokio::test]
+async fn what_the_plugin_binds_is_not_bound_twice() {
+    let Node { runtime, driver, kubelet, bench } = Node::start(Generation::Dedicated).await;
+    let resource = "accelpool.dev/gpu";
+    kubelet.extended.wait_for(resource, |devices| !devices.is_empty()).await;
+    bench.api.put(serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "namespace": "team", "name": "p", "uid": "uid-p" },
+        "spec": { "nodeName": common::NODE },
+    }));
+    kubelet.extended.allocate(("team", "p"), "main", resource, 1).await.unwrap();
+    let mut status = driver.nri.status.clone();
+    assert!(matches!(&*status.borrow_and_update(), NriStatus::Connected { .. }));
+    kubelet.extended.pre_start(("team", "p"), "main", resource).await.unwrap();
+    assert_eq!(bench.daemon.count("bind"), 0);
+    drop(runtime);
+    status.wait_for(|status| matches!(status, NriStatus::Absent { .. })).await.unwrap();
+    kubelet.extended.pre_start(("team", "p"), "main", resource).await.unwrap();
+    assert_eq!(bench.daemon.count("bind"), 1);
+}
+
 /// Two instances live side by side during an update: what the first has changed, the second
 /// leaves.
 #[tokio::test]

@@ -186,6 +186,14 @@ impl Gate {
         program::encode(&self.maps)
     }
 
+    /// The numbers of the map of grants, the program and the link, for tests of who gets at them.
+    #[cfg(test)]
+    pub(crate) fn numbers(&self) -> (u32, u32, u32) {
+        let link = self.link.describe().expect("it can be asked");
+        let program = self.program.describe().expect("it can be asked");
+        (program.maps[0], link.program, link.id)
+    }
+
     /// Makes the link hold our program at our root, and pins it. Does nothing where that is so.
     pub fn repair(&mut self) -> Result<(), GateError> {
         let attached = self.link.describe().map_err(inspect("describe the gate's link"))?;

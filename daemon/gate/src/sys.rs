@@ -6,6 +6,8 @@
 #![expect(unsafe_code, reason = "bpf(2) and mmap(2) have no safe form; rule 14 of the style")]
 
 mod abi;
+#[cfg(test)]
+pub(crate) mod others;
 mod ring;
 
 use std::{
@@ -263,22 +265,6 @@ pub(crate) fn pin(link: &LinkFd, path: &Path) -> io::Result<()> {
     };
     // SAFETY: the kernel reads a path that ends in NUL and lives over the call.
     unsafe { bpf(abi::OBJ_PIN, &mut attribute) }.map(drop)
-}
-
-/// Attaches a program that tolerates no other at this cgroup or below, for tests.
-#[cfg(test)]
-pub(crate) fn attach_alone(cgroup: BorrowedFd<'_>) -> io::Result<()> {
-    // r0 = 1; exit
-    let code = [[0xb7, 0, 0, 0, 1, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
-    let program = ProgramFd::load("alone", &code, None)?;
-    let mut attribute = abi::Attach {
-        target_fd: cgroup.as_raw_fd().cast_unsigned(),
-        attach_bpf_fd: program.0.as_raw_fd().cast_unsigned(),
-        attach_type: abi::ATTACH_CGROUP_DEVICE,
-        attach_flags: 0,
-    };
-    // SAFETY: the attribute holds no pointer.
-    unsafe { bpf(abi::PROG_ATTACH, &mut attribute) }.map(drop)
 }
 
 /// The numbers of the device programs at a cgroup: attached to it, or all that a process in

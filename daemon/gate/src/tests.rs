@@ -4,9 +4,11 @@
 //! Everything happens below a cgroup of the test's own and in a BPF file system of its own,
 //! both removed at the end; the gate is attached nowhere else.
 
+mod attacks;
 mod container;
 mod decisions;
 mod denials;
+mod killed;
 mod opener;
 mod random;
 mod refusals;

@@ -4,6 +4,8 @@
 //! through some hundred folders. Callers run them where waiting is allowed.
 
 mod sync;
+#[cfg(test)]
+mod tests;
 
 pub use self::sync::INTERVAL;
 
@@ -198,6 +200,14 @@ impl Keeper {
         let armed = state.arm(lease, nodes, verify::given(lease, injections), shares);
         self.publish(&state);
         armed
+    }
+
+    /// Takes over what containers of an armed `lease` are given, once more is known of it: what
+    /// verification looks for.
+    pub fn give(&self, lease: &Lease, injections: &Injections) {
+        if let Some(armed) = self.lock().claims.get_mut(&lease.claim.id) {
+            armed.given = verify::given(lease, injections);
+        }
     }
 
     /// Takes back what `claim` let its cgroups open, but for what other claims let them.

@@ -11,10 +11,11 @@
 //! A tenant can change its own environment, and so pass for a container that does not use the
 //! claim: this finds accidents and drift. What holds against tenants is the gate.
 
+mod mounts;
 mod probe;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -26,7 +27,7 @@ use super::{Hierarchy, Keeper, cgroups::all_below, guarded::number_of, keeper::S
 use crate::{cdi, node::now_ms};
 
 pub use self::probe::{Answer as NodeAnswer, serve as serve_probe};
-use self::probe::{Question, Report};
+use self::probe::{Foreign, GivenMount, Question, Report};
 
 /// Cgroups that are looked at for one claim: 256 pods with a few containers each.
 const CGROUPS_MAX: usize = 1024;
@@ -71,9 +72,17 @@ pub struct CgroupVerification {
 pub(super) struct Given {
     variable: String,
     value: String,
-    mounts: Vec<String>,
+    mounts: Vec<GivenMount>,
     /// Paths in the container, and the numbers that they must lead to.
     nodes: Vec<(String, DeviceNumber)>,
+}
+
+fn mounts(given: &[accelpool_model::Mount], is_writable: bool) -> impl Iterator<Item = GivenMount> {
+    given.iter().map(move |mount| GivenMount {
+        host_path: mount.host_path.clone().into(),
+        container_path: mount.container_path.clone().into(),
+        is_writable,
+    })
 }
 
 /// What the containers of `lease` are given.
@@ -87,7 +96,9 @@ pub(super) fn given(lease: &Lease, injections: &BTreeMap<String, Injection>) -> 
         Some(Given {
             variable,
             value,
-            mounts: injection.mounts.iter().map(|mount| mount.container_path.clone()).collect(),
+            mounts: mounts(&injection.mounts, false)
+                .chain(mounts(&injection.folders, true))
+                .collect(),
             nodes: injection.nodes.iter().filter_map(number).collect(),
         })
     };
@@ -157,6 +168,7 @@ struct Place {
     processes: Vec<u32>,
     /// Every guarded number: its node, whether this claim grants it, what the gate decides.
     decisions: BTreeMap<DeviceNumber, (PathBuf, bool, Decision)>,
+    foreign: BTreeMap<String, Foreign>,
 }
 
 impl State {
@@ -185,12 +197,7 @@ impl State {
             }
         };
         let hierarchy = Hierarchy::of(&self.root);
-        let unlimited = self.unlimited().into_iter();
-        let own = unlimited.filter_map(|it| Some((armed.cgroups.get(&it.0)?, it.1, it.2)));
-        case.quotas.extend(own.map(|(folder, region, found)| {
-            let path = hierarchy.path_of(folder);
-            format!("`{path}`: memory of {region} is limited to {found}, which is not what its claims have")
-        }));
+        case.quotas = self.quotas(armed);
         let folders = armed.cgroups.values().flat_map(|folder| all_below(folder));
         for (folder, _) in folders.take(CGROUPS_MAX) {
             let processes = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
@@ -209,9 +216,44 @@ impl State {
             };
             let decisions = self.guarded.nodes.iter().map(decide).collect();
             let path = hierarchy.path_of(&folder);
-            case.cgroups.push(Place { folder, path, processes, decisions });
+            let foreign = self.foreign(&folder);
+            case.cgroups.push(Place { folder, path, processes, decisions, foreign });
         }
         case
+    }
+
+    /// The limits of device memory in a claim's cgroups that are not as granted, a sentence each.
+    pub(super) fn quotas(&self, armed: &super::keeper::Armed) -> Vec<String> {
+        let hierarchy = Hierarchy::of(&self.root);
+        let unlimited = self.unlimited().into_iter();
+        let own = unlimited.filter_map(|it| Some((armed.cgroups.get(&it.0)?, it.1, it.2)));
+        let sentence = |(folder, region, found): (&PathBuf, String, String)| {
+            let path = hierarchy.path_of(folder);
+            format!(
+                "`{path}`: memory of {region} is limited to {found}, which is not what its claims \
+                 have"
+            )
+        };
+        own.map(sentence).collect()
+    }
+
+    /// What the claims have that are bound neither to a cgroup nor to one above it. Files that
+    /// a claim there has as well, such as the driver's, are nobody's own.
+    fn foreign(&self, folder: &Path) -> BTreeMap<String, Foreign> {
+        let bound: BTreeSet<&ClaimId> = self.claims_at(folder).collect();
+        let paths = |armed: &super::keeper::Armed| {
+            let mounts = armed.given.iter().flat_map(|given| given.mounts.clone());
+            mounts.map(|mount| mount.host_path).collect::<BTreeSet<_>>()
+        };
+        let shared: BTreeSet<_> =
+            bound.iter().filter_map(|claim| self.claims.get(claim)).flat_map(paths).collect();
+        let others = self.claims.iter().filter(|(claim, _)| !bound.contains(claim));
+        let of = |(claim, armed): (&ClaimId, &super::keeper::Armed)| {
+            let variables = armed.given.iter().map(|given| given.variable.clone()).collect();
+            let host_paths = paths(armed).difference(&shared).cloned().collect();
+            (claim.to_string(), Foreign { variables, host_paths })
+        };
+        others.map(of).collect()
     }
 }
 
@@ -230,9 +272,9 @@ async fn verify_case(case: Case) -> ClaimVerification {
             Report::default()
         });
         used |= report.uses;
-        if report.uses {
-            deviations.extend(report.deviations.iter().map(|it| format!("`{}`: {it}", place.path)));
-        }
+        let of_use = report.deviations.iter().filter(|_| report.uses);
+        let told = of_use.chain(&report.foreign);
+        deviations.extend(told.map(|it| format!("`{}`: {it}", place.path)));
         verified.push(place.judge(&report, &mut deviations));
     }
     let state = match (unknown, deviations.is_empty(), used) {
@@ -262,6 +304,7 @@ impl Place {
                     (it.variable.clone(), nodes.collect())
                 })
                 .collect(),
+            foreign: self.foreign.clone(),
         }
     }
 

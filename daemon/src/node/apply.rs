@@ -180,6 +180,7 @@ impl Run {
                 let armed = self.tools.turns.arm(&self.lease, self.terms, &mut injections);
                 armed.map_err(|source| turns_error(step, source))?;
                 self.injections = injections;
+                self.tools.gate.give(&self.lease, &self.injections);
             }
             Step::DisarmTurns(claim) => {
                 let disarmed = self.tools.turns.disarm(claim);

@@ -1,8 +1,8 @@
 //! Denials are told to whom they concern, and what others do to the gate is put right.
 
-use std::{fs, os::unix::fs::MetadataExt as _};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
-use accelpool_gate::{DeviceNumber, DeviceType, Gate, GateConfig, Guard, Guards, Mode};
+use accelpool_gate::{Access, DeviceNumber, DeviceType, Gate, GateConfig, Guard, Guards, Mode};
 use accelpool_proto::node::{ExplainClaimRequest, WatchDenialsRequest};
 use accelpool_tests::wait_for;
 
@@ -76,6 +76,50 @@ fn what_others_do_to_the_gate_is_put_right() {
     assert_eq!(scene.open(&stranger), "refused");
 }
 
+fn number_of(node: &Path) -> DeviceNumber {
+    let number = fs::metadata(node).expect("it is there").rdev();
+    let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
+    let part = |part: u64| u32::try_from(part).expect("numbers are small");
+    let device = DeviceNumber::new(DeviceType::Character, part(major), part(minor));
+    device.expect("a number")
+}
+
+/// Whoever has `CAP_SYS_ADMIN` can come to the gate's maps by their numbers, as a privileged
+/// container may. What it writes there, in either direction, is taken back.
+#[test]
+fn what_others_write_into_the_gate_is_put_right() {
+    let scene = Scene::new("enforce");
+    let (granted, stranger) = (scene.cgroups.make("poda"), scene.cgroups.make("podb"));
+    scene.prepare("a", vec![workload("a")]);
+    scene.wait("agreement", |gate| gate.grants > 0 && gate.defects.is_empty());
+    let config = GateConfig { root: scene.cgroups.root(), pins: scene.cgroups.pins() };
+    let open = || Gate::open(&config).expect("it is adopted");
+    let of = |gate: &Gate, pod: &Path| gate.cgroup(pod).expect("it lies below the root");
+    let device = number_of(&scene.node(0));
+    let acts: [(&str, &dyn Fn(Gate)); 6] = [
+        ("a grant for itself", &|gate| {
+            gate.grant(of(&gate, &stranger), device, Access::READ_WRITE).expect("there is room");
+        }),
+        ("no grant for another", &|gate| {
+            gate.revoke(of(&gate, &granted), device).expect("it is there");
+        }),
+        ("everything for itself", &|gate| {
+            gate.exempt(of(&gate, &stranger)).expect("there is room");
+        }),
+        ("another mode", &|gate| gate.set_mode(Mode::Audit).expect("there is room")),
+        ("no guard", &|gate| gate.guard(&Guards::default()).expect("there is room")),
+        ("no gate", &|gate| gate.remove().expect("root may")),
+    ];
+    for (what, act) in acts {
+        let before = scene.gate().repairs;
+        act(open());
+        scene.wait(what, |gate| gate.repairs > before && gate.defects.is_empty());
+        assert_eq!(scene.open(&granted), "admitted", "after {what}");
+        assert_eq!(scene.open(&stranger), "refused", "after {what}");
+    }
+    assert_eq!(scene.daemon.client().claims().expect("it answers")[0].state, "prepared");
+}
+
 /// As after `systemctl daemon-reload`, which writes the device programs of a container's cgroup
 /// anew: one beside the gate refuses what was granted. The gate cannot help it; it is found and
 /// raised by itself, and forgotten when it is over.
@@ -101,11 +145,7 @@ fn a_program_beside_the_gate_that_refuses_a_grant_is_raised() {
         pins: scene.cgroups.pins().with_file_name("foreign"),
     });
     let foreign = foreign.expect("this kernel takes several programs");
-    let number = fs::metadata(scene.node(0)).expect("it is there").rdev();
-    let (major, minor) = (nix::sys::stat::major(number), nix::sys::stat::minor(number));
-    let part = |part: u64| u32::try_from(part).expect("numbers are small");
-    let device = DeviceNumber::new(DeviceType::Character, part(major), part(minor));
-    let guard = Guard { devices: device.expect("a number").into(), mode: Mode::Enforce };
+    let guard = Guard { devices: number_of(&scene.node(0)).into(), mode: Mode::Enforce };
     foreign.guard(&Guards::new([guard]).expect("one")).expect("there is room");
     assert_eq!(scene.open(&container), "refused", "all programs must admit");
     let found = wait_for("the daemon's word", || {

@@ -298,6 +298,10 @@ pub(crate) struct WantedArguments {
     /// Refuse the claim unless its compute limit is enforced at least this strongly
     #[arg(long, value_enum, value_name = "CLASS", help_heading = "What is demanded")]
     pub(crate) require_compute: Option<Enforcement>,
+    /// Refuse the claim unless the kernel keeps everybody else off its devices: `kernel` where
+    /// the device gate enforces
+    #[arg(long, value_enum, value_name = "CLASS", help_heading = "What is demanded")]
+    pub(crate) require_access: Option<Enforcement>,
     /// A word about the owner, for people; given more than once, each of them
     #[arg(long, value_parser = parse_label, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<Label>,

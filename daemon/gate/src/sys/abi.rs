@@ -16,12 +16,16 @@ pub(super) const OBJ_PIN: u32 = 6;
 pub(super) const OBJ_GET: u32 = 7;
 #[cfg(test)]
 pub(super) const PROG_ATTACH: u32 = 8;
+#[cfg(test)]
+pub(super) const PROG_DETACH: u32 = 9;
 pub(super) const PROG_FD_BY_ID: u32 = 13;
 pub(super) const MAP_FD_BY_ID: u32 = 14;
 pub(super) const OBJ_INFO: u32 = 15;
 pub(super) const PROG_QUERY: u32 = 16;
 pub(super) const LINK_CREATE: u32 = 28;
 pub(super) const LINK_UPDATE: u32 = 29;
+#[cfg(test)]
+pub(super) const LINK_FD_BY_ID: u32 = 30;
 pub(super) const LINK_DETACH: u32 = 34;
 
 pub(super) const PROG_TYPE_CGROUP_DEVICE: u32 = 15;

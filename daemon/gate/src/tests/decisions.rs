@@ -152,6 +152,22 @@ fn a_cgroup_made_anew_inherits_nothing() {
     assert_eq!(gate.rules().expect("it can be read").grants().count(), 0);
 }
 
+/// The kernel's own promise, on which a grant to a number rests: one that is gone never comes
+/// back. (What the daemon does if it did: `a_number_that_comes_again_elsewhere_is_nobodys`.)
+#[test]
+fn numbers_of_cgroups_are_not_used_again() {
+    let scene = Scene::new();
+    let gate = scene.gate(Mode::Enforce);
+    let mut last = CgroupId(0);
+    for _ in 0..2000 {
+        let pod = scene.make_cgroup("root/pod");
+        let id = gate.cgroup(&pod).expect("it lies below the root");
+        assert!(id > last, "{id:?} after {last:?}");
+        last = id;
+        fs::remove_dir(&pod).expect("it is empty");
+    }
+}
+
 #[test]
 fn depth_is_limited() {
     let scene = Scene::new();

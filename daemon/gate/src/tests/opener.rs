@@ -16,7 +16,11 @@ use nix::{
     unistd::{Uid, setuid},
 };
 
-use crate::{Gate, GateConfig, device::Access};
+use crate::{
+    Gate, GateConfig,
+    device::Access,
+    sys::{MapFd, ProgramFd, others},
+};
 
 /// Set for a process that is to obey.
 const ASKED: &str = "ACCELPOOL_GATE_TEST_OPENER";
@@ -31,8 +35,17 @@ pub(super) struct Opener {
 impl Opener {
     /// Starts one in the cgroup of this process.
     pub(super) fn start() -> Self {
+        Self::start_by(&[])
+    }
+
+    /// Starts one by another program, which runs what its last arguments say.
+    pub(super) fn start_by(words: &[&str]) -> Self {
         let program = std::env::current_exe().expect("this program has a path");
-        let mut child = Command::new(program)
+        let program = program.to_str().expect("its path is text");
+        let mut words = words.iter().copied().chain([program]);
+        let first = words.next().expect("there is one at least");
+        let mut child = Command::new(first)
+            .args(words)
             .args(["--exact", "tests::opener::serves_when_asked", "--nocapture"])
             .env(ASKED, "1")
             .stdin(Stdio::piped())
@@ -118,6 +131,26 @@ fn obey(command: &str) -> String {
             name(setuid(user).map_err(io::Error::from))
         }
         ["check", root, pins] => answer(Gate::check(&config(root, pins))),
+        // Killed at a step, if it comes to it.
+        ["die-at", point, root, pins] => {
+            let point = point.to_owned();
+            crate::on_step(move |passed| {
+                if passed == point {
+                    // Nothing of it runs on, as after SIGKILL.
+                    std::process::abort();
+                }
+            });
+            answer(Gate::open(&config(root, pins)).map(std::mem::forget))
+        }
+        ["by-ring", path] => name(others::open_by_ring(Path::new(path))),
+        // What the kernel lets who knows their numbers do with a map, a program and a link.
+        ["by-number", map, program, link] => {
+            let number = |text: &str| text.parse().expect("a number");
+            let map = name(MapFd::open(number(map)).map(drop));
+            let program = name(ProgramFd::open(number(program)).map(drop));
+            format!("{map} {program} {}", name(others::link(number(link)).map(drop)))
+        }
+        ["make-cgroup", path] => name(fs::create_dir(path)),
         // Opened and kept, until this process is killed.
         ["stand", root, pins] => answer(Gate::open(&config(root, pins)).map(std::mem::forget)),
         _ => panic!("not a command: {command}"),

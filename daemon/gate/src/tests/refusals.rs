@@ -60,7 +60,7 @@ fn a_process_without_the_capability_is_told_so() {
 fn a_program_that_is_to_be_alone_is_respected() {
     let scene = Scene::new();
     let root = Cgroup::open(&scene.config().root).expect("it exists");
-    sys::attach_alone(root.as_fd()).expect("the kernel takes it");
+    sys::others::attach_alone(root.as_fd()).expect("the kernel takes it");
     let error = Gate::open(&scene.config()).expect_err("there is no room beside it");
     assert!(matches!(&error, GateError::RootHeld(path) if *path == root.path()), "{error}");
     assert!(error.is_lasting());

@@ -195,6 +195,36 @@ fn it_stands_beside_the_programs_of_the_runtime() {
     assert_eq!(answers(), "ENXIO EPERM");
 }
 
+/// `systemctl daemon-reload` by hand, as systemd and runc attach: without a link. systemd writes
+/// the program of a container's cgroup anew from its unit, which knows nothing of the device.
+#[test]
+fn a_containers_program_written_anew_by_systemd_is_seen_and_changes_no_rule() {
+    let scene = Scene::new();
+    let gate = scene.gate(Mode::Enforce);
+    let container = scene.make_cgroup("root/pod/container");
+    let id = gate.cgroup(&container).expect("it lies below the root");
+    gate.grant(id, device(0), Access::READ).expect("there is room");
+    let mut opener = Opener::start_in(&container);
+    let mut answers =
+        || [0, 1].map(|minor| opener.open(&scene.node_of(minor), Access::READ)).join(" ");
+    let folder = Cgroup::open(&container).expect("it exists");
+    let (runcs, systemds) = (constant("runc", 1), constant("systemd", 0));
+    sys::others::attach(&runcs, folder.as_fd()).expect("the kernel takes it");
+    let ids = |gate: &Gate| gate.program_ids_of(&container).expect("it can be asked");
+    let before = ids(&gate);
+    assert_eq!(answers(), "ENXIO EPERM");
+    sys::others::attach(&systemds, folder.as_fd()).expect("the kernel takes it");
+    assert_eq!(answers(), "EPERM EPERM", "while both are there");
+    sys::others::detach(&runcs, folder.as_fd()).expect("it is there");
+    assert_eq!(answers(), "EPERM EPERM", "the container has lost its device");
+    assert_ne!(ids(&gate), before, "by which the daemon notices");
+    assert_eq!(gate.verify().expect("it can be asked").defects, [], "the gate is as it was");
+    // As a runtime does that updates the container.
+    sys::others::attach(&runcs, folder.as_fd()).expect("the kernel takes it");
+    sys::others::detach(&systemds, folder.as_fd()).expect("it is there");
+    assert_eq!(answers(), "ENXIO EPERM");
+}
+
 #[test]
 fn something_else_at_the_pin_is_left_alone() {
     let scene = Scene::new();

@@ -323,22 +323,31 @@ impl State {
         let taken = self.granted.intersection(&wanted).filter(|pair| !held.contains(pair)).count();
         let foreign = held.iter().filter(|it| !wanted.contains(it) && !self.granted.contains(it));
         let foreign = if self.synced { foreign.count() } else { 0 };
-        if taken + foreign > 0 {
-            warn!(taken, foreign, "somebody changed the grants of the device gate");
+        let is_told = |cgroup: &CgroupId| {
+            self.exempt.contains_key(cgroup) || exempt.iter().any(|(id, _)| id == cgroup)
+        };
+        let freed = if self.synced { there.iter().filter(|it| !is_told(it)).count() } else { 0 };
+        if taken + foreign + freed > 0 {
+            warn!(taken, foreign, freed, "somebody changed the grants of the device gate");
             repairs += 1;
         }
-        let unlimited = self.unlimited();
-        if !unlimited.is_empty() {
-            warn!(?unlimited, "somebody changed the limits of device memory");
-            self.limit(&unlimited.iter().map(|(cgroup, ..)| *cgroup).collect::<Vec<_>>());
-            repairs += 1;
-        }
-        self.repairs += repairs;
+        self.repairs += repairs + self.mend_limits();
         self.synced |= self.complete;
         self.granted = wanted;
         self.told = Some(guards);
         self.exempt = exempt.into_iter().collect();
         Ok(())
+    }
+
+    /// Writes limits of device memory anew that somebody changed; 1 if there were any.
+    pub(super) fn mend_limits(&self) -> u64 {
+        let unlimited = self.unlimited();
+        if unlimited.is_empty() {
+            return 0;
+        }
+        warn!(?unlimited, "somebody changed the limits of device memory");
+        self.limit(&unlimited.iter().map(|(cgroup, ..)| *cgroup).collect::<Vec<_>>());
+        1
     }
 
     /// The cgroups that may open everything: the daemon's own with its workers, if the gate

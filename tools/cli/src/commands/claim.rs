@@ -122,7 +122,7 @@ pub(super) fn request(
     arguments: &WantedArguments,
 ) -> Result<node::PrepareClaimRequest, Failure> {
     let share = share(arguments)?;
-    let demand = demand(arguments.require_memory, arguments.require_compute);
+    let demand = demand(arguments);
     let labels = labels(&arguments.label)?;
     let wanted = wanted(arguments)?;
     let requests = wanted.into_iter().enumerate().map(|(index, wanted)| node::Request {
@@ -188,17 +188,15 @@ fn share(arguments: &WantedArguments) -> Result<Option<node::Share>, Failure> {
     }))
 }
 
-fn demand(memory: Option<Enforcement>, compute: Option<Enforcement>) -> Option<node::Enforcements> {
-    if memory.is_none() && compute.is_none() {
+fn demand(arguments: &WantedArguments) -> Option<node::Enforcements> {
+    let WantedArguments { require_memory, require_compute, require_access, .. } = arguments;
+    let demands = [*require_memory, *require_compute, *require_access];
+    if demands.iter().all(Option::is_none) {
         return None;
     }
-    let class =
-        |demand: Option<Enforcement>| demand.unwrap_or(Enforcement::None).as_str().to_owned();
-    Some(node::Enforcements {
-        memory: class(memory),
-        compute: class(compute),
-        ..Default::default()
-    })
+    let [memory, compute, access] =
+        demands.map(|demand| demand.unwrap_or(Enforcement::None).as_str().to_owned());
+    Some(node::Enforcements { memory, compute, access })
 }
 
 fn labels(given: &[Label]) -> Result<HashMap<String, String>, Failure> {
