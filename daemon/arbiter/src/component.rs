@@ -21,15 +21,12 @@ use crate::{
     arbiter::Admit,
     arming::Arming,
     claim::Claim,
+    hand_over::HandOvers,
     post::{Estate, Mailbox, Message},
     report::Report,
     sys::{Received, come_first, receive},
     wait::{Source, Waiter},
 };
-
-/// While a turn changes hands its first launch is waited for this closely, and this long.
-const HAND_OVER_LOOK_NS: u64 = 25_000;
-const HAND_OVER_MAX_NS: u64 = 1_000_000;
 
 /// Connections taken at a time, so that a flood of them holds up nobody's turn.
 const ACCEPTS_MAX: usize = 8;
@@ -46,11 +43,7 @@ pub(crate) struct Component {
     commands: Vec<Command>,
     /// Claims whose gates were closed and that are not drained.
     closing: BTreeSet<ClaimKey>,
-    /// When each device was last drained.
-    drained_ns: BTreeMap<DeviceKey, u64>,
-    /// Claims that were granted right after another: since when the device was drained, and
-    /// how much they had submitted.
-    handing: BTreeMap<ClaimKey, (u64, u64)>,
+    hand_overs: HandOvers,
 }
 
 /// What a thread tells of itself, without being asked.
@@ -79,8 +72,7 @@ impl Component {
             beat_ns: 0,
             commands: Vec::new(),
             closing: BTreeSet::new(),
-            drained_ns: BTreeMap::new(),
-            handing: BTreeMap::new(),
+            hand_overs: HandOvers::default(),
         })
     }
 
@@ -118,10 +110,7 @@ impl Component {
     }
 
     fn next_look(&self) -> u64 {
-        let now = now_ns();
-        let look = self.turns.next_look().unwrap_or(u64::MAX).min(self.beat_ns);
-        let handing = self.handing.values().any(|(since, _)| now - since < HAND_OVER_MAX_NS);
-        if handing { look.min(now + HAND_OVER_LOOK_NS) } else { look }
+        self.turns.next_look().unwrap_or(u64::MAX).min(self.beat_ns)
     }
 
     fn set_asleep(&self, asleep: u32) {
@@ -229,7 +218,7 @@ impl Component {
     fn disarm(&mut self, key: ClaimKey) {
         self.turns.remove(now_ns(), key);
         self.closing.remove(&key);
-        self.handing.remove(&key);
+        self.hand_overs.forget(key);
         if let Some(claim) = self.claims.remove(&key) {
             claim.revoke();
             if let Err(error) = claim.folder.remove() {
@@ -335,7 +324,7 @@ impl Component {
         self.turns.set_processes(now, key, processes);
         if processes == 0 {
             self.closing.remove(&key);
-            self.handing.remove(&key);
+            self.hand_overs.forget(key);
             self.note_drained(key, now);
         }
     }
@@ -381,13 +370,8 @@ impl Component {
             Command::Grant { claim: key, access, deadline_ns } => {
                 let Some(claim) = self.claims.get_mut(key) else { return };
                 claim.grant(*access, *deadline_ns);
-                if *access == Access::Exclusive && claim.seen.waiting {
-                    let drained = claim.devices.iter().filter_map(|it| self.drained_ns.get(it));
-                    if let Some(drained) = drained.max().copied()
-                        && now.saturating_sub(drained) < HAND_OVER_MAX_NS
-                    {
-                        self.handing.insert(*key, (drained, claim.seen.submitted));
-                    }
+                if *access == Access::Exclusive {
+                    self.hand_overs.granted(*key, claim, now);
                 }
             }
             Command::Extend { claim, deadline_ns } => {
@@ -437,22 +421,12 @@ impl Component {
             self.closing.remove(&key);
             self.note_drained(key, now);
         }
-        let (turns, claims) = (&mut self.turns, &self.claims);
-        self.handing.retain(|key, (since, submitted)| {
-            let took = now.saturating_sub(*since);
-            let Some(claim) = claims.get(key) else { return false };
-            if claim.seen.submitted != *submitted {
-                turns.hand_over(*key, took);
-                return false;
-            }
-            // Later work was not waited for: it says nothing of the hand-over.
-            took < HAND_OVER_MAX_NS
-        });
+        self.hand_overs.follow(now, &self.claims, &mut self.turns);
     }
 
     fn note_drained(&mut self, key: ClaimKey, now: u64) {
         if let Some(claim) = self.claims.get(&key) {
-            self.drained_ns.extend(claim.devices.iter().map(|device| (*device, now)));
+            self.hand_overs.drained(&claim.devices, now);
         }
     }
 
@@ -468,7 +442,7 @@ impl Component {
         }
         for (key, claim) in &mut self.claims {
             claim.beat(now);
-            report.add(&self.turns, *key, claim, &devices, now);
+            report.add(&self.turns, &self.hand_overs, *key, claim, &devices, now);
         }
         *self.told.report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
