@@ -211,7 +211,7 @@ fn who_says_to_have_drained_and_always_to_want_gains_nothing() {
 
 #[test]
 fn a_holder_killed_while_its_gate_closes_holds_up_nobody() {
-    let scene = Scene::new();
+    let mut scene = Scene::new();
     scene.share("holder", 4, 250);
     scene.share("neighbour", 4, 250);
     let mut neighbour = scene.tenant("neighbour");
