@@ -34,6 +34,9 @@ int cuLaunchKernel(void *kernel, unsigned gx, unsigned gy, unsigned gz, unsigned
     (void)gx, (void)gy, (void)gz, (void)bx, (void)by, (void)bz, (void)shared;
     return kernel == NULL || stream != NULL || arguments != NULL || extra != NULL;
 }
+int cuLaunchKernelEx(const void *config, void *kernel, void **arguments, void **extra) {
+    return config == NULL || kernel == NULL || arguments != NULL || extra != NULL;
+}
 int cuMemAlloc_v2(uint64_t *at, size_t bytes) {
     *at = (uint64_t)(1 + next++ % PLACES) * PLACE_BYTES;
     return bytes > PLACE_BYTES;

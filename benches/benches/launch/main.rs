@@ -2,8 +2,10 @@
 //! and in nanoseconds, an allocation, a launch while turns are given, and a hand-over.
 //!
 //! The driver behind it does nothing, and the bare call of it is measured in between, so that the
-//! difference is the library's own. Instructions are counted by callgrind, from valgrind. The
-//! control page is the real arbiter's.
+//! difference is the library's own. Instructions are counted by callgrind, from valgrind; beside
+//! them stands what a library costs that passes a launch on and counts it, as `forward.c` does: of
+//! a launch's eleven arguments five are on the stack, and each who stands in between pays for them.
+//! The control page is the real arbiter's.
 
 mod callgrind;
 
@@ -34,16 +36,24 @@ fn main() -> ExitCode {
     let claim = node.arm("one", 1);
 
     if callgrind::is_installed() {
-        let [bare, with] = [None, Some(&*claim)].map(|claim| instructions(&node, claim));
-        report.note("instructions of a bare launch", bare, "");
-        report.line("more through an open gate", with - bare, 30.0, "");
+        for (what, function) in [("launch", "cuLaunchKernel"), ("launch-ex", "cuLaunchKernelEx")] {
+            let count = |before| instructions(&node, before, what, function);
+            let bare = count(Before::Nothing);
+            let floor = count(Before::Forward) - bare;
+            report.note(&format!("instructions of a bare {what}"), bare, "");
+            report.note("  more to pass it on and count it", floor, "");
+            let gate = count(Before::Library(&claim)) - bare;
+            report.note("  more through an open gate", gate, "");
+            report.line("  of that the gate's own", gate - floor, 30.0, "");
+        }
     } else {
         println!("instructions were not counted: `valgrind` is not installed");
     }
     for (what, budget) in [("launch", 15.0), ("allocate", 100.0), ("release", 100.0)] {
         let count = report.runs(2_000_000).max(500).to_string();
-        let run = |claim| node.output(&mut node.command(claim, &[what, &count]));
-        let [bare, with] = in_turn(&report, || [run(None), run(Some(&*claim))]);
+        let run = |before| node.output(&mut node.command(before, &[what, &count]));
+        let [bare, with] =
+            in_turn(&report, || [run(Before::Nothing), run(Before::Library(&claim))]);
         report.note(&format!("a bare {what}"), bare, "ns");
         report.line("  more with the library, gate open", with - bare, budget, "ns");
     }
@@ -54,11 +64,12 @@ fn main() -> ExitCode {
 /// Two programs that launch without end, one owed twice what the other is.
 fn contended(report: &mut Report, node: &Node, claims: [&Path; 2]) {
     let count = report.runs(3_000_000).max(64).to_string();
-    let command = |claim| node.command(claim, &["contended", &count]);
+    let command = |before| node.command(before, &["contended", &count]);
     let [bare, with] = in_turn(report, || {
-        let bare = node.output(&mut command(None));
-        let mut beside = command(Some(claims[1])).stdout(Stdio::null()).spawn().expect("it runs");
-        let with = node.output(&mut command(Some(claims[0])));
+        let bare = node.output(&mut command(Before::Nothing));
+        let mut beside = command(Before::Library(claims[1]));
+        let mut beside = beside.stdout(Stdio::null()).spawn().expect("it runs");
+        let with = node.output(&mut command(Before::Library(claims[0])));
         let _ = beside.kill();
         beside.wait().expect("a child can be waited for");
         [bare, with]
@@ -67,9 +78,9 @@ fn contended(report: &mut Report, node: &Node, claims: [&Path; 2]) {
     report.line("  more while two take turns", with - bare, 100.0, "ns of CPU");
 
     let floor = report.time(1000, wake_floor());
-    report.note("one wake-up there and one back", micros(floor.median), "us");
+    let floor = micros(floor.median) / 2.0;
     let mut programs = claims.map(|claim| {
-        let mut command = node.command(Some(claim), &["contended", "1000000000"]);
+        let mut command = node.command(Before::Library(claim), &["contended", "1000000000"]);
         command.stdout(Stdio::null()).spawn().expect("the program runs")
     });
     let mut costs = Vec::new();
@@ -83,7 +94,9 @@ fn contended(report: &mut Report, node: &Node, claims: [&Path; 2]) {
         program.wait().expect("a child can be waited for");
     }
     let costs = Timing::of(costs);
+    report.note("one thread wakes another", floor, "us");
     report.line("hand-over, drained -> launched, median", micros(costs.median), 15.0, "us");
+    report.note("  as many times as long", micros(costs.median) / floor, "x");
     report.note("  of its running means, p99", micros(costs.p99), "us");
 }
 
@@ -116,13 +129,23 @@ fn in_turn(report: &Report, mut measure: impl FnMut() -> [f64; 2]) -> [f64; 2] {
 }
 
 /// Instructions of one launch: what twice as many take more, so that no start counts.
-fn instructions(node: &Node, claim: Option<&Path>) -> f64 {
+fn instructions(node: &Node, before: Before<'_>, what: &str, function: &str) -> f64 {
     const COUNT: u32 = 10_000;
     let [once, twice] = [COUNT, 2 * COUNT].map(|count| {
-        let command = node.command(claim, &["launch", &count.to_string()]);
-        callgrind::inclusive(&command, "cuLaunchKernel", &node.folder.path().join("callgrind"))
+        let command = node.command(before, &[what, &count.to_string()]);
+        callgrind::inclusive(&command, function, &node.folder.path().join("callgrind"))
     });
     f64::from(u32::try_from(twice - once).expect("some hundred each")) / f64::from(COUNT)
+}
+
+/// What stands before the driver.
+#[derive(Clone, Copy)]
+enum Before<'a> {
+    Nothing,
+    /// A library that passes launches on.
+    Forward,
+    /// The library, in a claim with this folder.
+    Library(&'a Path),
 }
 
 struct Node {
@@ -139,6 +162,8 @@ impl Node {
         compile("driver.c", &["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o"], &driver, &[]);
         let program = at.join("program");
         let driver = driver.to_str().expect("a temporary folder has a plain name");
+        let forward = at.join("forward.so");
+        compile("forward.c", &["-shared", "-fPIC", "-Wl,-z,now", "-o"], &forward, &["-ldl"]);
         compile("program.c", &["-Wl,-z,now", "-o"], &program, &[driver]);
         let settings = Settings {
             policy: accelpool_turns::Settings::default(),
@@ -164,13 +189,19 @@ impl Node {
         self.arbiter.arm(&arming).expect("the claim is armed")
     }
 
-    /// The program in a claim, or with nothing before the driver.
-    fn command(&self, claim: Option<&Path>, words: &[&str]) -> Command {
+    /// The program with this before the driver.
+    fn command(&self, before: Before<'_>, words: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command.args(words).env("LD_LIBRARY_PATH", self.folder.path());
-        if let Some(claim) = claim {
-            command.env("LD_PRELOAD", accelpool_shim_cuda::BUILT_AT);
-            command.env("ACCELPOOL_TURNS", claim);
+        match before {
+            Before::Nothing => {}
+            Before::Forward => {
+                command.env("LD_PRELOAD", self.folder.path().join("forward.so"));
+            }
+            Before::Library(claim) => {
+                command.env("LD_PRELOAD", accelpool_shim_cuda::BUILT_AT);
+                command.env("ACCELPOOL_TURNS", claim);
+            }
         }
         command
     }

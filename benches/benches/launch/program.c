@@ -14,6 +14,7 @@ extern int cuCtxSetCurrent(void *);
 extern int cuStreamSynchronize(void *);
 extern int cuLaunchKernel(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
                           unsigned, void *, void **, void **);
+extern int cuLaunchKernelEx(const void *, void *, void **, void **);
 extern int cuMemAlloc_v2(uint64_t *, size_t);
 extern int cuMemFree_v2(uint64_t);
 
@@ -36,6 +37,16 @@ static double now(clockid_t clock) {
 static void launch(int index) {
     (void)index;
     must(cuLaunchKernel(&kernel, 1, 1, 1, 32, 1, 1, 0, NULL, NULL, NULL));
+}
+static void launch_ex(int index) {
+    /* Grid, block, shared bytes, a stream, and no attributes. */
+    static const struct {
+        unsigned shape[7];
+        void *stream, *attributes;
+        unsigned len;
+    } config = {{1, 1, 1, 32, 1, 1, 0}, NULL, NULL, 0};
+    (void)index;
+    must(cuLaunchKernelEx(&config, &kernel, NULL, NULL));
 }
 static void allocate(int index) { must(cuMemAlloc_v2(&held[index], 1 << 16)); }
 static void release(int index) { must(cuMemFree_v2(held[index])); }
@@ -73,6 +84,8 @@ int main(int argc, char **argv) {
     for (long index = 0; index < batches; index++) {
         if (strcmp(argv[1], "launch") == 0) {
             times[index] = batch(launch);
+        } else if (strcmp(argv[1], "launch-ex") == 0) {
+            times[index] = batch(launch_ex);
         } else {
             double allocated = batch(allocate), released = batch(release);
             times[index] = strcmp(argv[1], "allocate") == 0 ? allocated : released;

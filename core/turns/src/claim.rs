@@ -77,6 +77,8 @@ pub(crate) struct Claim {
     pub(crate) submitted_before: u64,
     /// What is left of the hand-over that began its turn: lost to all, charged to nobody.
     pub(crate) hand_over_left_ns: u64,
+    /// When its next turn was said to come; 0 for not.
+    pub(crate) expected_ns: u64,
     pub(crate) used_ns: u64,
     pub(crate) throttled_ns: u64,
     pub(crate) turns: u64,
@@ -105,6 +107,7 @@ impl Claim {
             gap_ns: 0,
             submitted_before: 0,
             hand_over_left_ns: 0,
+            expected_ns: 0,
             used_ns: 0,
             throttled_ns: 0,
             turns: 0,

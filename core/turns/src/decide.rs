@@ -1,6 +1,6 @@
 //! Decides who has a turn: watchdogs first, then each region by its mode.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     Access, ClaimKey, Command, DeviceKey, Mode, Turns,
@@ -170,6 +170,7 @@ impl Turns {
         let quantum = self.quantum(region);
         // The rank of the best claim that wants a device, for each device.
         let mut taken: BTreeMap<DeviceKey, u8> = BTreeMap::new();
+        let mut expecting: BTreeSet<DeviceKey> = BTreeSet::new();
         for (rank, _, key) in self.order(region) {
             let Some(claim) = self.claims.get(&key) else { continue };
             let before = claim.terms.devices.iter().filter_map(|device| taken.get(device)).min();
@@ -184,7 +185,15 @@ impl Turns {
                     continue; // it takes the device from nobody
                 }
                 // Not its turn yet: what is free of its devices may be used meanwhile.
-                Gate::Closed | Gate::Stuck { .. } | Gate::Draining { .. } | Gate::Sliced { .. } => {
+                Gate::Closed => {
+                    // The best of those who wait for a device shall be awake when it comes.
+                    if claim.terms.devices.is_disjoint(&expecting) {
+                        expecting.extend(&claim.terms.devices);
+                        self.expect(key, commands);
+                    }
+                    continue;
+                }
+                Gate::Stuck { .. } | Gate::Draining { .. } | Gate::Sliced { .. } => {
                     continue;
                 }
             }
@@ -310,6 +319,29 @@ impl Turns {
         }
     }
 
+    /// Tells a claim when the turns of those before it are over, if that is known and new.
+    fn expect(&mut self, key: ClaimKey, commands: &mut Vec<Command>) {
+        let Some(claim) = self.claims.get(&key) else { return };
+        let mut at_ns = 0;
+        for (other, blocker) in &self.claims {
+            if *other == key || blocker.terms.devices.is_disjoint(&claim.terms.devices) {
+                continue;
+            }
+            match blocker.gate {
+                Gate::Held { deadline_ns: Some(end), .. } => at_ns = end.max(at_ns),
+                Gate::Held { deadline_ns: None, .. } | Gate::Open => return,
+                Gate::Closed | Gate::Draining { .. } | Gate::Stuck { .. } | Gate::Sliced { .. } => {
+                }
+            }
+        }
+        if at_ns > self.now_ns
+            && let Some(claim) = self.claims.get_mut(&key).filter(|it| it.expected_ns != at_ns)
+        {
+            claim.expected_ns = at_ns;
+            commands.push(Command::Expect { claim: key, at_ns });
+        }
+    }
+
     /// Opens the gates of a claim that did not drain and does not progress: what it runs may
     /// wait for work that only it can submit.
     fn slice(&mut self, key: ClaimKey, commands: &mut Vec<Command>) {
@@ -331,6 +363,7 @@ impl Turns {
         // The same for everybody, so that nobody gains by starting late on purpose.
         let hand_over = self.hand_over_ns(&claim.terms.devices).min(HAND_OVER_FREE_MAX_NS);
         let Some(claim) = self.claims.get_mut(&key) else { return };
+        claim.expected_ns = 0;
         claim.hand_over_left_ns = hand_over * claim.terms.devices.len() as u64;
         claim.gate = Gate::Held { since_ns: now, deadline_ns, overlapped: early };
         claim.idle_since_ns = None;

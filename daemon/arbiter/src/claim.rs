@@ -188,6 +188,7 @@ impl Claim {
             limit.quota_bytes.store(device.quota.bytes(), Ordering::Relaxed);
             limit.reserve_bytes.store(device.reserve.bytes(), Ordering::Relaxed);
             control.devices[index].weight.store(self.arming.weight.value(), Ordering::Relaxed);
+            control.devices[index].closes.fetch_max(1, Ordering::Relaxed);
         }
         // A limit of nothing is a byte, of which no page can be had: 0 says that there is none.
         let host = self.arming.host.map_or(0, |most| most.bytes().max(1));

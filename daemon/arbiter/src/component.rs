@@ -23,16 +23,13 @@ use crate::{
     arbiter::Admit,
     arming::Arming,
     claim::Claim,
+    hand_over::HandOvers,
     post::{Estate, Mailbox, Message},
     report::{Report, Told},
     sample::Samples,
     sys::{Received, come_first, receive},
     wait::{Source, Waiter},
 };
-
-/// While a turn changes hands its first launch is waited for this closely, and this long.
-const HAND_OVER_LOOK_NS: u64 = 25_000;
-const HAND_OVER_MAX_NS: u64 = 1_000_000;
 
 /// Connections taken at a time, so that a flood of them holds up nobody's turn.
 const ACCEPTS_MAX: usize = 8;
@@ -49,11 +46,7 @@ pub(crate) struct Component {
     commands: Vec<Command>,
     /// Claims whose gates were closed and that are not drained.
     closing: BTreeSet<ClaimKey>,
-    /// When each device was last drained.
-    drained_ns: BTreeMap<DeviceKey, u64>,
-    /// Claims that were granted right after another: since when the device was drained, and
-    /// how much they had submitted.
-    handing: BTreeMap<ClaimKey, (u64, u64)>,
+    hand_overs: HandOvers,
     samples: Samples,
 }
 
@@ -76,8 +69,7 @@ impl Component {
             beat_ns: 0,
             commands: Vec::new(),
             closing: BTreeSet::new(),
-            drained_ns: BTreeMap::new(),
-            handing: BTreeMap::new(),
+            hand_overs: HandOvers::default(),
             samples,
         })
     }
@@ -116,10 +108,7 @@ impl Component {
     }
 
     fn next_look(&self) -> u64 {
-        let now = now_ns();
-        let look = self.turns.next_look().unwrap_or(u64::MAX).min(self.beat_ns);
-        let handing = self.handing.values().any(|(since, _)| now - since < HAND_OVER_MAX_NS);
-        if handing { look.min(now + HAND_OVER_LOOK_NS) } else { look }
+        self.turns.next_look().unwrap_or(u64::MAX).min(self.beat_ns)
     }
 
     fn set_asleep(&self, asleep: u32) {
@@ -236,7 +225,7 @@ impl Component {
         let last = self.turns.remove(now_ns(), key);
         self.samples.forget(key);
         self.closing.remove(&key);
-        self.handing.remove(&key);
+        self.hand_overs.forget(key);
         if let Some(claim) = self.claims.remove(&key) {
             self.tell_end(&claim, last.as_ref());
             claim.revoke();
@@ -343,7 +332,7 @@ impl Component {
         self.turns.set_processes(now, key, processes);
         if processes == 0 {
             self.closing.remove(&key);
-            self.handing.remove(&key);
+            self.hand_overs.forget(key);
             self.note_drained(key, now);
         }
     }
@@ -391,13 +380,8 @@ impl Component {
                 claim.grant(*access, *deadline_ns);
                 let terms = (*access, *deadline_ns);
                 self.samples.grant(*key, &claim.arming, terms, &self.turns, now);
-                if *access == Access::Exclusive && claim.seen.waiting {
-                    let drained = claim.devices.iter().filter_map(|it| self.drained_ns.get(it));
-                    if let Some(drained) = drained.max().copied()
-                        && now.saturating_sub(drained) < HAND_OVER_MAX_NS
-                    {
-                        self.handing.insert(*key, (drained, claim.seen.submitted));
-                    }
+                if *access == Access::Exclusive {
+                    self.hand_overs.granted(*key, claim, now);
                 }
             }
             Command::Extend { claim: key, deadline_ns } => {
@@ -450,24 +434,13 @@ impl Component {
             self.closing.remove(&key);
             self.note_drained(key, now);
         }
-        let (turns, claims, samples) = (&mut self.turns, &self.claims, &mut self.samples);
-        self.handing.retain(|key, (since, submitted)| {
-            let took = now.saturating_sub(*since);
-            let Some(claim) = claims.get(key) else { return false };
-            if claim.seen.submitted != *submitted {
-                turns.hand_over(*key, took);
-                samples.hand_over(*key, took);
-                return false;
-            }
-            // Later work was not waited for: it says nothing of the hand-over.
-            took < HAND_OVER_MAX_NS
-        });
+        self.hand_overs.follow(now, &self.claims, &mut self.turns, &mut self.samples);
     }
 
     fn note_drained(&mut self, key: ClaimKey, now: u64) {
         self.samples.end(key, &self.turns, now);
         if let Some(claim) = self.claims.get(&key) {
-            self.drained_ns.extend(claim.devices.iter().map(|device| (*device, now)));
+            self.hand_overs.drained(&claim.devices, now);
         }
     }
 
@@ -483,7 +456,7 @@ impl Component {
         }
         for (key, claim) in &mut self.claims {
             claim.beat(now);
-            report.add(&self.turns, *key, claim, &devices, now);
+            report.add(&self.turns, &self.hand_overs, *key, claim, &devices, now);
         }
         let mut told = self.told.report();
         // What has ended stays until the front has taken it.

@@ -14,6 +14,7 @@ mod arming;
 mod claim;
 mod component;
 mod folder;
+mod hand_over;
 mod judge;
 mod post;
 mod process;

@@ -92,6 +92,12 @@ impl Process {
         devices.any(|progress| progress.want.load(Ordering::SeqCst) != 0)
     }
 
+    /// When a thread of it last came in after it had waited, on each of the first `devices`.
+    pub(crate) fn came_ns(&self, devices: usize) -> impl Iterator<Item = u64> {
+        let devices = self.page.devices.iter().take(devices);
+        devices.map(|progress| progress.came_ns.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn unclassified(&self) -> u64 {
         self.page.unclassified.load(Ordering::Relaxed)
     }

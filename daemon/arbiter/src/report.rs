@@ -8,7 +8,7 @@ use std::{
 use accelpool_model::{ClaimId, DeviceUuid, MemoryBytes, ShareClass};
 use accelpool_turns::{ClaimKey, DeviceKey, Turns};
 
-use crate::claim::Claim;
+use crate::{claim::Claim, hand_over::HandOvers};
 
 /// All shared devices and the claims on them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct DeviceTurns {
     pub uuid: DeviceUuid,
     /// open, exclusive or metered.
     pub mode: &'static str,
-    /// The measured cost of a hand-over; nought until there was one.
+    /// What the software took of a hand-over, measured; nought until there was one.
     pub hand_over_ns: u64,
 }
 
@@ -122,6 +122,7 @@ impl Report {
     pub(crate) fn add(
         &mut self,
         turns: &Turns,
+        hand_overs: &HandOvers,
         key: ClaimKey,
         claim: &mut Claim,
         weights: &BTreeMap<DeviceKey, u64>,
@@ -136,7 +137,7 @@ impl Report {
                 self.devices.push(DeviceTurns {
                     uuid: armed.uuid.clone(),
                     mode: turns.mode(*device).as_str(),
-                    hand_over_ns: turns.hand_over_cost_ns(*device),
+                    hand_over_ns: hand_overs.mean_ns(*device),
                 });
             }
             let all = weights.get(device).copied().unwrap_or(1).max(1);

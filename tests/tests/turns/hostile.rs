@@ -3,7 +3,7 @@
 
 use std::{
     ffi::CString,
-    os::unix::ffi::OsStrExt,
+    os::{fd::AsRawFd, unix::ffi::OsStrExt},
     path::Path,
     process::{Child, Command},
     sync::atomic::{AtomicU64, Ordering},
@@ -13,9 +13,10 @@ use std::{
 use accelpool_cuda_engine::suite;
 use accelpool_proto::node::ExplainClaimRequest;
 use accelpool_shim::{
-    SOCKET_FILE,
-    layout::{LAYOUT_HASH, LedgerPage, ProcessPage},
-    mapping::Mapping,
+    CONTROL_FILE, SOCKET_FILE,
+    gate::Grant,
+    layout::{ControlPage, LAYOUT_HASH, LedgerPage, ProcessPage},
+    mapping::{Access, Mapping},
     socket::Connection,
     sys::now_ns,
     wire::{Hello, Record, Refusal},
@@ -145,8 +146,8 @@ fn scribbling_hurts_the_scribbler_alone() {
         progress.drained_epoch.store(u32::try_from(random() >> 32).unwrap(), Ordering::SeqCst);
         progress.lines_len.store(u32::try_from(random() >> 32).unwrap(), Ordering::SeqCst);
         progress.want.store(u32::try_from(random() >> 32).unwrap(), Ordering::SeqCst);
-        let words: [&AtomicU64; 3] =
-            [&progress.completed, &progress.completed_us, &progress.waited_ns];
+        let words: [&AtomicU64; 4] =
+            [&progress.completed, &progress.completed_us, &progress.waited_ns, &progress.came_ns];
         let row = &ledger.devices[0];
         for word in words.into_iter().chain([&row.used, &row.peak, &row.denied]) {
             word.store(random(), Ordering::SeqCst);
@@ -206,6 +207,39 @@ fn who_says_to_have_drained_and_always_to_want_gains_nothing() {
     assert!(scene.daemon.is_running());
     drop((connection, process));
     scene.until("it is gone", "hostile", |told| told.pids.is_empty());
+}
+
+#[test]
+fn a_holder_killed_while_its_gate_closes_holds_up_nobody() {
+    let mut scene = Scene::new();
+    scene.share("holder", 4, 250);
+    scene.share("neighbour", 4, 250);
+    let mut neighbour = scene.tenant("neighbour");
+    neighbour.send("burn 200 600000");
+    let page = std::fs::File::open(scene.home.turns().join("holder").join(CONTROL_FILE)).unwrap();
+    let page = Mapping::<ControlPage>::of_file(page.as_raw_fd(), Access::Read).unwrap();
+    let is_open = || Grant(page.devices[0].grant.load(Ordering::SeqCst)).may_submit();
+    for _ in 0..3 {
+        let mut holder = scene.tenant("holder");
+        holder.must("alloc 1000000");
+        // At the end of a turn the device has one of these to do, which is then nobody's.
+        holder.send("burn 15000 600000");
+        scene.until("turns of it", "holder", |told| told.turns > 0 && told.used_ns > 0);
+        let until = Instant::now() + std::time::Duration::from_mins(1);
+        for wanted in [true, false] {
+            while is_open() != wanted {
+                assert!(Instant::now() < until, "its gate does not move");
+                std::thread::yield_now();
+            }
+        }
+        holder.signal(Signal::SIGKILL);
+        holder.child.wait().unwrap();
+        check_neighbour(&scene);
+        scene.until("nothing of it is left", "holder", |told| {
+            told.pids.is_empty() && told.memory_used_bytes == 0 && told.state == "idle"
+        });
+    }
+    assert!(scene.daemon.is_running());
 }
 
 #[test]

@@ -62,12 +62,18 @@ pub(crate) fn generate(functions: &[Function]) -> String {
     for (index, function) in functions.iter().enumerate() {
         generate_real(&mut code, index, function);
     }
-    for function in functions {
-        match function.action {
-            Action::Gate => generate_gate(&mut code, function),
-            Action::Deny => generate_deny(&mut code, function),
-            Action::Wrap | Action::Pass => {}
-        }
+    code.push_str("/// Where each function stands in the table.\npub(crate) mod rows {\n");
+    for (index, function) in functions.iter().enumerate() {
+        writeln!(code, "pub(crate) const {}: usize = {index};", function.symbol)
+            .expect("text can be written");
+    }
+    code.push_str("}\nmod gates {\nuse super::*;\ncrate::pass::submits! {\n");
+    for function in functions.iter().filter(|it| it.action == Action::Gate) {
+        generate_gate(&mut code, function);
+    }
+    code.push_str("}\n}\n");
+    for function in functions.iter().filter(|it| it.action == Action::Deny) {
+        generate_deny(&mut code, function);
     }
     code.push_str("#[cfg(accelpool_drop_in)]\nmod jumps {\n");
     for (index, function) in functions.iter().enumerate() {
@@ -138,10 +144,10 @@ fn generate_gate(code: &mut String, function: &Function) {
     let (declared, arguments) = (declared(function), arguments(function));
     write!(
         code,
-        "#[cfg_attr(accelpool_library, unsafe(export_name = \"{symbol}\"))]
-pub(crate) unsafe extern \"C\" fn wrap_{symbol}({declared}) -> c_int {{
-    // SAFETY: passes on what its caller gave.
-    submit(Stream::new({stream}, {per_thread}), Cost::Unknown, move || unsafe {{ {symbol}({arguments}) }})
+        "fn {symbol}({declared}) to {{
+    Some(Stream::new({stream}, {per_thread}))
+}} else {{
+    submit(Stream::new({stream}, {per_thread}), Cost::Unknown, move || super::{symbol}({arguments}))
 }}
 "
     )
@@ -188,7 +194,8 @@ fn generate_table(code: &mut String, functions: &[Function]) {
                 let module = module(class);
                 format!("Some(Wrapper(crate::wrap::{module}::{symbol} as *const c_void))")
             }
-            Action::Gate | Action::Deny => format!("Some(Wrapper(wrap_{symbol} as *const c_void))"),
+            Action::Gate => format!("Some(Wrapper(gates::{symbol} as *const c_void))"),
+            Action::Deny => format!("Some(Wrapper(wrap_{symbol} as *const c_void))"),
             Action::Pass => "None".to_owned(),
         };
         writeln!(

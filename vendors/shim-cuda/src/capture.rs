@@ -11,6 +11,7 @@ use core::{
 use crate::{
     fence::Stream,
     map::{Map, Value},
+    pass,
     surface::{self, SUCCESS},
     timing::ESTIMATES,
 };
@@ -24,6 +25,7 @@ static UNDER_WAY: AtomicU32 = AtomicU32::new(0);
 /// A capture begins; to be said before the driver begins it.
 pub(crate) fn begins() {
     UNDER_WAY.fetch_add(1, Ordering::SeqCst);
+    pass::forget_all();
 }
 
 /// A capture has ended, or did not begin.

@@ -42,7 +42,7 @@ pub(crate) fn create(
     if thread.is_inside() || !process::is_active() {
         return call();
     }
-    thread.device.set(0);
+    thread.forget_device();
     let Some(device) = device::by_number(number) else { return thread.inside(call) };
     if !device.take_context() {
         return OUT_OF_MEMORY;
@@ -62,7 +62,7 @@ pub(crate) fn destroy(context: u64, call: impl FnOnce() -> c_int) -> c_int {
     if thread.is_inside() || !process::is_active() {
         return call();
     }
-    thread.device.set(0);
+    thread.forget_device();
     let outcome = thread.inside(call);
     if outcome == SUCCESS
         && let Some(value) = CREATED.remove(context)
@@ -107,7 +107,7 @@ pub(crate) fn release(number: c_int, all: bool, call: impl FnOnce() -> c_int) ->
     if thread.is_inside() || !process::is_active() {
         return call();
     }
-    thread.device.set(0);
+    thread.forget_device();
     let outcome = thread.inside(call);
     if outcome == SUCCESS
         && let Some(device) = device::by_number(number)
@@ -126,9 +126,7 @@ pub(crate) fn release(number: c_int, all: bool, call: impl FnOnce() -> c_int) ->
 pub(crate) fn switch(call: impl FnOnce() -> c_int) -> c_int {
     let thread = thread();
     if !thread.is_inside() {
-        thread.device.set(0);
-        // The same number may mean another context's stream.
-        thread.stream.set(0);
+        thread.forget_device();
     }
     call()
 }

@@ -18,6 +18,7 @@ use accelpool_shim::{
 
 use crate::{
     fence::Fences,
+    pass,
     process::{self, Claim},
     surface::{self, SUCCESS},
     thread::Thread,
@@ -213,6 +214,7 @@ impl Device {
         }
         if let Some(progress) = process.devices.get(index) {
             self.progress.store(core::ptr::from_ref(progress).cast_mut(), Ordering::Release);
+            pass::forget_all();
         }
     }
 

@@ -18,6 +18,7 @@ use accelpool_shim::layout::Progress;
 use crate::{
     capture, context,
     lock::Lock,
+    pass,
     surface::{self, NOT_READY, SUCCESS},
     thread::Thread,
 };
@@ -46,6 +47,12 @@ impl Stream {
     #[inline]
     pub(crate) fn new(handle: *mut c_void, per_thread: bool) -> Self {
         Self { handle, per_thread }
+    }
+
+    /// As it was named, by which handle and which entry point: handles are aligned, or 0 to 2.
+    #[inline]
+    pub(crate) fn name(self) -> usize {
+        self.handle.addr().wrapping_add(if self.per_thread { 4 } else { 0 })
     }
 
     /// One number for each stream: 0 is one of two streams, by the entry point.
@@ -144,6 +151,13 @@ impl Fences {
         if row.dirty.load(Ordering::Relaxed) == 0 {
             row.dirty.store(1, Ordering::Release);
         }
+    }
+
+    /// The mark of the stream that the thread used last, while that is this one.
+    pub(crate) fn mark_of(&self, thread: &Thread, stream: Stream) -> Option<&AtomicU32> {
+        let key = stream.key(thread);
+        let row = self.rows.get(thread.row.get()).filter(|_| thread.stream.get() == key)?;
+        (row.key.load(Ordering::Acquire) == key).then_some(&row.dirty)
     }
 
     /// The row of a stream, a new one if need be; `None` where all are taken. What such a
@@ -323,6 +337,7 @@ impl Fences {
             }
             // The row keeps its event and its mark, under a key that no stream has.
             row.key.store(GONE, Ordering::Release);
+            pass::forget_all();
         }
         drop(checkpoint);
         thread.inside(destroy)

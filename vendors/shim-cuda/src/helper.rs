@@ -93,7 +93,10 @@ unsafe extern "C" fn run(_: *mut c_void) -> *mut c_void {
         let mut is_busy = false;
         for device in device::all() {
             if let (Some(control), Some(place)) = (device.control(), words.get_mut(len)) {
-                *place = (&control.wake, control.wake.load(Ordering::Relaxed));
+                // Not that of grants: a thread that waits for one needs the processor more.
+                let knows = control.closes.load(Ordering::Relaxed) != 0;
+                let word = if knows { &control.closes } else { &control.wake };
+                *place = (word, word.load(Ordering::Relaxed));
                 len += 1;
             }
             is_busy |= follow(device);

@@ -27,6 +27,7 @@ mod lookup;
 mod map;
 mod memory;
 mod nvml;
+mod pass;
 mod process;
 mod registration;
 mod submit;

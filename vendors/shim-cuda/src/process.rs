@@ -22,7 +22,7 @@ use accelpool_shim::{
 use crate::{
     capture, context, device, helper, libc,
     lock::Lock,
-    memory, registration, submit,
+    memory, pass, registration, submit,
     thread::{Thread, thread},
     timing,
 };
@@ -129,10 +129,10 @@ unsafe extern "C" fn forked() {
     memory::forget();
     context::forget();
     capture::forget();
+    pass::forget_all();
     let thread = thread();
     thread.line.set(0);
-    thread.device.set(0);
-    thread.stream.set(0);
+    thread.forget_device();
     thread.depth.set(0);
     for claim in &CLAIMS {
         claim.ledger.store(null_mut(), Ordering::Relaxed);

@@ -1,7 +1,8 @@
 //! The way of a launch: past the gate, to the driver, into the counts.
 //!
-//! In an open gate that is a locked exchange, a load, and three stores around the call. A
-//! thread that has to wait does so here, before the driver has seen anything of the launch.
+//! This is the long way: [`crate::pass`] is the short one, through an open gate by what this way
+//! has found. A thread that has to wait does so here, before the driver has seen anything of the
+//! launch.
 
 use core::{
     ffi::c_int,
@@ -23,7 +24,7 @@ use crate::{
     helper,
     libc::ThreadEnd,
     lock::Lock,
-    process,
+    pass, process,
     surface::{NOT_PERMITTED, SUCCESS},
     thread::{Thread, thread},
     timing::{self, Subject},
@@ -48,7 +49,6 @@ pub(crate) enum Cost {
 }
 
 /// Passes the gate with `call`, which submits to `stream`.
-#[inline]
 pub(crate) fn submit(stream: Stream, cost: Cost, call: impl FnOnce() -> c_int) -> c_int {
     let thread = thread();
     if thread.is_inside() || !process::is_active() {
@@ -67,6 +67,7 @@ pub(crate) fn submit(stream: Stream, cost: Cost, call: impl FnOnce() -> c_int) -
         Ok(grant) if !grant.has(Grant::EXCLUSIVE) => {
             let outcome = thread.inside(call);
             leave(thread, device, progress, line, stream, outcome, 0);
+            pass::remember(thread, device, line, stream);
             return outcome;
         }
         Ok(_) => progress.leave(line, None),
@@ -234,7 +235,9 @@ fn take_line(thread: &Thread, progress: &Progress) -> usize {
 unsafe extern "C" fn thread_ended(line: *mut core::ffi::c_void) {
     let line = line.addr().wrapping_sub(1);
     if line < OWN_LINES {
-        thread().line.set(0);
+        let thread = thread();
+        thread.age.set(0);
+        thread.line.set(0);
         fence(Ordering::Release);
         LINES.fetch_and(!(1 << line), Ordering::AcqRel);
     }

@@ -4,6 +4,7 @@
 #![allow(
     dead_code,
     non_snake_case,
+    non_upper_case_globals,
     clippy::too_many_arguments,
     clippy::unreadable_literal,
     clippy::borrow_as_ptr,

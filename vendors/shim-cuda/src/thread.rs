@@ -8,15 +8,28 @@ use core::{
     arch::{asm, global_asm},
     cell::Cell,
     mem::size_of,
+    sync::atomic::{AtomicU32, AtomicU64},
 };
+
+use accelpool_shim::layout::ThreadLine;
 
 /// A thread's words. All zero in a new thread.
 #[repr(C)]
 pub(crate) struct Thread {
-    /// The line in process pages plus one; 0 for none yet.
-    pub(crate) line: Cell<u32>,
+    /// Of what age the next four are, as [`crate::pass`] has it; 0 for nothing.
+    pub(crate) age: Cell<u32>,
     /// Above 0 inside of the driver: what it calls by itself is not looked at.
     pub(crate) depth: Cell<u32>,
+    /// The stream of the last launch through an open gate, as it was named.
+    pub(crate) named: Cell<usize>,
+    /// The thread's line in the page of the current device.
+    pub(crate) own: Cell<*const ThreadLine>,
+    /// The grant of the current device.
+    pub(crate) grant: Cell<*const AtomicU64>,
+    /// The mark of that stream.
+    pub(crate) dirty: Cell<*const AtomicU32>,
+    /// The line in process pages plus one; 0 for none yet.
+    pub(crate) line: Cell<u32>,
     /// The device of the current context plus one; 0 for unknown.
     pub(crate) device: Cell<u32>,
     /// Launches since the last one that was timed.
@@ -24,10 +37,10 @@ pub(crate) struct Thread {
     /// The stream of the last launch, and its row.
     pub(crate) stream: Cell<usize>,
     pub(crate) row: Cell<usize>,
-    rest: [u64; 4],
+    rest: [u64; 7],
 }
 
-const BLOCK_BYTES: usize = 64;
+const BLOCK_BYTES: usize = 128;
 const _: () = assert!(size_of::<Thread>() == BLOCK_BYTES);
 
 global_asm!(
@@ -36,9 +49,9 @@ global_asm!(
     ".hidden accelpool_cuda_thread",
     ".globl accelpool_cuda_thread",
     ".type accelpool_cuda_thread, @object",
-    ".size accelpool_cuda_thread, 64",
+    ".size accelpool_cuda_thread, 128",
     "accelpool_cuda_thread:",
-    ".zero 64",
+    ".zero 128",
     ".text",
 );
 
@@ -69,7 +82,7 @@ pub(crate) fn thread() -> &'static Thread {
             options(pure, readonly, nostack),
         );
     }
-    // SAFETY: 64 bytes at a multiple of 64, zero at first, and cells that this thread alone
+    // SAFETY: 128 bytes at a multiple of 64, zero at first, and cells that this thread alone
     // reaches: the reference cannot leave it, since cells are not `Sync`. The memory lives as
     // long as the thread runs code.
     unsafe { &*there }
@@ -88,5 +101,12 @@ impl Thread {
     #[inline]
     pub(crate) fn is_inside(&self) -> bool {
         self.depth.get() != 0
+    }
+
+    /// Another context may be current from now on. The same number may mean another's stream.
+    pub(crate) fn forget_device(&self) {
+        self.age.set(0);
+        self.device.set(0);
+        self.stream.set(0);
     }
 }

@@ -150,6 +150,39 @@ fn devices_are_told_apart_by_their_uuids() {
 }
 
 #[test]
+fn what_a_thread_remembers_is_not_used_once_it_is_untrue() {
+    let uuids =
+        ["GPU-11111111-0000-4000-8000-000000000001", "GPU-22222222-0000-4000-8000-000000000002"];
+    let node = Node::with(Machine { devices: uuids.map(DeviceProfile::new).into() });
+    let claimed = uuids.map(|uuid| DeviceProfile::new(uuid).uuid_bytes());
+    let keeper = Keeper::new(&node.dir.path().join("claim"), &claimed, 64 * MIB, 0);
+    keeper.control().devices[1].open(Grant::new(1, Grant::OPEN), 0);
+    let mut tenant = start(&node, &keeper, &["remembered"]);
+    let submitted =
+        |device: usize| keeper.with_process(0, |it| it.page.devices[device].submitted().0);
+    assert_eq!(tenant.answer(), "three");
+    assert_eq!(submitted(0), 3);
+    go_on(&mut tenant, "captured");
+    assert_eq!(submitted(0), 3, "what a graph is made of is not submitted");
+    go_on(&mut tenant, "nine");
+    assert_eq!(submitted(0), 9);
+    go_on(&mut tenant, "of two");
+    assert_eq!((submitted(0), submitted(1)), (10, 3), "each by its own device");
+    // A gate that closes is seen, and all streams are followed.
+    keeper.control().devices[0].close();
+    until("drained", || keeper.progress(0) == (10, 10));
+    keeper.control().devices[1].close();
+    tenant.send("");
+    until("it waits", || {
+        keeper.with_process(0, |it| it.page.devices[1].want.load(Ordering::SeqCst)) == 1
+    });
+    assert_eq!(submitted(1), 3);
+    keeper.control().devices[1].open(Grant::new(2, Grant::OPEN), 0);
+    assert_eq!(tenant.answer(), "once more");
+    assert_eq!(submitted(1), 4);
+}
+
+#[test]
 fn two_claims_are_found_in_one_folder() {
     let uuids =
         ["GPU-11111111-0000-4000-8000-000000000001", "GPU-22222222-0000-4000-8000-000000000002"];

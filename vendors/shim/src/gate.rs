@@ -164,6 +164,21 @@ fn full_fence() {
     fence(Ordering::SeqCst);
 }
 
+impl ThreadLine {
+    /// Leaves the gate by a line of one's own; with `Some(cost_us)` the driver took a submission.
+    #[inline]
+    pub fn leave(&self, submission: Option<u64>) {
+        if let Some(cost_us) = submission {
+            add_alone(&self.submitted, 1);
+            // A constant where the gate is open.
+            if cost_us != 0 {
+                add_alone(&self.submitted_us, cost_us);
+            }
+        }
+        OwnMark(&self.entering).clear();
+    }
+}
+
 impl Progress {
     /// Enters by the thread's line; an index beyond the lines is the overflow line.
     #[inline]
@@ -186,13 +201,7 @@ impl Progress {
     #[inline]
     pub fn leave(&self, line: usize, submission: Option<u64>) {
         match self.lines.get(line) {
-            Some(own) if line < OWN_LINES => {
-                if let Some(cost_us) = submission {
-                    add_alone(&own.submitted, 1);
-                    add_alone(&own.submitted_us, cost_us);
-                }
-                OwnMark(&own.entering).clear();
-            }
+            Some(own) if line < OWN_LINES => own.leave(submission),
             Some(_) | None => {
                 let shared = self.overflow();
                 if let Some(cost_us) = submission {

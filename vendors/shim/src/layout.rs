@@ -5,7 +5,7 @@
 //! memory limits there. Numbers are in the byte order of the machine: pages do not travel.
 //!
 //! A word that was reserved is 0 where the other side does not know it. One that means "as before"
-//! when it is 0 can be taken without a new hash: `host_bytes` and what counts it.
+//! when it is 0 can be taken without a new hash: `host_bytes` and what counts it, `closes`, `came_ns`.
 
 use core::{
     mem::{offset_of, size_of},
@@ -99,7 +99,11 @@ pub struct DeviceControl {
     pub window_commands: AtomicU32,
     /// Weight of the claim, for display alone.
     pub weight: AtomicU32,
-    reserved: [AtomicU64; 2],
+    /// Changes with each close: what a process's helper sleeps on, which a grant is nothing to.
+    /// 0 of a daemon that knows it not: then `wake` is what changes.
+    pub closes: AtomicU32,
+    reserved_half: AtomicU32,
+    reserved: [AtomicU64; 1],
 }
 
 /// The ledger page of a claim: what its processes hold.
@@ -218,7 +222,10 @@ pub struct Progress {
     reserved: AtomicU64,
     /// Time that threads spent waiting for a turn, in all.
     pub waited_ns: AtomicU64,
-    spare: [AtomicU64; 2],
+    /// When a thread last came in after it had waited, in the daemon's time; 0 for never, and of
+    /// a shim that does not tell.
+    pub came_ns: AtomicU64,
+    spare: [AtomicU64; 1],
     /// One for each thread, and the overflow line.
     pub lines: [ThreadLine; LINES],
 }

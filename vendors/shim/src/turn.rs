@@ -19,8 +19,9 @@ use crate::{
 /// Spinning costs a processor; most hand-overs that come soon come within this.
 const SPIN_NS: u64 = 20_000;
 
-/// How long before the expected grant a thread begins to spin.
-const HINT_LEAD_NS: u64 = 50_000;
+/// How long before the expected grant a thread wakes and begins to spin: a thread of a program
+/// is woken up to 50 µs later than it asked for.
+const HINT_LEAD_NS: u64 = 75_000;
 
 /// A sleeping thread looks up as often: for the heartbeat, and for a wake that got lost.
 const SLEEP_NS: u64 = 100_000_000;
@@ -135,8 +136,12 @@ impl Turn<'_> {
             sys::signal(eventfd);
         }
         let outcome = self.wait_wanting(start_ns);
+        let now_ns = sys::now_ns();
+        // Before its work is counted, with which the daemon reads it.
+        let came_ns = now_ns.saturating_add_signed(self.clock_offset_ns.saturating_neg());
+        self.progress.came_ns.store(came_ns, Ordering::Relaxed);
         self.progress.want.fetch_sub(1, Ordering::SeqCst);
-        let waited_ns = sys::now_ns().saturating_sub(start_ns);
+        let waited_ns = now_ns.saturating_sub(start_ns);
         self.progress.waited_ns.fetch_add(waited_ns, Ordering::Relaxed);
         outcome
     }
@@ -193,17 +198,23 @@ impl DeviceControl {
 
     /// Closes the gate: then wait until no process has anyone inside.
     ///
-    /// Wakes who sleeps on the page, so that processes see to their unfinished work at once.
+    /// Wakes the helpers, so that processes see to their unfinished work at once.
     pub fn close(&self) -> Grant {
         let closed = crate::gate::close(&self.grant);
-        sys::bump(&self.wake);
+        self.wake_helpers();
         closed
+    }
+
+    fn wake_helpers(&self) {
+        sys::bump(&self.closes);
+        // For shims that know no other word.
+        sys::bump(&self.wake);
     }
 
     /// The claim is over: nobody submits or allocates by this page any more.
     pub fn revoke(&self) {
         let epoch = self.grant.read().epoch();
         self.grant.write(Grant::new(epoch, Grant::REVOKED | Grant::DRAIN));
-        sys::bump(&self.wake);
+        self.wake_helpers();
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     capture, device,
     fence::Stream,
     memory::GRAPHS_ALLOCATE,
+    pass::submits,
     process,
     submit::{Cost, submit},
     surface::{self, SUCCESS},
@@ -42,6 +43,14 @@ fn graph(stream: Stream, exec: Pointer, call: impl FnOnce() -> c_int) -> c_int {
         }
     }
     outcome
+}
+
+/// Where a launch goes by its configuration.
+#[inline(always)]
+fn stream_of(config: Pointer, per_thread: bool) -> Option<Stream> {
+    // SAFETY: null, or a configuration of the caller's, which the driver reads too.
+    let launch = unsafe { given::<Launch>(config) };
+    launch.map(|it| Stream::new(it.stream, per_thread))
 }
 
 fn begin(call: impl FnOnce() -> c_int) -> c_int {
@@ -94,7 +103,7 @@ unsafe fn instantiated(outcome: c_int, exec: Pointer, graph: Pointer) -> c_int {
     outcome
 }
 
-wrap! {
+submits! {
     fn cuLaunchKernel(
         function: Pointer,
         grid_x: u32,
@@ -107,7 +116,9 @@ wrap! {
         stream: Pointer,
         parameters: Pointer,
         extra: Pointer,
-    ) {
+    ) to {
+        Some(Stream::new(stream, false))
+    } else {
         let cost = kernel(function, [grid_x, grid_y, grid_z]);
         submit(Stream::new(stream, false), cost, move || {
             surface::cuLaunchKernel(
@@ -129,7 +140,9 @@ wrap! {
         stream: Pointer,
         parameters: Pointer,
         extra: Pointer,
-    ) {
+    ) to {
+        Some(Stream::new(stream, true))
+    } else {
         let cost = kernel(function, [grid_x, grid_y, grid_z]);
         submit(Stream::new(stream, true), cost, move || {
             surface::cuLaunchKernel_ptsz(
@@ -139,7 +152,14 @@ wrap! {
         })
     }
 
-    fn cuLaunchKernelEx(config: Pointer, function: Pointer, parameters: Pointer, extra: Pointer) {
+    fn cuLaunchKernelEx(
+        config: Pointer,
+        function: Pointer,
+        parameters: Pointer,
+        extra: Pointer,
+    ) to {
+        stream_of(config, false)
+    } else {
         let call = move || surface::cuLaunchKernelEx(config, function, parameters, extra);
         match given::<Launch>(config) {
             Some(it) => submit(Stream::new(it.stream, false), kernel(function, it.grid), call),
@@ -152,7 +172,9 @@ wrap! {
         function: Pointer,
         parameters: Pointer,
         extra: Pointer,
-    ) {
+    ) to {
+        stream_of(config, true)
+    } else {
         let call = move || surface::cuLaunchKernelEx_ptsz(config, function, parameters, extra);
         match given::<Launch>(config) {
             Some(it) => submit(Stream::new(it.stream, true), kernel(function, it.grid), call),
@@ -160,14 +182,20 @@ wrap! {
         }
     }
 
-    fn cuGraphLaunch(exec: Pointer, stream: Pointer) {
+    fn cuGraphLaunch(exec: Pointer, stream: Pointer) to {
+        (!GRAPHS_ALLOCATE.load(Ordering::Relaxed)).then(|| Stream::new(stream, false))
+    } else {
         graph(Stream::new(stream, false), exec, move || surface::cuGraphLaunch(exec, stream))
     }
 
-    fn cuGraphLaunch_ptsz(exec: Pointer, stream: Pointer) {
+    fn cuGraphLaunch_ptsz(exec: Pointer, stream: Pointer) to {
+        (!GRAPHS_ALLOCATE.load(Ordering::Relaxed)).then(|| Stream::new(stream, true))
+    } else {
         graph(Stream::new(stream, true), exec, move || surface::cuGraphLaunch_ptsz(exec, stream))
     }
+}
 
+wrap! {
     fn cuStreamBeginCapture(stream: Pointer) {
         begin(|| surface::cuStreamBeginCapture(stream))
     }

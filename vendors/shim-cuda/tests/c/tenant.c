@@ -161,6 +161,34 @@ int main(int argc, char **argv) {
         step("captured");
         must("launch", cuGraphLaunch(exec, stream));
         step("launched");
+    } else if (!strcmp(mode, "remembered")) {
+        /* Each launch the third of its kind, so that the library goes by what it remembers. */
+        Handle stream, other, graph, one = start(0);
+        must("stream", cuStreamCreate(&stream, 1));
+        for (int i = 0; i < 3; i++)
+            must("launch", launch(10, stream));
+        step("three");
+        must("begin", cuStreamBeginCapture_v2(stream, 0));
+        for (int i = 0; i < 3; i++)
+            must("launch", launch(10, stream));
+        must("end", cuStreamEndCapture(stream, &graph));
+        step("captured");
+        for (int i = 0; i < 3; i++)
+            must("launch", launch(10, stream));
+        must("other", cuStreamCreate(&other, 1));
+        must("destroy", cuStreamDestroy_v2(stream));
+        for (int i = 0; i < 3; i++)
+            must("launch", launch(10, other));
+        step("nine");
+        Handle two = start(1);
+        for (int i = 0; i < 3; i++)
+            must("launch", launch(10, NULL));
+        must("current", cuCtxSetCurrent(one));
+        must("launch", launch(10, NULL));
+        must("current", cuCtxSetCurrent(two));
+        step("of two");
+        must("launch", launch(10, NULL));
+        step("once more");
     } else if (!strcmp(mode, "streams")) {
         Handle streams[5];
         start(0);
