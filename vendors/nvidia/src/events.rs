@@ -333,7 +333,7 @@ impl Watch {
         for device in fallback::devices(roots) {
             self.push(VendorEvent::Fault(Fault {
                 device: device.uuid,
-                class: FaultClass::ResetRequired,
+                class: FaultClass::Unobserved,
                 code: "nvml-unusable".to_owned(),
                 message: error.to_string(),
             }));
