@@ -131,6 +131,24 @@ fn the_library_tells_of_a_device_that_it_lost() {
     }
 }
 
+/// A device that is gone no longer says who it is; the XID that told of it is the reason.
+#[test]
+fn a_lost_device_is_told_by_its_xid() {
+    let machine = Machine::new(DGX_H100);
+    let vendor = machine.vendor();
+    check_quiet(&vendor);
+    machine.change(|described| {
+        described["devices"][2]["lost"] = true.into();
+        described["events"] = json!([{ "device": 2, "kind": 8, "value": 79 }]);
+    });
+    let told = fault(&vendor);
+    assert_eq!((told.device, told.class), (uuid(3), FaultClass::FellOffBus));
+    assert_eq!(
+        (told.code.as_str(), told.message.as_str()),
+        ("xid-79", "the GPU has fallen off the bus")
+    );
+}
+
 #[test]
 fn the_kernel_log_tells_too() {
     let machine = Machine::new(DGX_H100);
