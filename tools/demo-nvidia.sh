@@ -130,11 +130,11 @@ fault() {
     show 'accelpool devices'
     [ "$(accelpool devices | grep -c fell-off-bus)" = 1 ] || fail 'the wrong GPU is tainted'
     printf '\nOne reason, wherever it is told.\n'
-    show 'accelpool topology | grep -B1 tainted'
+    show 'accelpool topology -o yaml | grep -A2 fell-off-bus'
     show 'accelpool devices -o yaml | grep -A2 fell-off-bus'
     show 'accelpool audit show .demo-nvidia/state/audit | grep tainted'
     local told
-    for told in topology 'devices -o yaml' 'audit show .demo-nvidia/state/audit'; do
+    for told in 'topology -o yaml' 'devices -o yaml' 'audit show .demo-nvidia/state/audit'; do
         # shellcheck disable=SC2086 # several words
         [ "$(accelpool $told | grep -c 'xid-79: the GPU has fallen off the bus')" = 1 ] ||
             fail "another reason in: accelpool $told"
