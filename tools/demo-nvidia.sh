@@ -57,7 +57,7 @@ place_on_bus() {
 prepare_machine() {
     begin
     mkdir -p "$libraries" "$demo"/{dev,cdi,sys/bus/pci/devices} "$demo/proc/driver/nvidia/gpus"
-    cp target/debug/deps/libaccelpool_nvml_standin.so "$libraries/libnvidia-ml.so.1"
+    cp "$target"/debug/deps/libaccelpool_nvml_standin.so "$libraries/libnvidia-ml.so.1"
     printf 'Character devices:\n195 nvidia\n241 nvidia-uvm\n242 nvidia-caps\n' >"$demo/proc/devices"
     mknod "$demo/dev/nvidiactl" c 195 255
     mknod "$demo/dev/nvidia-uvm" c 241 0
@@ -129,6 +129,16 @@ fault() {
     await 'accelpool devices | grep fell-off-bus'
     show 'accelpool devices'
     [ "$(accelpool devices | grep -c fell-off-bus)" = 1 ] || fail 'the wrong GPU is tainted'
+    printf '\nOne reason, wherever it is told.\n'
+    show 'accelpool topology -o yaml | grep -A2 fell-off-bus'
+    show 'accelpool devices -o yaml | grep -A2 fell-off-bus'
+    show 'accelpool audit show .demo-nvidia/state/audit | grep tainted'
+    local told
+    for told in 'topology -o yaml' 'devices -o yaml' 'audit show .demo-nvidia/state/audit'; do
+        # shellcheck disable=SC2086 # several words
+        [ "$(accelpool $told | grep -c 'xid-79: the GPU has fallen off the bus')" = 1 ] ||
+            fail "another reason in: accelpool $told"
+    done
     printf '\nThe GPU was reset, and the driver asks for nothing any more.\n'
     recovery_action 1 0
     await '! accelpool devices | grep fell-off-bus'
@@ -145,10 +155,10 @@ if [ "${1:-}" != --built ]; then
     cargo build --locked --bin accelpoold --bin accelpool
     cargo build --locked -p accelpool-nvml-standin
     if [ "$(id -u)" != 0 ]; then
-        exec sudo -- "$PWD/tools/demo-nvidia.sh" --built
+        exec sudo -- env CARGO_TARGET_DIR="$target" "$PWD/tools/demo-nvidia.sh" --built
     fi
 fi
-export PATH=$PWD/target/debug:$PATH
+export PATH=$target/debug:$PATH
 prepare_machine
 look_around
 claim

@@ -4,6 +4,10 @@
 # which ends what it has started.
 : "${demo:?}"
 
+# Where cargo builds, also for a caller that has it elsewhere.
+# shellcheck disable=SC2034 # the demos use it
+target=${CARGO_TARGET_DIR:-$PWD/target}
+
 # shellcheck disable=SC2034 # not every demo uses each of them
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
     bold=$'\e[1m' dim=$'\e[2m' green=$'\e[32m' red=$'\e[31m' plain=$'\e[0m'

@@ -91,7 +91,7 @@ used_before() {
 prepare_machine() {
     begin
     mkdir -p "$demo/driver" "$demo/sim"
-    cp target/debug/deps/libaccelpool_cuda_standin.so "$demo/driver/libcuda.so.1"
+    cp "$target"/debug/deps/libaccelpool_cuda_standin.so "$demo/driver/libcuda.so.1"
     # The GPU of the profile, as a driver would show it.
     cat >"$demo/machine.json" <<END
 {"devices": [{"uuid": "GPU-ed6e0001-0100-4a11-8c00-000000000001", "name": "NVIDIA L4",
@@ -218,10 +218,10 @@ if [ "${1:-}" != --built ]; then
     cargo build --locked --bin accelpoold --bin accelpool --bin cuda-engine --bin cuda-tenant
     cargo build --locked -p accelpool-cuda-standin
     if [ "$(id -u)" != 0 ]; then
-        exec sudo -- "$PWD/tools/demo-turns.sh" --built
+        exec sudo -- env CARGO_TARGET_DIR="$target" "$PWD/tools/demo-turns.sh" --built
     fi
 fi
-export PATH=$PWD/target/debug:$PATH
+export PATH=$target/debug:$PATH
 prepare_machine
 weights
 realtime

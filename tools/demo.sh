@@ -219,10 +219,10 @@ if [ "${1:-}" != --built ]; then
     if [ "$(id -u)" != 0 ]; then
         command -v sudo >/dev/null ||
             fail 'device nodes and containers need root: run this as root, or install sudo'
-        exec sudo -- "$PWD/tools/demo.sh" --built
+        exec sudo -- env CARGO_TARGET_DIR="$target" "$PWD/tools/demo.sh" --built
     fi
 fi
-export PATH=$PWD/target/debug:$PATH
+export PATH=$target/debug:$PATH
 began=$SECONDS
 prepare_machine
 start

@@ -49,3 +49,50 @@ fn the_service_waits_for_what_is_in_hand() {
     assert_eq!(unit["Service.PrivateNetwork"], "yes");
     assert_eq!(unit["Service.RestrictAddressFamilies"], "AF_UNIX AF_NETLINK");
 }
+
+/// What a service may not do, nothing that it starts may do either, for good: the driver's MPS
+/// servers and the vendors' libraries run under it. So each such setting is one that they are known
+/// to need nothing of, and `docs/mps.md` tells of them.
+#[test]
+fn the_service_forbids_nothing_that_mps_needs() {
+    /// Settings that keep what runs from a device, a file or a call (systemd.exec(5)), by their
+    /// beginnings, and those of them that the unit may have.
+    const LIMITS: [&str; 11] = [
+        "Restrict",
+        "Protect",
+        "Private",
+        "SystemCall",
+        "Memory",
+        "Device",
+        "Capability",
+        "LockPersonality",
+        "NoNewPrivileges",
+        "Inaccessible",
+        "Tasks",
+    ];
+    const HARMLESS: [&str; 9] = [
+        "RestrictAddressFamilies=AF_UNIX AF_NETLINK",
+        "RestrictRealtime=yes",
+        "SystemCallArchitectures=native",
+        "LockPersonality=yes",
+        // A server of another user is made by setuid(2), not by a program with the bit set.
+        "NoNewPrivileges=yes",
+        // Pipes and shared memory lie in the run folder; the programs in /usr or the driver's root.
+        "PrivateTmp=yes",
+        "ProtectHome=yes",
+        "ProtectSystem=full",
+        // Its sockets have names in the file system.
+        "PrivateNetwork=yes",
+    ];
+    let unit = unit();
+    let limits: Vec<String> = unit
+        .iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix("Service.")?, value)))
+        .filter(|(key, _)| LIMITS.iter().any(|limit| key.starts_with(limit)))
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    assert!(limits.len() > 5, "{limits:?}");
+    for limit in limits {
+        assert!(HARMLESS.contains(&limit.as_str()), "{limit}: does MPS work under it?");
+    }
+}

@@ -13,6 +13,8 @@ pub enum FaultClass {
     Throttled,
     /// Memory errors that could not be corrected.
     MemoryUncorrectable,
+    /// Nobody knows how the device is: its vendor's library is of no use.
+    Unobserved,
     /// A link to another device is down or faulty.
     Link,
     /// The device needs a reset before it serves again.
@@ -29,6 +31,7 @@ impl FaultClass {
             Self::Application => "application",
             Self::Throttled => "throttled",
             Self::MemoryUncorrectable => "memory-uncorrectable",
+            Self::Unobserved => "unobserved",
             Self::Link => "link",
             Self::ResetRequired => "reset-required",
             Self::FellOffBus => "fell-off-bus",
@@ -36,10 +39,11 @@ impl FaultClass {
     }
 
     /// All classes, mildest first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Application,
         Self::Throttled,
         Self::MemoryUncorrectable,
+        Self::Unobserved,
         Self::Link,
         Self::ResetRequired,
         Self::FellOffBus,
@@ -167,6 +171,8 @@ pub struct Taint {
     pub reason: String,
     /// When it was set, in milliseconds since the Unix epoch.
     pub since_ms: u64,
+    /// The device's incarnation when it was set, where the vendor tells.
+    pub incarnation: Option<String>,
 }
 
 impl Taint {

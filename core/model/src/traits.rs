@@ -16,6 +16,9 @@ pub struct DeviceTraits {
     pub peers: Vec<Peer>,
     /// How the driver is set for it.
     pub settings: Settings,
+    /// Stays the same until something made the device begin anew: a boot, its driver loaded
+    /// again, the device found again on its bus. Means nothing but "the same" or "another".
+    pub incarnation: Option<String>,
 }
 
 /// Another device, and how it and this one reach each other's memory.

@@ -118,7 +118,13 @@ fn permille(number: u32) -> ComputePermille {
 fn taint(key: &str, number: u32) -> Taint {
     let effect =
         [TaintEffect::None, TaintEffect::NoSchedule, TaintEffect::NoExecute][number as usize % 3];
-    Taint { key: key.into(), effect, reason: format!("reason {number}"), since_ms: number.into() }
+    Taint {
+        key: key.into(),
+        effect,
+        reason: format!("reason {number}"),
+        since_ms: number.into(),
+        incarnation: None,
+    }
 }
 
 fn put_taints(device: &str, taints: Vec<Taint>) -> Write {

@@ -96,18 +96,15 @@ pub(super) async fn configure(
 
 /// Asks whether a tainted device has recovered, and tells the owner.
 pub(super) async fn probe(worker: Worker, device: DeviceUuid, notify: mpsc::Sender<Notice>) {
-    let action = match worker.recovery_action(&device).await {
+    let advice = match worker.recovery_action(&device).await {
         Ok(action) => Some(action),
-        // A vendor without such advice asks for nothing.
-        Err(error) if error.is_unsupported() => Some(RecoveryAction::None),
-        Err(_) => None,
+        Err(error) if error.is_unsupported() => None,
+        Err(_) => Some(RecoveryAction::ResetDevice),
     };
     let probed = match worker.probe(&device).await {
         Ok(()) => true,
         Err(error) => error.is_unsupported(),
     };
-    let sound = action.is_some() && probed;
-    let action = action.unwrap_or(RecoveryAction::ResetDevice);
     // Nobody listens only if the owner has ended.
-    let _ = notify.send(Notice::Probed { device, action, probed: sound }).await;
+    let _ = notify.send(Notice::Probed { device, advice, probed }).await;
 }

@@ -300,8 +300,8 @@ impl Owner {
             Notice::Configured { device, settings, result } => {
                 self.on_configured(&device, settings, result, round);
             }
-            Notice::Probed { device, action, probed } => {
-                self.on_probed(&device, action, probed, round);
+            Notice::Probed { device, advice, probed } => {
+                self.on_probed(&device, advice, probed, round);
             }
         }
     }

@@ -138,8 +138,9 @@ pub(super) enum Notice {
     Settled { step: accelpool_model::PartitionStep, result: Result<(), WorkerError> },
     /// The driver was set for a device as its pool wants it, or was not.
     Configured { device: DeviceUuid, settings: Settings, result: Result<(), WorkerError> },
-    /// A device with a fault's taint has been looked at.
-    Probed { device: DeviceUuid, action: RecoveryAction, probed: bool },
+    /// A device with a fault's taint has been looked at; `advice` is what the vendor says that it
+    /// takes, if it can tell.
+    Probed { device: DeviceUuid, advice: Option<RecoveryAction>, probed: bool },
 }
 
 /// How the steps for a claim went.

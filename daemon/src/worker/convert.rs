@@ -341,7 +341,7 @@ pub(super) fn clip(text: &str) -> String {
 }
 
 /// The text without control characters, cut at a character's end.
-fn clip_to(text: &str, max: usize) -> String {
+pub(super) fn clip_to(text: &str, max: usize) -> String {
     let mut kept = String::new();
     for c in text.chars().filter(|c| !c.is_control()) {
         if kept.len() + c.len_utf8() > max {

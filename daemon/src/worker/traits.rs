@@ -3,7 +3,10 @@
 use accelpool_model::{DeviceTraits, Peer, PeerPath, Settings};
 use accelpool_proto::worker as wire;
 
-use super::convert::{BadAnswer, bad, clip, limit};
+use super::convert::{BadAnswer, bad, clip, clip_to, limit};
+
+/// A boot's identity and a few of the kernel's numbers take 100 bytes.
+const INCARNATION_LEN_MAX: usize = 128;
 
 pub(super) fn to_wire(traits: &DeviceTraits) -> wire::DeviceTraits {
     let peer = |peer: &Peer| wire::Peer {
@@ -16,6 +19,7 @@ pub(super) fn to_wire(traits: &DeviceTraits) -> wire::DeviceTraits {
         runtime_version: traits.runtime_version.clone(),
         peers: traits.peers.iter().map(peer).collect(),
         settings: Some(settings_to_wire(traits.settings)),
+        incarnation: traits.incarnation.clone(),
     }
 }
 
@@ -44,6 +48,7 @@ pub(super) fn from_wire(wire: wire::DeviceTraits) -> Result<DeviceTraits, BadAns
         runtime_version: wire.runtime_version.as_deref().map(clip),
         peers: wire.peers.into_iter().map(peer).collect::<Result<_, _>>()?,
         settings: settings_from_wire(&wire.settings.unwrap_or_default())?,
+        incarnation: wire.incarnation.map(|text| clip_to(&text, INCARNATION_LEN_MAX)),
     })
 }
 
@@ -77,6 +82,8 @@ mod tests {
                 persistence: Some(false),
                 accounting: None,
             },
+            // What is cut off of it would no longer tell one from the next.
+            incarnation: Some("x".repeat(110)),
         };
         assert_eq!(from_wire(to_wire(&traits)).unwrap(), traits);
     }

@@ -227,6 +227,7 @@ fn taint(taint: &wire::Taint) -> Result<Taint, String> {
         effect: parse(&taint.effect)?,
         reason: taint.reason.clone(),
         since_ms: taint.since_unix_ms,
+        incarnation: None,
     })
 }
 

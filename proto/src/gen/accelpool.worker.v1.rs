@@ -326,6 +326,9 @@ pub struct DeviceTraits {
     pub peers: ::prost::alloc::vec::Vec<Peer>,
     #[prost(message, optional, tag = "4")]
     pub settings: ::core::option::Option<Settings>,
+    /// Stays the same until a boot, a driver loaded anew, a device found anew.
+    #[prost(string, optional, tag = "5")]
+    pub incarnation: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Peer {

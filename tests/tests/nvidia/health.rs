@@ -228,3 +228,73 @@ fn a_fault_has_one_reason_everywhere_and_three_sound_looks_end_it() {
     assert_eq!(machine.instances(), 0);
     kubernetes.end();
 }
+
+/// Looks at the tainted device until more of them in a row than a taint needs found it sound.
+fn look_long(machine: &Machine) {
+    const LOOKED: &str = "tainted device looked at";
+    let enough = |line: &str| {
+        let (_, sound) = line.rsplit_once("sound=")?;
+        let sound: u32 = sound.split_whitespace().next()?.parse().ok()?;
+        (sound > accelpool_planner::SOUND_LOOKS).then_some(())
+    };
+    let before = machine.logged(LOOKED);
+    wait_for("sound looks", || {
+        machine.tell(0, MIG_CHANGE, 0);
+        let log = fs::read_to_string(machine.home.log()).unwrap();
+        log.lines().filter(|line| line.contains(LOOKED)).skip(before).find_map(enough)
+    });
+}
+
+/// What the driver told is over: a library that is loaded anew tells it to nobody.
+fn forget(machine: &Machine) {
+    machine.change(|described| described["events"] = json!([]));
+}
+
+/// A driver that cannot say what recovery a fault takes (before 550): the reset must be seen,
+/// whatever the probe says, and by a daemon that was not there when it was made, too.
+#[test]
+fn without_the_drivers_advice_a_taint_waits_for_a_reset() {
+    const REASON: &str = "xid-119: timeout of the GPU system processor";
+    let machine = Machine::new(NEVER);
+    machine.change(|described| {
+        for device in described["devices"].as_array_mut().unwrap() {
+            device["recovery_action"] = Value::Null;
+        }
+    });
+    let boot = machine.path("proc/sys/kernel/random");
+    fs::create_dir_all(&boot).unwrap();
+    fs::write(boot.join("boot_id"), "11111111-1111-4111-8111-111111111111\n").unwrap();
+    let driver = machine.path("sys/module/nvidia");
+    for folder in [&driver, &machine.path("sys/bus/pci/devices/0000:df:00.0")] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    let daemon = machine.home.start();
+    machine.tell(2, XID, 119);
+    let client = daemon.client();
+    wait_for("the taint", || (reasons(&machine, &client) == [REASON]).then_some(()));
+    look_long(&machine);
+    assert_eq!(reasons(&machine, &client), [REASON]);
+
+    // Nor does a daemon that begins anew take its word for it.
+    daemon.kill();
+    forget(&machine);
+    let daemon = machine.home.start();
+    let client = daemon.client();
+    look_long(&machine);
+    assert_eq!(reasons(&machine, &client), [REASON]);
+
+    // The driver is loaded anew while no daemon is there to see it.
+    daemon.kill();
+    forget(&machine);
+    fs::rename(&driver, driver.with_extension("old")).unwrap();
+    fs::create_dir(&driver).unwrap();
+    let daemon = machine.home.start();
+    let client = daemon.client();
+    let gone = || {
+        machine.tell(0, MIG_CHANGE, 0);
+        reasons(&machine, &client).is_empty().then_some(())
+    };
+    wait_for("the taint to go", gone);
+    let told = [format!("reset-required:NoSchedule recovered: {REASON}")];
+    assert_eq!(audited(&machine, "untainted"), told);
+}

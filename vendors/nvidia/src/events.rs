@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    iter,
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
@@ -14,7 +15,7 @@ use accelpool_model::{DeviceUuid, Fault, FaultClass, PciAddress, RecoveryAction}
 use accelpool_vendor_api::{VendorError, VendorEvent};
 
 use crate::{
-    fallback,
+    fallback::{self, Described},
     health::{self, Health},
     inventory,
     kmsg::{Kmsg, Line},
@@ -38,6 +39,12 @@ const EXAMINE: Duration = Duration::from_secs(3);
 /// More than a storm of errors brings between two calls; what is beyond is told again by NVML
 /// or by the next look.
 const QUEUE_LEN_MAX: usize = 1024;
+
+/// More than the library has to tell of one device's loss.
+const PENDING_MAX: usize = 64;
+
+/// What is told of a device of which the library says no more than that.
+const LOST: (&str, &str) = ("nvml-15", "the library says that the device is lost");
 
 /// Events of `nvml.h` that are asked for, by their bits.
 mod kind {
@@ -150,19 +157,19 @@ impl Watch {
             return;
         }
         self.looked = Some(Instant::now());
+        let described = fallback::devices(roots);
         if let Some(nvml) = nvml {
             self.told_unusable = false;
             if self.set.as_ref().is_some_and(|set| !set.is_of(nvml)) {
                 self.close();
                 self.looked = Some(Instant::now());
             }
-            self.register(nvml);
+            self.register(nvml, &described);
             if self.examined.is_none_or(|examined| examined.elapsed() >= EXAMINE) {
                 self.examined = Some(Instant::now());
                 self.examine(nvml);
             }
         }
-        let described = fallback::devices(roots);
         let mut present: BTreeSet<DeviceUuid> = self.registered.clone();
         for device in described {
             present.insert(device.uuid.clone());
@@ -210,14 +217,16 @@ impl Watch {
         }
     }
 
-    /// Has the library tell of every device that it answers for.
-    fn register(&mut self, nvml: &Arc<Nvml>) {
+    /// Has the library tell of every device that it answers for. One that it no longer answers for
+    /// while the driver describes it stays registered: the library has yet to say that it is lost.
+    fn register(&mut self, nvml: &Arc<Nvml>, described: &[Described]) {
         if self.system.is_none() {
             self.system = SystemEvents::new(Arc::clone(nvml)).ok();
         }
         let Ok(known) = inventory::known(nvml) else { return };
         let uuids: BTreeSet<DeviceUuid> = known.iter().map(|it| it.uuid.clone()).collect();
-        self.registered.retain(|uuid| uuids.contains(uuid));
+        let is_described = |uuid: &DeviceUuid| described.iter().any(|device| device.uuid == *uuid);
+        self.registered.retain(|uuid| uuids.contains(uuid) || is_described(uuid));
         for device in known {
             self.known.insert(device.pci, device.uuid.clone());
             if self.registered.contains(&device.uuid) {
@@ -248,7 +257,12 @@ impl Watch {
             }
             Ok(None) => Ok(true),
             Err(error) if error.is_lost() => {
-                self.find_lost(nvml);
+                // What it has yet to tell may say why.
+                let pending = iter::from_fn(|| set.wait(0).ok().flatten()).take(PENDING_MAX);
+                for event in pending.collect::<Vec<_>>() {
+                    self.tell(nvml, &event);
+                }
+                self.find_lost(nvml, LOST);
                 Ok(false)
             }
             Err(error) if error.is_unsupported() => Ok(false),
@@ -263,8 +277,13 @@ impl Watch {
         }
         let uuid = event.uuid.as_deref().and_then(|uuid| uuid.parse().ok());
         let Some(uuid) = uuid else {
-            // It cannot say who it is: then it is lost.
-            self.find_lost(nvml);
+            // It cannot say who it is: then it is lost. Which XID says so, people look up.
+            let xid = (event.kind == kind::XID).then(|| xid::classify(event.value));
+            let code = format!("xid-{}", event.value);
+            match xid {
+                Some((FaultClass::FellOffBus, words)) => self.find_lost(nvml, (&code, words)),
+                Some(_) | None => self.find_lost(nvml, LOST),
+            }
             return;
         };
         let Some((class, code, mut message)) = fault_of(nvml, &uuid, event) else { return };
@@ -277,15 +296,16 @@ impl Watch {
         self.tell_fault(uuid, class, code, message);
     }
 
-    /// Tells of every registered device that the library no longer answers for.
-    fn find_lost(&mut self, nvml: &Nvml) {
+    /// Tells of every registered device that the library no longer answers for, by what code and
+    /// in what words.
+    fn find_lost(&mut self, nvml: &Nvml, (code, message): (&str, &str)) {
         let answering: BTreeSet<DeviceUuid> = inventory::known(nvml)
             .map(|known| known.into_iter().map(|device| device.uuid).collect())
             .unwrap_or_default();
         for uuid in self.registered.clone() {
             if !answering.contains(&uuid) {
                 self.registered.remove(&uuid);
-                self.lost(uuid, "nvml-15", "the library says that the device is lost");
+                self.lost(uuid, code, message);
             }
         }
     }
@@ -333,7 +353,7 @@ impl Watch {
         for device in fallback::devices(roots) {
             self.push(VendorEvent::Fault(Fault {
                 device: device.uuid,
-                class: FaultClass::ResetRequired,
+                class: FaultClass::Unobserved,
                 code: "nvml-unusable".to_owned(),
                 message: error.to_string(),
             }));

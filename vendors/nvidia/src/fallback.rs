@@ -4,7 +4,12 @@
 //! enough to know that a device is there and who it is, so that a broken library does not make
 //! devices vanish under those who hold them.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    fs::{self, File},
+    io::Read,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
 
 use accelpool_model::{DeviceUuid, PciAddress};
 
@@ -78,6 +83,18 @@ pub(crate) fn pcie_root(roots: &Roots, pci: PciAddress) -> Option<String> {
     let target = std::fs::canonicalize(bus_path(roots, pci)).ok()?;
     let mut parts = target.iter().filter_map(|part| part.to_str());
     parts.find(|part| part.starts_with("pci") && part.contains(':')).map(str::to_owned)
+}
+
+/// What tells this life of a device from the one before a boot, a driver that was loaded anew, or
+/// the device's removal from the bus; none where the kernel does not show all three.
+///
+/// The kernel numbers what it shows in sysfs and gives no number twice (`kernfs_node.id`, which
+/// is the inode's). A reset in place (`nvidia-smi --gpu-reset`) leaves no trace here.
+pub(crate) fn incarnation(roots: &Roots, pci: PciAddress) -> Option<String> {
+    let boot = read(&roots.procfs.join("sys/kernel/random/boot_id")).ok()?;
+    let driver = fs::metadata(roots.sysfs.join("module/nvidia")).ok()?.ino();
+    let device = fs::metadata(bus_path(roots, pci)).ok()?.ino();
+    Some(format!("boot {} driver {driver} device {device}", boot.trim()))
 }
 
 /// True if the device no longer answers on the bus: reads then come back with all bits set.

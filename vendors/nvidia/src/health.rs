@@ -123,7 +123,7 @@ impl Health {
     /// An event has told of a fault of the device: its traces are no second one.
     pub(crate) fn blame(&mut self, class: FaultClass) {
         self.blamed |= match class {
-            FaultClass::Application | FaultClass::Throttled => false,
+            FaultClass::Application | FaultClass::Throttled | FaultClass::Unobserved => false,
             FaultClass::MemoryUncorrectable
             | FaultClass::Link
             | FaultClass::ResetRequired

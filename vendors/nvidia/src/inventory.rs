@@ -156,6 +156,7 @@ impl Machine<'_> {
             runtime_version: self.cuda_version.clone(),
             peers: Vec::new(),
             settings: settings::settings(known.gpu),
+            incarnation: fallback::incarnation(self.roots, known.pci),
         }
     }
 
@@ -184,7 +185,10 @@ impl Machine<'_> {
             partitioning: None,
             // The driver has no quotas: it keeps processes on one device apart, and no more.
             share_enforcement: Enforcements::default(),
-            traits: DeviceTraits::default(),
+            traits: DeviceTraits {
+                incarnation: fallback::incarnation(self.roots, pci),
+                ..DeviceTraits::default()
+            },
             injection: injection(nodes::of_device(self.roots, pci, minor), &self.mounts),
         }
     }

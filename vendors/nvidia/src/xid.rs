@@ -12,8 +12,8 @@ pub(crate) fn classify(xid: u64) -> (FaultClass, &'static str) {
     let known = TABLE.binary_search_by_key(&xid, |(xid, ..)| *xid);
     match known {
         Ok(index) => (TABLE[index].1, TABLE[index].2),
-        // A number that nobody has told us of is taken seriously: the taint goes by itself once
-        // the driver asks for no recovery and the device passes its probe.
+        // A number that nobody has told us of is taken seriously. Drivers with new numbers say
+        // what recovery they take, so that the taint goes by itself.
         Err(_) => (FaultClass::ResetRequired, "an XID that this version does not know"),
     }
 }

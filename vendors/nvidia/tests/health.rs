@@ -72,17 +72,21 @@ fn events_become_faults_of_their_class() {
 
 #[test]
 fn an_event_says_which_part_it_is_about() {
-    let machine = Machine::new(DGX_H100);
-    machine.change(|described| {
-        described["events"] = json!([
-            { "device": 0, "kind": 8, "value": 31, "gpu_instance": 3, "compute_instance": 0,
-              "by_part": true }
-        ]);
-    });
-    let told = fault(&machine.vendor());
-    assert_eq!(told.device, uuid(1));
-    let expected = "memory page fault of an application (GPU instance 3, compute instance 0)";
-    assert_eq!(told.message, expected);
+    let check = |is_cut, expected: &str| {
+        let machine = Machine::new(DGX_H100);
+        machine.vendor().switch_mode(&uuid(1), is_cut).unwrap();
+        machine.change(|described| {
+            described["events"] = json!([
+                { "device": 0, "kind": 8, "value": 31, "gpu_instance": 3, "compute_instance": 0,
+                  "by_part": true }
+            ]);
+        });
+        let told = fault(&machine.vendor());
+        assert_eq!((told.device, told.message.as_str()), (uuid(1), expected));
+    };
+    check(true, "memory page fault of an application (GPU instance 3, compute instance 0)");
+    // Libraries have been seen that tell of instance 0 where there are none.
+    check(false, "memory page fault of an application");
 }
 
 #[test]
@@ -125,6 +129,24 @@ fn the_library_tells_of_a_device_that_it_lost() {
     ] {
         assert!(matches!(error, VendorError::Failed { .. }), "{error}");
     }
+}
+
+/// A device that is gone no longer says who it is; the XID that told of it is the reason.
+#[test]
+fn a_lost_device_is_told_by_its_xid() {
+    let machine = Machine::new(DGX_H100);
+    let vendor = machine.vendor();
+    check_quiet(&vendor);
+    machine.change(|described| {
+        described["devices"][2]["lost"] = true.into();
+        described["events"] = json!([{ "device": 2, "kind": 8, "value": 79 }]);
+    });
+    let told = fault(&vendor);
+    assert_eq!((told.device, told.class), (uuid(3), FaultClass::FellOffBus));
+    assert_eq!(
+        (told.code.as_str(), told.message.as_str()),
+        ("xid-79", "the GPU has fallen off the bus")
+    );
 }
 
 #[test]
@@ -338,7 +360,7 @@ fn a_library_out_of_use_is_told_once_of_each_device() {
     let vendor = machine.vendor();
     let told: Vec<_> = (0..2).map(|_| fault(&vendor)).collect();
     assert_eq!([&told[0].device, &told[1].device], [&uuid(1), &uuid(2)]);
-    assert!(told.iter().all(|it| it.class == FaultClass::ResetRequired));
+    assert!(told.iter().all(|it| it.class == FaultClass::Unobserved));
     assert!(matches!(vendor.next_event(PATIENCE), Err(VendorError::Library(_))));
 }
 

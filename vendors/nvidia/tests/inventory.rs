@@ -3,7 +3,7 @@
 
 mod machine;
 
-use std::{fmt::Write, path::Path};
+use std::{fmt::Write, fs, path::Path};
 
 use accelpool_model::{Device, DeviceTraits, Injection, Link, Partition, Peer, PeerPath};
 use accelpool_vendor_api::Vendor;
@@ -49,7 +49,8 @@ fn describe(out: &mut String, device: &Device) {
     let numa = device.numa_node;
     let memory = device.memory;
     writeln!(out, "  {pci} root {root} numa {numa:?} memory {memory} clique {clique}").unwrap();
-    let DeviceTraits { compute_capability, runtime_version, peers, settings } = &device.traits;
+    let DeviceTraits { compute_capability, runtime_version, peers, settings, incarnation: _ } =
+        &device.traits;
     let capability = compute_capability.as_deref().unwrap_or("-");
     let runtime = runtime_version.as_deref().unwrap_or("-");
     writeln!(out, "  capability {capability}, CUDA {runtime}, {settings}").unwrap();
@@ -120,6 +121,42 @@ fn devices_stay_listed_without_a_library() {
         describe(&mut found, device);
     }
     check_golden(&machine.neutral(&found), "v100-no-library.txt");
+}
+
+/// A boot, a driver that is loaded anew and a device that is found anew begin another life, which
+/// is told with and without a library; what cannot be read is no life.
+#[test]
+fn a_device_that_begins_anew_is_another_incarnation() {
+    let machine = Machine::new(V100_535);
+    let boot = "proc/sys/kernel/random/boot_id";
+    let told = || machine.vendor().discover().unwrap().remove(0).traits.incarnation;
+    // The old folder stays, so that the new one has another number: the kernel's own numbers in
+    // sysfs are never given twice.
+    let renew = |folder: &str| {
+        let folder = fs::canonicalize(machine.path(folder)).unwrap();
+        fs::rename(&folder, folder.with_extension("old")).unwrap();
+        fs::create_dir(&folder).unwrap();
+    };
+    assert_eq!(told(), None);
+    machine.write(boot, "11111111-1111-4111-8111-111111111111\n");
+    assert_eq!(told(), None);
+    fs::create_dir_all(machine.path("sys/module/nvidia")).unwrap();
+    let mut lives = vec![told()];
+    assert!(lives[0].is_some());
+    let next = |lives: &mut Vec<Option<String>>| {
+        let now = told();
+        assert!(now.is_some() && !lives.contains(&now), "{now:?} of {lives:?}");
+        assert_eq!(told(), now);
+        lives.push(now);
+    };
+    renew("sys/module/nvidia");
+    next(&mut lives);
+    renew("sys/bus/pci/devices/0000:3b:00.0");
+    next(&mut lives);
+    machine.write(boot, "22222222-2222-4222-8222-222222222222\n");
+    next(&mut lives);
+    machine.remove_library();
+    assert_eq!(Some(&told()), lives.last());
 }
 
 /// Links that join two devices without a switch add up, if both ends say that they are up.

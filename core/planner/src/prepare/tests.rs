@@ -302,8 +302,13 @@ fn a_lasting_reason_is_told_instead_of_a_count() {
 #[test]
 fn a_tainted_device_is_not_chosen_but_can_be_named() {
     let mut node = node(&[]);
-    let taint =
-        |effect| Taint { key: "operator".into(), effect, reason: "fan".into(), since_ms: 1 };
+    let taint = |effect| Taint {
+        key: "operator".into(),
+        effect,
+        reason: "fan".into(),
+        since_ms: 1,
+        incarnation: None,
+    };
     let gpu = |name: &str| name.parse().unwrap();
     node.inventory.taints.insert(gpu(GPU), vec![taint(TaintEffect::NoSchedule)]);
     node.inventory.taints.insert(gpu(OTHER), vec![taint(TaintEffect::None)]);

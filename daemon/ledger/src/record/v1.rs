@@ -31,6 +31,8 @@ struct Taint {
     effect: String,
     reason: String,
     since_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    incarnation: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -75,7 +75,9 @@ fn write() -> impl Strategy<Value = Write> {
             .prop_map(move |(id, number)| Write::PutLease(watcher(&claim(id), number))),
         2 => (0..6u32).prop_map(move |id| remove(&claim(id))),
         2 => (0..3u32, 0..3u32).prop_map(move |(id, count)| {
-            put_taints(&device(id), (0..count).map(|number| taint("link", number)).collect())
+            let told = |number: u32| (number % 2 == 1).then(|| format!("boot 1, driver {number}"));
+            let taint = |number: u32| Taint { incarnation: told(number), ..taint("link", number) };
+            put_taints(&device(id), (0..count).map(taint).collect())
         }),
         1 => (0..3u32, 0..3u32).prop_map(move |(id, count)| {
             let uuid: DeviceUuid = device(id).parse().expect("a valid UUID");

@@ -146,8 +146,8 @@ impl Owner {
             debug!(vendor = %adapter, device = %fault.device, "fault of an unknown device");
             return;
         };
-        let name = device.name.clone();
-        let Some(taint) = taint_for(fault, now_ms()) else {
+        let (name, incarnation) = (device.name.clone(), device.traits.incarnation.clone());
+        let Some(taint) = taint_for(fault, incarnation, now_ms()) else {
             debug!(device = %name, code = fault.code, "a workload's own error");
             return;
         };
@@ -155,7 +155,7 @@ impl Owner {
         let begun = Convalescence::after_fault(now_ms());
         self.memory.convalescent.insert(fault.device.clone(), begun);
         let known = self.memory.taints.get(&fault.device).is_some_and(|taints| {
-            taints.iter().any(|old| old.key == taint.key && old.reason == taint.reason)
+            taints.iter().any(|old| Taint { since_ms: old.since_ms, ..taint.clone() } == *old)
         });
         // A faulty device can repeat itself thousands of times a second: it is told once.
         if !known {
@@ -179,20 +179,21 @@ impl Owner {
     pub(super) fn on_probed(
         &mut self,
         uuid: &DeviceUuid,
-        action: RecoveryAction,
+        advice: Option<RecoveryAction>,
         probed: bool,
         round: &mut Round,
     ) {
         self.memory.probing.remove(uuid);
         let Some(taints) = self.memory.taints.get(uuid) else { return };
+        let device = self.memory.inventory.device_by_uuid(uuid);
+        let incarnation = device.and_then(|device| device.traits.incarnation.as_deref());
         let progress = self.memory.convalescent.entry(uuid.clone()).or_default();
-        *progress = progress.looked(action, probed);
-        debug!(device = %uuid, %action, probed, sound = progress.sound(), "tainted device looked at");
-        let (gone, kept): (Vec<Taint>, Vec<Taint>) =
-            taints.clone().into_iter().partition(|taint| progress.frees_of(taint, now_ms()));
+        *progress = progress.looked(advice, probed);
+        debug!(device = %uuid, ?advice, probed, sound = progress.sound(), "tainted device looked at");
+        let frees = |taint: &Taint| progress.frees_of(taint, incarnation, now_ms());
+        let (gone, kept): (Vec<Taint>, Vec<Taint>) = taints.clone().into_iter().partition(frees);
         if !gone.is_empty() {
             info!(device = %uuid, "device recovered, taint taken away");
-            let device = self.memory.inventory.device_by_uuid(uuid);
             let name = device.map_or_else(|| uuid.to_string(), |device| device.name.to_string());
             for taint in &gone {
                 let words = format!("{}:{} recovered: {}", taint.key, taint.effect, taint.reason);
@@ -211,7 +212,8 @@ impl Owner {
     ) -> Result<(), NodeError> {
         let uuid = self.device_named(device)?.uuid.clone();
         let key = Taint::OPERATOR.to_owned();
-        self.set_taint(&uuid, Taint { key, effect, reason, since_ms: now_ms() }, round);
+        let taint = Taint { key, effect, reason, since_ms: now_ms(), incarnation: None };
+        self.set_taint(&uuid, taint, round);
         Ok(())
     }
 

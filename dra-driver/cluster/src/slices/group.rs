@@ -311,7 +311,7 @@ fn own_taint(key: &str) -> DeviceTaint {
 }
 
 fn device_taint(taint: &Taint) -> DeviceTaint {
-    let Taint { key, effect, reason, since_ms } = taint;
+    let Taint { key, effect, reason, since_ms, incarnation: _ } = taint;
     let since = i64::try_from(since_ms / 1000).ok();
     let value = label_value(reason);
     DeviceTaint {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper_sys::bindings::{
-    nvmlDevice_t, nvmlEventData_t, nvmlEventSet_t, nvmlSystemEventData_v1_t, nvmlSystemEventSet_t,
+    nvmlEventData_t, nvmlEventSet_t, nvmlSystemEventData_v1_t, nvmlSystemEventSet_t,
     nvmlSystemEventSetCreateRequest_t, nvmlSystemEventSetFreeRequest_t,
     nvmlSystemEventSetWaitRequest_t, nvmlSystemEventTypeGpuDriverBind,
     nvmlSystemEventTypeGpuDriverUnbind, nvmlSystemRegisterEventRequest_t,
@@ -86,19 +86,18 @@ impl EventSet {
             Err(CallError::Refused { error: NvmlError::Timeout, .. }) => return Ok(None),
             Err(error) => return Err(error),
         }
+        // A part of a device may tell; it is the device that is at fault.
+        let gpu = Gpu::new(CALL, &self.nvml, data.device).ok();
+        let gpu = gpu.map(|gpu| gpu.mig_parent().unwrap_or(gpu));
+        // Without instances there is none to name, whatever stands there.
+        let is_cut = gpu.is_some_and(|gpu| gpu.mig_is_on().unwrap_or(false));
         Ok(Some(Event {
-            uuid: self.uuid(data.device),
+            uuid: gpu.and_then(|gpu| gpu.uuid().ok()),
             kind: data.eventType,
             value: data.eventData,
-            place: (data.gpuInstanceId != u32::MAX)
+            place: (is_cut && data.gpuInstanceId != u32::MAX)
                 .then_some((data.gpuInstanceId, data.computeInstanceId)),
         }))
-    }
-
-    fn uuid(&self, handle: nvmlDevice_t) -> Option<String> {
-        let gpu = Gpu::new("nvmlEventSetWait_v2", &self.nvml, handle).ok()?;
-        // A part of a device may tell; it is the device that is at fault.
-        gpu.mig_parent().unwrap_or(gpu).uuid().ok()
     }
 }
 

@@ -21,6 +21,7 @@ impl Taints {
             effect: taint.effect.to_string(),
             reason: taint.reason.clone(),
             since_ms: taint.since_ms,
+            incarnation: taint.incarnation.clone(),
         };
         Self { device: device.to_string(), taints: taints.iter().map(taint).collect() }
     }

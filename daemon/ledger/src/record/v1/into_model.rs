@@ -24,9 +24,9 @@ impl Taints {
         if self.taints.is_empty() {
             return Err("the list of taints is empty".into());
         }
-        let taint = |Taint { key, effect, reason, since_ms }: Taint| {
+        let taint = |Taint { key, effect, reason, since_ms, incarnation }: Taint| {
             let effect = effect.parse()?;
-            Ok(model::Taint { key, effect, reason, since_ms })
+            Ok(model::Taint { key, effect, reason, since_ms, incarnation })
         };
         Ok((self.device.parse()?, collect(self.taints, taint)?))
     }
