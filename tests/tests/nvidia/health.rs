@@ -298,3 +298,22 @@ fn without_the_drivers_advice_a_taint_waits_for_a_reset() {
     let told = [format!("reset-required:NoSchedule recovered: {REASON}")];
     assert_eq!(audited(&machine, "untainted"), told);
 }
+
+/// A device that is gone altogether keeps the taint that says why.
+#[test]
+fn a_device_that_vanishes_keeps_the_reason_that_was_told() {
+    let machine = Machine::new(NEVER);
+    let daemon = machine.home.start();
+    let client = daemon.client();
+    machine.tell(2, XID, 79);
+    wait_for("the taint", || (reasons(&machine, &client) == [REASON]).then_some(()));
+    machine.change(|described| drop(described["devices"].as_array_mut().unwrap().remove(2)));
+    fs::remove_dir_all(machine.path("proc/driver/nvidia/gpus/0000:df:00.0")).unwrap();
+    machine.tell(0, MIG_CHANGE, 0);
+    let is_gone = || {
+        let devices = client.devices().unwrap();
+        devices.iter().any(|device| device.name == CUT && !device.present).then_some(())
+    };
+    wait_for("the device to be gone", is_gone);
+    assert_eq!(reasons(&machine, &client), [REASON]);
+}

@@ -134,7 +134,12 @@ impl Owner {
             }
             if !before.lost.contains(&device.name) {
                 warn!(device = %device.name, "device left the bus while it is in use");
-                self.set_taint(&device.uuid, taint_for_loss(now_ms()), round);
+                let taint = taint_for_loss(now_ms());
+                let told = self.memory.taints.get(&device.uuid);
+                // The fault that told of it before says why, which this does not.
+                if told.is_none_or(|told| told.iter().all(|other| other.key != taint.key)) {
+                    self.set_taint(&device.uuid, taint, round);
+                }
             }
             inventory.insert(device.clone());
             inventory.lost.insert(device.name.clone());
