@@ -67,7 +67,7 @@ pub(crate) fn generate(functions: &[Function]) -> String {
         writeln!(code, "pub(crate) const {}: usize = {index};", function.symbol)
             .expect("text can be written");
     }
-    code.push_str("}\nmod gates {\nuse super::*;\ncrate::pass::submits! {\n");
+    code.push_str("}\nmod gates {\nuse super::{Cost, Stream, c_void, null_mut, submit};\ncrate::pass::submits! {\n");
     for function in functions.iter().filter(|it| it.action == Action::Gate) {
         generate_gate(&mut code, function);
     }

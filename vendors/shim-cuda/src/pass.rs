@@ -64,7 +64,7 @@ pub(crate) fn remember(thread: &Thread, device: &'static Device, line: usize, st
 pub(crate) struct Pass(&'static Thread);
 
 /// Passes an open gate; `None` where it is not open, or where the long way must be gone.
-#[inline(always)]
+#[inline]
 pub(crate) fn pass(stream: Stream) -> Option<Pass> {
     let thread = thread();
     let state = u64::from(thread.age.get()) | u64::from(thread.depth.get()) << 32;
@@ -84,7 +84,7 @@ pub(crate) fn pass(stream: Stream) -> Option<Pass> {
 
 impl Pass {
     /// Leaves the gate, after the driver's answer.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn leave(self, outcome: c_int) -> c_int {
         let thread = self.0;
         thread.depth.set(0);

@@ -46,7 +46,7 @@ fn graph(stream: Stream, exec: Pointer, call: impl FnOnce() -> c_int) -> c_int {
 }
 
 /// Where a launch goes by its configuration.
-#[inline(always)]
+#[inline]
 fn stream_of(config: Pointer, per_thread: bool) -> Option<Stream> {
     // SAFETY: null, or a configuration of the caller's, which the driver reads too.
     let launch = unsafe { given::<Launch>(config) };
