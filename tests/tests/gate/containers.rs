@@ -30,11 +30,11 @@ impl Node {
         Self::with(mode, "")
     }
 
-    /// One whose vendor says `more` besides.
-    fn with(mode: &str, more: &str) -> Self {
+    /// One whose vendor says `vendor` besides.
+    fn with(mode: &str, vendor: &str) -> Self {
         let podman = Podman::take_turn();
         let cgroups = Cgroups::new();
-        let home = Home::with_gate(PROFILE, &format!("{more}\n{}", cgroups.config(mode)));
+        let home = Home::with_gate(PROFILE, &format!("{vendor}\n{}", cgroups.config(mode)));
         home.write_specs_to(CDI_DIR);
         Self { scene: Scene { daemon: home.start(), home, cgroups }, podman }
     }
