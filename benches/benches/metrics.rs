@@ -52,8 +52,8 @@ const LOOK_UP_BUDGET: Duration = Duration::from_millis(500);
 const SAMPLE_BUDGET_PERCENT: f64 = 5.0;
 /// Five readings of every device at the default pace.
 const SAMPLED: Duration = Duration::from_secs(10);
-/// What is left of DESIGN's 40 MiB beside both programs at rest.
-const HISTORY_BUDGET_MIB: f64 = 12.0;
+/// Of a node that has 32 new agents in each minute of a day; one with a hundred agents has a few.
+const HISTORY_BUDGET_MIB: f64 = 13.0;
 /// What Prometheus reads without trouble, in MiB.
 const PAGE_BUDGET_MIB: f64 = 4.0;
 

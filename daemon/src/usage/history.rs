@@ -16,7 +16,8 @@ use super::Agent;
 /// The lengths of the rings' buckets, in milliseconds, and how many each keeps.
 const FINE: (u64, usize) = (5_000, 720);
 const COARSE: (u64, usize) = (60_000, 24 * 60);
-/// Agents that a bucket tells apart: more than a picture can. About 5 MiB for full rings.
+/// Agents that a bucket tells apart: more than a picture can. Full rings have about 12 MiB, half of
+/// it names, if each minute of a day has as many new ones (`benches/metrics`).
 const AGENTS_MAX: usize = 32;
 
 /// Whom an entry is about.
