@@ -201,6 +201,9 @@ impl Turns {
                 for device in &claim.terms.devices {
                     taken.entry(*device).or_insert(rank);
                 }
+                if claim.gate == Gate::Closed {
+                    expecting.extend(&claim.terms.devices); // it was offered them, and is next
+                }
             }
         }
         for key in &region.claims {
@@ -287,7 +290,7 @@ impl Turns {
                 continue;
             }
             match blocker.gate {
-                Gate::Held { .. } | Gate::Open => return,
+                Gate::Held { .. } | Gate::Open => return self.expect(key, commands),
                 Gate::Draining { closed_ns, .. } => {
                     let took = now.saturating_sub(closed_ns);
                     let left = blocker.window.drain_ns().saturating_sub(took);

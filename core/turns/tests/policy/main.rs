@@ -3,7 +3,9 @@
 mod world;
 
 use accelpool_model::ShareClass;
-use accelpool_turns::{Mode, Settings};
+use accelpool_turns::{
+    ClaimKey, Command, DeviceKey, Mode, Seen, Settings, Terms, TurnWeight, Turns,
+};
 use proptest::prelude::*;
 
 use crate::world::{Habit, MS, Owed, SECOND, World};
@@ -211,6 +213,41 @@ fn parked_claims_stay_off_until_resumed() {
     world.forget();
     world.run(SECOND);
     assert!((world.shares()[0] - 50.0).abs() < 2.0, "{:?}", world.shares());
+}
+
+#[test]
+fn who_is_next_is_told_when_the_turn_ends() {
+    let mut turns = Turns::new(Settings::default());
+    let waits = Seen { waiting: true, ..Seen::default() };
+    for key in (0..3).map(ClaimKey) {
+        let weight = TurnWeight::try_from(1 + key.0).expect("a weight");
+        let devices = [DeviceKey(0)].into();
+        let terms = Terms { class: ShareClass::Normal, weight, cap: None, devices };
+        turns.add(MS, key, terms).expect("there is room");
+        turns.set_processes(MS, key, 1);
+        turns.observe(MS, key, waits);
+    }
+    let mut commands = Vec::new();
+    turns.decide(MS, &mut commands);
+    let granted = commands.iter().find_map(|it| match it {
+        Command::Grant { claim, deadline_ns, .. } => Some((*claim, (*deadline_ns)?)),
+        _ => None,
+    });
+    let (holder, end) = granted.expect("one of them has a turn that ends");
+    let told = |commands: &[Command]| -> Vec<(ClaimKey, u64)> {
+        let told = commands.iter().filter_map(|it| match it {
+            Command::Expect { claim, at_ns } => Some((*claim, *at_ns)),
+            _ => None,
+        });
+        told.collect()
+    };
+    match told(&commands)[..] {
+        [(next, at)] => assert!(next != holder && at == end, "{next:?} at {at}, not {end}"),
+        ref other => panic!("one is next, not {other:?}"),
+    }
+    commands.clear();
+    turns.decide(MS + 1000, &mut commands);
+    assert_eq!(told(&commands), [], "it is not said again");
 }
 
 #[test]
