@@ -106,6 +106,16 @@ impl Home {
         fs::rename(&new, script).expect("a file can be renamed");
     }
 
+    /// Has the next daemon be configured by `more` besides: tables of TOML.
+    ///
+    /// # Panics
+    ///
+    /// If the configuration cannot be changed.
+    pub fn configure(&self, more: &str) {
+        let text = fs::read_to_string(self.config()).expect("it was written");
+        fs::write(self.config(), text + more).expect("the folder takes files");
+    }
+
     fn config(&self) -> PathBuf {
         self.folder.path().join("accelpoold.toml")
     }

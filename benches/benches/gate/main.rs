@@ -1,10 +1,13 @@
-//! What the gate costs: an open with and without it, a change of a grant, memory.
+//! What the gate costs: an open with and without it, a change of a grant, memory; and how long
+//! what somebody else changed stays so.
 //!
 //! Runs in the kernel of this machine, as root, below a cgroup of its own. Opens are real
 //! ones of `/dev/zero`, which is guarded there, and of `/dev/null`, which is not. With
 //! and without take turns within one run, in cgroups of the same depth.
 
 #![forbid(unsafe_code)]
+
+mod drift;
 
 use std::{
     fs::{self, File},
@@ -52,7 +55,9 @@ fn measure(report: &mut Report) -> Result<()> {
     gate.grant(pod, zero, Access::READ_WRITE)?;
     measure_opens(report, &place, &gate, (pod, zero))?;
     measure_grants(report, &gate, zero)?;
-    measure_memory(report, &gate, zero)
+    measure_memory(report, &gate, zero)?;
+    drop(gate);
+    drift::measure(report, &place)
 }
 
 /// What a node with 16 devices guards, and the device that is opened here.
