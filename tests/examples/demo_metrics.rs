@@ -311,6 +311,7 @@ fn show_dashboards(prometheus: &Prometheus) -> Outcome<()> {
             let sum: f64 = found.iter().map(|(_, value)| value).filter(|it| it.is_finite()).sum();
             let shown = match found.len() {
                 0 => "nothing, as it should be".to_owned(),
+                _ if found.iter().all(|(_, value)| value.is_nan()) => "nothing lately".to_owned(),
                 1 => format!("{sum:.3} {}", panel.unit.word()),
                 count => format!("{sum:.3} {} in {count} series", panel.unit.word()),
             };
