@@ -1,6 +1,7 @@
 //! Usage as a picture: bars over time, one colour for each agent, as high as devices were busy.
 //!
-//! The dashed line is what there is. What lies below it and has no colour was idle.
+//! The dashed line is what there is, where the scale reaches so far: it ends not far above what
+//! was used. What has no colour was idle.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,8 @@ const LEFT: i32 = 70;
 const WIDTH: i32 = 960;
 const HEIGHT: i32 = 300;
 const ROW: i32 = 24;
+/// Where the legend's columns end.
+const COLUMNS: [i32; 3] = [560, 680, 800];
 
 /// Bars that a picture of this width can tell apart.
 const STEPS_MAX: u64 = 120;
@@ -64,19 +67,36 @@ fn colors(usage: &Usage) -> BTreeMap<&Billed, &'static str> {
         .collect()
 }
 
+/// How many devices the picture is high: all of them, or a power of two that is enough.
+pub(super) fn scale(usage: &Usage) -> u32 {
+    let (step_ms, steps) = usage.steps(STEPS_MAX);
+    let busy = |parts: &BTreeMap<&Billed, super::Entry>| {
+        parts.values().fold(0_u64, |sum, entry| sum.saturating_add(entry.busy_ms))
+    };
+    let most = steps.iter().map(|(_, parts)| busy(parts)).max().unwrap_or_default();
+    let most = most.div_ceil(step_ms.max(1)).max(1).next_power_of_two();
+    u32::try_from(most).unwrap_or(u32::MAX).min(usage.devices).max(1)
+}
+
 fn axes(usage: &Usage, canvas: &mut Canvas) {
+    let scale = scale(usage);
     let line = "stroke=\"#cbd2d9\"";
     for quarter in 0..=4 {
         let y = TOP + HEIGHT - HEIGHT * quarter / 4;
-        let style = if quarter == 4 { "stroke=\"#616e7c\" stroke-dasharray=\"6 4\"" } else { line };
+        let style = if quarter == 4 && scale == usage.devices {
+            "stroke=\"#616e7c\" stroke-dasharray=\"6 4\""
+        } else {
+            line
+        };
         canvas.path(&format!("M {LEFT} {y} h {WIDTH}"), style);
-        let hundredths = u64::from(usage.devices) * 25 * u64::from(quarter.unsigned_abs());
+        let hundredths = u64::from(scale) * 25 * u64::from(quarter.unsigned_abs());
         let words = format!("{}.{:02}", hundredths / 100, hundredths % 100);
         let style = "font-size=\"12\" fill=\"#616e7c\" text-anchor=\"end\"";
         canvas.text((LEFT - 8, y + 4), &words, style);
     }
     let style = "font-size=\"12\" fill=\"#616e7c\"";
-    canvas.text((LEFT, TOP - 8), "devices busy", style);
+    let words = format!("devices busy, of {}", usage.devices);
+    canvas.text((LEFT, TOP - 6), &words, style);
     let (_, steps) = usage.steps(STEPS_MAX);
     let (Some((first, _)), Some((last, _))) = (steps.first(), steps.last()) else { return };
     canvas.text((LEFT, TOP + HEIGHT + 18), &timestamp(*first), style);
@@ -87,7 +107,7 @@ fn axes(usage: &Usage, canvas: &mut Canvas) {
 fn bars(usage: &Usage, colors: &BTreeMap<&Billed, &'static str>, canvas: &mut Canvas) {
     let (step_ms, steps) = usage.steps(STEPS_MAX);
     let number = count(steps.len()).max(1);
-    let full = u128::from(step_ms) * u128::from(usage.devices.max(1));
+    let full = u128::from(step_ms) * u128::from(scale(usage));
     let height = |busy: u64| {
         let pixels = u128::from(busy) * u128::from(HEIGHT.unsigned_abs()) / full.max(1);
         i32::try_from(pixels).unwrap_or(HEIGHT).min(HEIGHT)
@@ -125,6 +145,11 @@ fn legend(usage: &Usage, colors: &BTreeMap<&Billed, &'static str>, canvas: &mut 
     let busy = usage.agents.iter().fold(0_u64, |sum, total| sum.saturating_add(total.busy_ms));
     let idle = capacity.saturating_sub(busy);
     let mut y = TOP + HEIGHT + 48;
+    for (words, x) in ["device time", "part", "most memory"].iter().zip(COLUMNS) {
+        let style = "font-size=\"12\" fill=\"#616e7c\" text-anchor=\"end\"";
+        canvas.text((LEFT + x, y), words, style);
+    }
+    y += ROW;
     let rows = usage.agents.iter().map(|total| {
         let color = colors.get(&total.agent).copied().unwrap_or(UNATTRIBUTED);
         let words =
@@ -140,7 +165,7 @@ fn legend(usage: &Usage, colors: &BTreeMap<&Billed, &'static str>, canvas: &mut 
         canvas.rect((LEFT, y - 11), (14, 14), 3, &style);
         let shown: String = name.chars().take(60).collect();
         canvas.text((LEFT + 24, y), &shown, "font-size=\"13\"");
-        for (words, x) in words.iter().zip([560, 680, 800]) {
+        for (words, x) in words.iter().zip(COLUMNS) {
             let style = "font-size=\"13\" text-anchor=\"end\"";
             canvas.text((LEFT + x, y), words, style);
         }

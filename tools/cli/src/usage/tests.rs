@@ -69,3 +69,18 @@ fn numbers_are_short() {
         (String::new(), "1 J".into(), "20 kJ".into())
     );
 }
+
+/// A node that is mostly idle has a picture all the same, and no bar is cut off.
+#[test]
+fn the_picture_is_as_high_as_what_was_used() {
+    let mut usage = usage(None);
+    usage.devices = 8;
+    // In the fullest minute 61 s.
+    assert_eq!(svg::scale(&usage), 2);
+    let picture = draw(&usage);
+    assert!(picture.contains("devices busy, of 8") && picture.contains(">2.00<"), "{picture}");
+    assert!(!picture.contains("stroke-dasharray"), "the node ends further up");
+    usage.devices = 1;
+    assert_eq!(svg::scale(&usage), 1);
+    assert!(draw(&usage).contains("stroke-dasharray"));
+}
