@@ -229,15 +229,15 @@ fn who_is_next_is_told_when_the_turn_ends() {
     }
     let mut commands = Vec::new();
     turns.decide(MS, &mut commands);
-    let granted = commands.iter().find_map(|it| match it {
-        Command::Grant { claim, deadline_ns, .. } => Some((*claim, (*deadline_ns)?)),
-        _ => None,
+    let granted = commands.iter().find_map(|it| {
+        let Command::Grant { claim, deadline_ns, .. } = it else { return None };
+        Some((*claim, (*deadline_ns)?))
     });
     let (holder, end) = granted.expect("one of them has a turn that ends");
     let told = |commands: &[Command]| -> Vec<(ClaimKey, u64)> {
-        let told = commands.iter().filter_map(|it| match it {
-            Command::Expect { claim, at_ns } => Some((*claim, *at_ns)),
-            _ => None,
+        let told = commands.iter().filter_map(|it| {
+            let Command::Expect { claim, at_ns } = it else { return None };
+            Some((*claim, *at_ns))
         });
         told.collect()
     };
