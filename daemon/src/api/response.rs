@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use accelpool_model::{
-    Allocation, Binding, Device, DeviceName, DeviceTraits, Enforcements, Lease, Link, NumaNode,
-    Partition, PartitionProfile, Partitioning, PcieNode, Peer, Placements, Pool, Portion, Settings,
-    Taint, Target,
+    Allocation, Binding, Device, DeviceName, DeviceTraits, Enforcements, Lease, Link, MemoryBytes,
+    NumaNode, Partition, PartitionProfile, Partitioning, PcieNode, Peer, Placements, Pool, Portion,
+    Settings, Taint, Target,
 };
 use accelpool_planner::NodeView;
 use accelpool_proto::node as wire;
@@ -220,6 +220,7 @@ pub(super) fn pools(state: &State) -> Vec<wire::Pool> {
         compute: pool.compute.to_string(),
         on_violation: pool.on_violation.to_string(),
         mps: pool.mps,
+        host_memory_bytes: pool.host_memory.map(MemoryBytes::bytes),
     };
     state.pools.iter().map(of).collect()
 }

@@ -1119,6 +1119,9 @@ pub struct Pool {
     /// Its shares are served by NVIDIA's MPS instead of turns.
     #[prost(bool, tag = "10")]
     pub mps: bool,
+    /// How much of the host's memory a share may pin where shares take turns; absent: no limit
+    #[prost(uint64, optional, tag = "11")]
+    pub host_memory_bytes: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Taint {

@@ -58,16 +58,21 @@ fn a_share_gets_what_its_programs_need_and_loses_it_with_the_claim() {
 
 #[test]
 fn a_pool_tells_how_its_devices_are_shared() {
-    let scene = Scene::with_pool("compute = \"cap\"\non_violation = \"freeze\"", &[DEVICE]);
+    let scene = Scene::with_pool(
+        "compute = \"cap\"\non_violation = \"freeze\"\nhost_memory = \"2Gi\"",
+        &[DEVICE],
+    );
     let pools = |client: &accelpool_tests::Client| {
         let answer = client.call(async |mut node| node.list_pools(ListPoolsRequest {}).await);
         answer.unwrap().pools
     };
     let told = &pools(&scene.client)[0];
     assert_eq!((&*told.compute, &*told.on_violation, told.mps), ("cap", "freeze", false));
+    assert_eq!(told.host_memory_bytes, Some(2 << 30));
     let home = Home::with_turns_in("dgx-h100", "");
     let told = &pools(&home.start().client())[0];
     assert_eq!((&*told.compute, &*told.on_violation, told.mps), ("guarantee", "report", false));
+    assert_eq!(told.host_memory_bytes, None);
 }
 
 #[test]

@@ -164,6 +164,7 @@ nouns! {
         compute: String,
         on_violation: String,
         mps: bool,
+        host_memory_bytes: Option<u64>,
     }
 
     /// How the device gate stands, and what it counted.

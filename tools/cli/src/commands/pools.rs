@@ -6,7 +6,7 @@ use crate::{
     client::Client,
     document::Pool,
     failure::Failure,
-    output::{Cell, Column, Console, Table, Tone, note},
+    output::{Cell, Column, Console, Table, Tone, memory, note},
 };
 
 #[derive(Serialize)]
@@ -31,6 +31,7 @@ pub(super) async fn run(client: &Client, console: &Console) -> Result<(), Failur
             Column::new("COMPUTE"),
             Column::wide("ON VIOLATION"),
             Column::wide("MPS"),
+            Column::wide("HOST MEMORY").right(),
             Column::new("COUNT").right(),
             Column::elastic("DEVICES", 20),
         ]);
@@ -43,6 +44,7 @@ pub(super) async fn run(client: &Client, console: &Console) -> Result<(), Failur
                 pool.compute.as_str().into(),
                 violation_cell(pool),
                 if pool.mps { "yes" } else { "no" }.into(),
+                pool.host_memory_bytes.map_or_else(|| "-".to_owned(), memory).into(),
                 pool.devices.len().to_string().into(),
                 pool.devices.join(", ").into(),
             ]);

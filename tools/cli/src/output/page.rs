@@ -23,6 +23,11 @@ impl Page {
         self.now_ms
     }
 
+    /// True if lines may be as long as what they say.
+    pub(crate) fn is_wide(&self) -> bool {
+        self.wide
+    }
+
     /// All of the text.
     pub(crate) fn text(&self) -> &str {
         &self.text

@@ -82,7 +82,8 @@ fn write_device(device: &Device, lead: &str, name_width: usize, page: &mut Page)
     for taint in &device.taints {
         // Below the name, where it belongs to no other device.
         let stem = lead.replace("├─", "│ ").replace("└─", "  ");
-        let words = cut(&format!("{}:{} {}", taint.key, taint.effect, taint.reason), 60);
+        let words = format!("{}:{} {}", taint.key, taint.effect, taint.reason);
+        let words = if page.is_wide() { words } else { cut(&words, 60) };
         page.spans(&[
             (&format!("{stem}  "), Tone::Plain),
             (&format!("tainted {words}"), Tone::Bad),

@@ -412,6 +412,7 @@ pub(crate) fn eight_gpus() -> State {
         compute: if sharing == "shares" { "cap" } else { "guarantee" }.into(),
         on_violation: if sharing == "shares" { "kill" } else { "report" }.into(),
         mps: sharing == "any",
+        host_memory_bytes: (sharing == "any").then_some(2 << 30),
         ..Pool::default()
     };
     let vendor = |name: &str, state: &str, restarts, last_error: &str, devices| VendorStatus {
