@@ -295,11 +295,19 @@ fn prometheus_keeps_the_traces_of_durations() {
         }
     }
     let prometheus = Prometheus::scrape(node.address);
-    wait_for("a trace that both know", || {
-        let of_daemon = prometheus.traces_of(OF_DAEMON);
-        let mut of_kubelet = prometheus.traces_of(OF_KUBELET).into_iter();
-        of_kubelet.find(|trace| trace.len() == 32 && of_daemon.contains(trace))
-    });
+    // Debian's Prometheus keeps the exemplar of one bucket of each native histogram, so the whole
+    // page says which calls of the kubelet the daemon's traces belong to.
+    let (_, page) = get(node.address, "/metrics", "application/openmetrics-text");
+    let is_of_kubelet = |trace: &String| {
+        let named = format!("trace_id=\"{trace}\"");
+        page.lines().any(|line| line.starts_with(OF_KUBELET) && line.contains(&named))
+    };
+    for histogram in [OF_DAEMON, OF_KUBELET] {
+        let traces = wait_for("traces of durations", || {
+            Some(prometheus.traces_of(histogram)).filter(|traces| !traces.is_empty())
+        });
+        assert!(traces.iter().all(is_of_kubelet), "{traces:?} in\n{page}");
+    }
 }
 
 /// From a pod's label at the API server to the series and to the daemon's own account; and
