@@ -303,10 +303,10 @@ fn prometheus_keeps_the_traces_of_durations() {
         page.lines().any(|line| line.starts_with(OF_KUBELET) && line.contains(&named))
     };
     for histogram in [OF_DAEMON, OF_KUBELET] {
-        let traces = wait_for("traces of durations", || {
-            Some(prometheus.traces_of(histogram)).filter(|traces| !traces.is_empty())
+        let kept = wait_for("traces of durations", || {
+            Some(prometheus.traces_of(histogram)).filter(|kept| !kept.is_empty())
         });
-        assert!(traces.iter().all(is_of_kubelet), "{traces:?} in\n{page}");
+        assert!(kept.iter().all(is_of_kubelet), "{kept:?} in\n{page}");
     }
 }
 
