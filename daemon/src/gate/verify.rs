@@ -241,20 +241,22 @@ impl State {
     /// a claim there has as well, such as the driver's, are nobody's own.
     fn foreign(&self, folder: &Path) -> BTreeMap<String, Foreign> {
         let bound: BTreeSet<&ClaimId> = self.claims_at(folder).collect();
-        let paths = |armed: &super::keeper::Armed| {
-            let mounts = armed.given.iter().flat_map(|given| given.mounts.clone());
-            mounts.map(|mount| mount.host_path).collect::<BTreeSet<_>>()
-        };
         let shared: BTreeSet<_> =
             bound.iter().filter_map(|claim| self.claims.get(claim)).flat_map(paths).collect();
         let others = self.claims.iter().filter(|(claim, _)| !bound.contains(claim));
         let of = |(claim, armed): (&ClaimId, &super::keeper::Armed)| {
             let variables = armed.given.iter().map(|given| given.variable.clone()).collect();
-            let host_paths = paths(armed).difference(&shared).cloned().collect();
+            let host_paths = paths(armed).difference(&shared).copied().cloned().collect();
             (claim.to_string(), Foreign { variables, host_paths })
         };
         others.map(of).collect()
     }
+}
+
+/// The host's files that containers of a claim are given.
+fn paths(armed: &super::keeper::Armed) -> BTreeSet<&PathBuf> {
+    let mounts = armed.given.iter().flat_map(|given| &given.mounts);
+    mounts.map(|mount| &mount.host_path).collect()
 }
 
 async fn verify_case(case: Case) -> ClaimVerification {
@@ -263,7 +265,7 @@ async fn verify_case(case: Case) -> ClaimVerification {
     let mut unknown = obstacle.is_some();
     let mut used = false;
     let mut verified = Vec::new();
-    for place in cgroups {
+    for mut place in cgroups {
         let question = place.question(&given);
         let report = probe::ask(&question).await;
         let report = report.unwrap_or_else(|reason| {
@@ -288,7 +290,7 @@ async fn verify_case(case: Case) -> ClaimVerification {
 }
 
 impl Place {
-    fn question(&self, given: &[Given]) -> Question {
+    fn question(&mut self, given: &[Given]) -> Question {
         let granted = self.decisions.iter().filter(|(_, (_, granted, _))| *granted);
         Question {
             cgroup: self.folder.clone(),
@@ -304,7 +306,7 @@ impl Place {
                     (it.variable.clone(), nodes.collect())
                 })
                 .collect(),
-            foreign: self.foreign.clone(),
+            foreign: std::mem::take(&mut self.foreign),
         }
     }
 
