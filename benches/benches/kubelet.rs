@@ -17,7 +17,7 @@ use std::{
 use accelpool_benches::{
     Report, Timing,
     node::{Daemon, Home, ONE_HEAP, build, profile},
-    resident_mib,
+    proportional_mib, resident_mib,
 };
 use accelpool_cluster_double::{ApiServer, Options, Verb};
 use accelpool_proto::kubelet::{
@@ -97,16 +97,6 @@ fn main() -> ExitCode {
     drop(driver);
     wide(&mut report, &runtime);
     report.end()
-}
-
-/// The memory of a process that is in RAM; of a page that `n` processes share, an `n`th.
-fn proportional_mib(id: u32) -> f64 {
-    let rollup = fs::read_to_string(format!("/proc/{id}/smaps_rollup"));
-    let rollup = rollup.expect("the process runs");
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    let kib: u32 = kib.and_then(|kib| kib.parse().ok()).expect("Pss is in kB");
-    f64::from(kib) / 1024.0
 }
 
 /// The slices of a node with as many partitions as there are anywhere.

@@ -43,10 +43,25 @@ impl Timing {
 /// If it has ended.
 #[must_use]
 pub fn resident_mib(id: u32) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    mib(id, "status", "VmRSS:")
+}
+
+/// The same; of a page that `n` processes share, an `n`th.
+///
+/// # Panics
+///
+/// If it has ended.
+#[must_use]
+pub fn proportional_mib(id: u32) -> f64 {
+    mib(id, "smaps_rollup", "Pss:")
+}
+
+/// What a line of a file in procfs says in kB.
+fn mib(id: u32, file: &str, key: &str) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{id}/{file}")).expect("the process runs");
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    let kib: u32 = kib.and_then(|kib| kib.parse().ok()).expect("VmRSS is in kB");
+    let kib: u32 = kib.and_then(|kib| kib.parse().ok()).expect("the kernel writes kB");
     f64::from(kib) / 1024.0
 }
 

@@ -89,8 +89,8 @@ impl Allocator {
     }
 
     /// Allocates devices of a resource for a call of the span `parent`, and returns their CDI ids in
-    /// the same order. What was
-    /// allocated before a failure is given back with the rest that no pod has.
+    /// the same order. What was allocated before a failure is given back with the rest that no pod
+    /// has.
     ///
     /// # Errors
     ///

@@ -1,6 +1,10 @@
 //! How a gate outlives processes, is adopted, verified and repaired.
 
-use std::{fs, os::fd::AsFd, path::Path};
+use std::{
+    fs,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
 
 use super::{
     opener::Opener,
@@ -167,14 +171,20 @@ fn gates_of_other_layouts_are_found_and_removed() {
     assert_eq!((standing.defects.len(), standing.programs.len()), (0, 1));
 }
 
-#[test]
-fn it_stands_beside_the_programs_of_the_runtime() {
-    let scene = Scene::new();
+/// A gate that enforces, and a container that may read the first device.
+fn gate_of_a_container(scene: &Scene) -> (Gate, PathBuf, Opener) {
     let gate = scene.gate(Mode::Enforce);
     let container = scene.make_cgroup("root/pod/container");
     let id = gate.cgroup(&container).expect("it lies below the root");
     gate.grant(id, device(0), Access::READ).expect("there is room");
-    let mut opener = Opener::start_in(&container);
+    let opener = Opener::start_in(&container);
+    (gate, container, opener)
+}
+
+#[test]
+fn it_stands_beside_the_programs_of_the_runtime() {
+    let scene = Scene::new();
+    let (gate, container, mut opener) = gate_of_a_container(&scene);
     let mut answers =
         || [0, 1].map(|minor| opener.open(&scene.node_of(minor), Access::READ)).join(" ");
     assert_eq!(answers(), "ENXIO EPERM");
@@ -200,11 +210,7 @@ fn it_stands_beside_the_programs_of_the_runtime() {
 #[test]
 fn a_containers_program_written_anew_by_systemd_is_seen_and_changes_no_rule() {
     let scene = Scene::new();
-    let gate = scene.gate(Mode::Enforce);
-    let container = scene.make_cgroup("root/pod/container");
-    let id = gate.cgroup(&container).expect("it lies below the root");
-    gate.grant(id, device(0), Access::READ).expect("there is room");
-    let mut opener = Opener::start_in(&container);
+    let (gate, container, mut opener) = gate_of_a_container(&scene);
     let mut answers =
         || [0, 1].map(|minor| opener.open(&scene.node_of(minor), Access::READ)).join(" ");
     let folder = Cgroup::open(&container).expect("it exists");
